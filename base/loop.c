@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * loop.c: the event loop. One io_uring; an eventfd wakes it for posted work; timers lie in a
+ * sorted list (a loop has few of them). A turn: posted work, timers, completions, deferred work,
+ * then one io_uring_enter that submits and waits.
+ */
+#include "base/loop.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+
+struct loop {
+	struct io_uring ring;
+	int event_fd;
+	uint64_t event_value;
+	struct loop_op event_op;
+	bool event_armed;
+	_Atomic(struct loop_work *) posted; /* a stack, newest first */
+	struct loop_work *deferred, **deferred_tail;
+	struct list timers; /* by deadline */
+	_Atomic bool stop;
+};
+
+static _Thread_local struct loop *current_loop;
+
+struct loop *loop_current(void)
+{
+	return current_loop;
+}
+
+static void event_done(struct loop_op *op, int res)
+{
+	struct loop *loop = container_of(op, struct loop, event_op);
+
+	(void)res;
+	loop->event_armed = false;
+}
+
+int loop_create(struct loop **out, unsigned entries)
+{
+	struct loop *loop = xcalloc(1, sizeof(*loop));
+	struct io_uring_params params = {.flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE};
+	int rc;
+
+	params.cq_entries = entries * 4;
+	rc = io_uring_queue_init_params(entries, &loop->ring, &params);
+	if (rc < 0) {
+		free(loop);
+		return fail(rc,
+			    "io_uring: cannot set up a ring: %s; Linux 5.19 or later is needed and "
+			    "kernel.io_uring_disabled must be 0",
+			    strerror(-rc));
+	}
+	loop->event_fd = eventfd(0, EFD_CLOEXEC);
+	if (loop->event_fd < 0) {
+		rc = -errno;
+		io_uring_queue_exit(&loop->ring);
+		free(loop);
+		return fail(rc, "eventfd: %s", strerror(-rc));
+	}
+	loop->event_op.done = event_done;
+	loop->deferred_tail = &loop->deferred;
+	list_init(&loop->timers);
+	*out = loop;
+	return 0;
+}
+
+void loop_destroy(struct loop *loop)
+{
+	if (!loop)
+		return;
+	io_uring_queue_exit(&loop->ring);
+	close(loop->event_fd);
+	free(loop);
+}
+
+static void wake(struct loop *loop)
+{
+	uint64_t one = 1;
+
+	while (write(loop->event_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+		;
+}
+
+void loop_stop(struct loop *loop)
+{
+	loop->stop = true;
+	wake(loop);
+}
+
+void loop_post(struct loop *loop, struct loop_work *work)
+{
+	struct loop_work *head = atomic_load(&loop->posted);
+
+	do
+		work->next = head;
+	while (!atomic_compare_exchange_weak(&loop->posted, &head, work));
+	if (!head)
+		wake(loop); /* the first of a batch; the taker empties the whole stack */
+}
+
+void loop_defer(struct loop *loop, struct loop_work *work)
+{
+	if (work->queued)
+		return;
+	work->queued = true;
+	work->next = NULL;
+	*loop->deferred_tail = work;
+	loop->deferred_tail = &work->next;
+}
+
+static void run_posted(struct loop *loop)
+{
+	struct loop_work *work = atomic_exchange(&loop->posted, NULL), *oldest = NULL;
+
+	while (work) { /* the stack gives the newest first */
+		struct loop_work *next = work->next;
+
+		work->next = oldest;
+		oldest = work;
+		work = next;
+	}
+	while (oldest) {
+		struct loop_work *next = oldest->next;
+
+		oldest->fn(oldest);
+		oldest = next;
+	}
+}
+
+static void run_deferred(struct loop *loop)
+{
+	while (loop->deferred) {
+		struct loop_work *work = loop->deferred;
+
+		loop->deferred = work->next;
+		if (!loop->deferred)
+			loop->deferred_tail = &loop->deferred;
+		work->queued = false;
+		work->fn(work);
+	}
+}
+
+void loop_timer_arm(struct loop *loop, struct loop_timer *timer, uint64_t deadline_ns)
+{
+	struct list *at = loop->timers.prev;
+
+	loop_timer_cancel(timer);
+	timer->deadline_ns = deadline_ns;
+	while (at != &loop->timers &&
+	       list_entry(at, struct loop_timer, link)->deadline_ns > deadline_ns)
+		at = at->prev;
+	list_insert(at, &timer->link);
+	timer->armed = true;
+}
+
+void loop_timer_cancel(struct loop_timer *timer)
+{
+	if (!timer->armed)
+		return;
+	list_del(&timer->link);
+	timer->armed = false;
+}
+
+static void run_timers(struct loop *loop)
+{
+	uint64_t now;
+
+	if (list_empty(&loop->timers))
+		return;
+	now = clock_boot_ns();
+	while (!list_empty(&loop->timers)) {
+		struct loop_timer *t = list_first(&loop->timers, struct loop_timer, link);
+
+		if (t->deadline_ns > now)
+			return;
+		loop_timer_cancel(t);
+		t->fn(t);
+	}
+}
+
+struct io_uring_sqe *loop_sqe(struct loop *loop, struct loop_op *op)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&loop->ring);
+
+	while (!sqe) {
+		int rc = io_uring_submit(&loop->ring);
+
+		MUST(rc >= 0 || rc == -EAGAIN || rc == -EBUSY || rc == -EINTR);
+		sqe = io_uring_get_sqe(&loop->ring);
+	}
+	io_uring_sqe_set_data(sqe, op);
+	return sqe;
+}
+
+static void reap(struct loop *loop)
+{
+	struct io_uring_cqe *cqe;
+	unsigned n = 0;
+
+	/* Bounded, so that timers and posted work get their turn under any load. */
+	while (n++ < 256 && io_uring_peek_cqe(&loop->ring, &cqe) == 0) {
+		struct loop_op *op = io_uring_cqe_get_data(cqe);
+		int res = cqe->res;
+
+		io_uring_cqe_seen(&loop->ring, cqe);
+		if (op)
+			op->done(op, res);
+	}
+}
+
+static void arm_event(struct loop *loop)
+{
+	if (loop->event_armed)
+		return;
+	loop->event_armed = true;
+	io_uring_prep_read(loop_sqe(loop, &loop->event_op), loop->event_fd, &loop->event_value,
+			   sizeof(loop->event_value), 0);
+}
+
+static int submit_and_wait(struct loop *loop, uint64_t deadline_ns)
+{
+	uint64_t now = clock_boot_ns(), wait_ns;
+	struct __kernel_timespec ts;
+	struct io_uring_cqe *cqe;
+	int rc;
+
+	if (!list_empty(&loop->timers))
+		deadline_ns = MIN(deadline_ns,
+				  list_first(&loop->timers, struct loop_timer, link)->deadline_ns);
+	if (deadline_ns <= now || atomic_load(&loop->posted) || loop->stop ||
+	    io_uring_cq_ready(&loop->ring)) {
+		rc = io_uring_submit_and_get_events(&loop->ring);
+	} else {
+		wait_ns = MIN(deadline_ns - now, 3600 * NS_PER_S);
+		ts.tv_sec = (long long)(wait_ns / NS_PER_S);
+		ts.tv_nsec = (long long)(wait_ns % NS_PER_S);
+		rc = io_uring_submit_and_wait_timeout(&loop->ring, &cqe, 1, &ts, NULL);
+	}
+	if (rc < 0 && rc != -ETIME && rc != -EINTR && rc != -EAGAIN && rc != -EBUSY)
+		return fail(rc, "io_uring: %s", strerror(-rc));
+	return 0;
+}
+
+int loop_turn(struct loop *loop, uint64_t deadline_ns)
+{
+	int rc;
+
+	current_loop = loop;
+	arm_event(loop);
+	run_posted(loop);
+	run_timers(loop);
+	run_deferred(loop);
+	rc = submit_and_wait(loop, deadline_ns);
+	reap(loop);
+	run_deferred(loop);
+	return rc;
+}
+
+int loop_run(struct loop *loop)
+{
+	int rc = 0;
+
+	while (!loop->stop && rc == 0)
+		rc = loop_turn(loop, UINT64_MAX);
+	loop->stop = false;
+	return rc;
+}
+
+static void watch_arm(struct loop_watch *watch)
+{
+	watch->armed = true;
+	io_uring_prep_poll_add(loop_sqe(watch->loop, &watch->op), watch->fd, watch->events);
+}
+
+static void watch_done(struct loop_op *op, int res)
+{
+	struct loop_watch *watch = container_of(op, struct loop_watch, op);
+
+	watch->armed = false;
+	if (!watch->active) {
+		if (watch->closed)
+			watch->closed(watch);
+		return;
+	}
+	/*
+	 * Armed before the call, so that the callback may remove or free the watch by the rules of
+	 * loop_watch_remove. A cancelled poll (changed events) is only armed again.
+	 */
+	watch_arm(watch);
+	if (res > 0)
+		watch->fn(watch, (unsigned)res);
+}
+
+void loop_watch_add(struct loop *loop, struct loop_watch *watch, int fd, unsigned events)
+{
+	watch->loop = loop;
+	watch->fd = fd;
+	watch->events = events;
+	watch->op.done = watch_done;
+	watch->closed = NULL;
+	watch->active = true;
+	watch_arm(watch);
+}
+
+static void watch_cancel(struct loop_watch *watch)
+{
+	struct io_uring_sqe *sqe = loop_sqe(watch->loop, NULL);
+
+	io_uring_prep_poll_remove(sqe, (__u64)(uintptr_t)&watch->op);
+	io_uring_sqe_set_data(sqe, NULL);
+}
+
+void loop_watch_set(struct loop_watch *watch, unsigned events)
+{
+	if (watch->events == events)
+		return;
+	watch->events = events;
+	if (watch->armed)
+		watch_cancel(watch);
+}
+
+void loop_watch_remove(struct loop_watch *watch, void (*closed)(struct loop_watch *watch))
+{
+	MUST(watch->active);
+	watch->active = false;
+	watch->closed = closed;
+	/* Always armed here: see watch_done. */
+	watch_cancel(watch);
+}

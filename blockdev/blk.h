@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * blk.h: a LUN, reached over paths.
+ *
+ * A `blk` is an opened LUN; it is reached through channels. A channel belongs to one loop (one
+ * thread) and has a queue (file, kernel) or a session (iscsi) of its own: submitting takes no lock.
+ * Threads that may block use blk_read() and its kin, which go through a service thread inside of
+ * the blk, or blk_call() on a channel whose loop they run themselves.
+ *
+ * One seam: every request passes blk_submit's checks: range and alignment (MUST), the lease
+ * (-ESTALE), faults, trace; and every answer passes one place on its way back.
+ *
+ * INV-BLK-1: a command is sent again only when its first copy can do no harm any more. Nothing in
+ * here resends by itself; what a lost session leaves open is reported as `maybe_done`.
+ * INV-BLK-2: an unknown compare-and-write is settled by another compare-and-write, never by a read.
+ *
+ * Offsets and lengths are bytes, multiples of the logical block unless said otherwise. Errors are
+ * negative errno: -ESTALE the lease is over (nothing was sent), -EILSEQ compare-and-write found
+ * something else (nothing was written), -EBADE reservation conflict, -ENOSPC the array is full,
+ * -EIO medium or permanent, -ETIMEDOUT no answer, -ENOTCONN the session is lost, -EOPNOTSUPP.
+ */
+#ifndef BLOCKDEV_BLK_H
+#define BLOCKDEV_BLK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "base/util.h"
+
+struct loop;
+struct blk;
+struct blk_chan;
+
+/* How compare-and-write is done here; found by probing, never believed from a list of opcodes. */
+enum blk_cas {
+	BLK_CAS_NONE,
+	BLK_CAS_ATS,   /* COMPARE AND WRITE, SBC-4 5.3, FUA */
+	BLK_CAS_BATON, /* a mutex made of a registration key, see baton.h */
+	BLK_CAS_FILE,  /* process mutex and OFD lock around read-modify-write */
+};
+const char *blk_cas_name(enum blk_cas cas); /* "ats", "baton", "file", or NULL */
+
+enum blk_kind { BLK_FILE, BLK_KERNEL, BLK_ISCSI };
+
+struct blk_info {
+	char id[80];	/* "naa.6001405...", "eui...", "file.DEV-INO" : the same on every path */
+	char name[256]; /* as it was opened, without secrets */
+	enum blk_kind kind;
+	uint64_t size;		      /* bytes */
+	uint32_t block_size;	      /* logical, bytes: 512 or 4096 */
+	uint32_t physical_block_size; /* bytes */
+	uint32_t max_transfer;	      /* bytes of one read or write; a longer one is split inside */
+	enum blk_cas cas;
+	bool reservations, preempt_abort, unmap, write_same;
+	bool zeroes_after_unmap;      /* LBPRZ: only then is a discarded range known to read zero */
+	bool write_cache;	      /* WCE: a flush is needed for durability */
+	uint32_t discard_granularity; /* bytes, 0 without unmap */
+	bool reinstatement;	      /* a login with a session's name and ISID drains it (iscsi) */
+};
+
+struct blk_options {
+	const char
+		*initiator; /* iscsi: the host's initiator name; NULL: a made-up one for probing */
+	uint32_t isid;	    /* iscsi: first four bytes shared by all of the host's sessions */
+	const char *chap_file; /* iscsi: "user password" on one line, or NULL */
+	unsigned timeout_ms;   /* a request without an answer for that long fails; 0: 5000 */
+	const char *force_id;  /* names a LUN that has no identity of its own, or NULL */
+	bool read_only;
+};
+
+/*
+ * Opens and probes `name`: a path of a file or block device, or an iscsi://PORTAL/IQN/LUN URL.
+ * Blocking. -ENOENT, -EACCES, -ECONNREFUSED, -EINVAL (no identity), ...
+ */
+int blk_open(const char *name, const struct blk_options *options, struct blk **out);
+/* All channels must be closed. */
+void blk_close(struct blk *blk);
+const struct blk_info *blk_info(const struct blk *blk);
+/* Reads the size again (a LUN may have grown); updates blk_info. */
+int blk_rescan(struct blk *blk);
+
+/*
+ * The lease: from now on whatever changes the medium is refused with -ESTALE at the lowest submit
+ * when CLOCK_BOOTTIME (ns) has reached *end_ns, unless flagged BLK_UNGATED. NULL: no lease.
+ */
+void blk_set_lease(struct blk *blk, const _Atomic uint64_t *end_ns);
+/*
+ * Cancels what is not on the wire and drops every session of every channel of this blk; they come
+ * up again by themselves (new session, registered) with the next request. For a lost lease.
+ */
+void blk_reset(struct blk *blk);
+/*
+ * How often the array may have lost its volatile cache: power-on or reset attentions, lost
+ * sessions (many targets never report 29h). A flush that spans a change of it has failed.
+ */
+uint64_t blk_power_count(const struct blk *blk);
+
+/* --- channels -------------------------------------------------------------------------------- */
+
+enum blk_op { BLK_READ, BLK_WRITE, BLK_FLUSH, BLK_DISCARD, BLK_WRITE_ZEROES, BLK_CAS, BLK_OPS };
+
+#define BLK_FUA	    1u /* WRITE, CAS: durable when answered */
+#define BLK_UNGATED 2u /* the lease does not apply: beats, claims, format, recovery's proofs */
+
+/*
+ * A request. Caller's memory, untouched until `done`; so are the buffers. Fill it with blk_prep_*
+ * or by hand; `done` runs in the channel's loop, exactly once, and may free or reuse it.
+ */
+struct blk_req {
+	enum blk_op op;
+	unsigned flags;
+	uint64_t offset, length; /* CAS: one logical block */
+	const struct iovec *iov; /* READ, WRITE: any alignment that O_DIRECT takes: 512 bytes */
+	int iovcnt;		 /* CAS: iov[0] is compared, iov[1] written */
+	void (*done)(struct blk_req *req, int res); /* 0 or -errno as above */
+	bool maybe_done; /* on error: the command may have been executed, or may still be */
+	uint8_t priv[128] __attribute__((aligned(16))); /* the backend's */
+};
+
+enum blk_chan_kind {
+	BLK_CHAN_DATA,
+	BLK_CHAN_BEAT, /* a session of its own and a short time-out */
+};
+
+/*
+ * Opens a channel for `loop`; blocks for a login, so call it from a thread that may (not the
+ * loop's). The channel is used and closed in the loop's thread only.
+ */
+int blk_chan_open(struct blk *blk, struct loop *loop, enum blk_chan_kind kind,
+		  struct blk_chan **out);
+/* Nothing may be in flight. */
+void blk_chan_close(struct blk_chan *chan);
+/* Never blocks; `done` may run before it returns. */
+void blk_submit(struct blk_chan *chan, struct blk_req *req);
+/* Submits and runs the loop of the calling thread until the answer is there; returns it. */
+int blk_call(struct blk_chan *chan, struct blk_req *req);
+
+/* --- blocking, any thread that may block ------------------------------------------------------ */
+
+int blk_read(struct blk *blk, uint64_t offset, void *buf, size_t length);
+int blk_write(struct blk *blk, uint64_t offset, const void *buf, size_t length, unsigned flags);
+int blk_flush(struct blk *blk);
+int blk_discard(struct blk *blk, uint64_t offset, uint64_t length);
+int blk_write_zeroes(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags);
+/*
+ * Compare and write of the logical block at `offset`, FUA. Buffers of one logical block. 0 swapped,
+ * -EILSEQ something else is there (then, if `found` is not NULL, what was read afterwards is in it:
+ * a hint, it may be newer). Any other error leaves *maybe_done as in blk_req (may be NULL).
+ */
+int blk_cas(struct blk *blk, uint64_t offset, const void *expect, const void *write, void *found,
+	    unsigned flags, bool *maybe_done);
+
+/* --- fencing ---------------------------------------------------------------------------------- */
+
+enum blk_pr_type {
+	BLK_PR_NONE = 0,
+	BLK_PR_WE_REGISTRANTS_ONLY = 5, /* SPC-4 5.13.3: with baton */
+	BLK_PR_WE_ALL_REGISTRANTS = 7,	/* with ATS */
+};
+#define BLK_PR_MAX_KEYS 1024
+struct blk_pr_state {
+	uint32_t generation;
+	unsigned keys;
+	uint64_t key[BLK_PR_MAX_KEYS];
+	enum blk_pr_type type; /* of the reservation that is held */
+	uint64_t holder;       /* its key; 0 with type 7 */
+};
+/*
+ * Registers `key` (never 0) on every session this blk has and will have, before its first use:
+ * "a path that comes up: new session, register, look, then use". `look` (may be NULL) is asked
+ * after each later registration; when it returns non-zero the session is not used (-ESTALE).
+ */
+int blk_pr_register(struct blk *blk, uint64_t key, int (*look)(void *arg), void *arg);
+/* Takes the key off again, session by session. */
+int blk_pr_unregister(struct blk *blk);
+int blk_pr_reserve(struct blk *blk, enum blk_pr_type type);
+/* INV-PR-1: the caller holds the volume's fence lock. A key that is not there any more is success. */
+int blk_pr_preempt(struct blk *blk, enum blk_pr_type type, uint64_t victim_key);
+int blk_pr_read(struct blk *blk, struct blk_pr_state *out);
+/*
+ * Proves that nothing of a fenced host's sessions is in flight any more: logs in with their name
+ * and ISIDs. -EOPNOTSUPP where reinstatement does not work: wait for the flight time instead.
+ */
+int blk_drain_foreign(struct blk *blk, const char *initiator, uint32_t isid, unsigned sessions);
+/* How many sessions this blk's channels have used so far (for the claim, see above). */
+unsigned blk_sessions(const struct blk *blk);
+
+/*
+ * File LUNs: the OFD lock on a slot's own byte, held through the same open file as the I/O, so it
+ * falls only when the last request in flight has ended. -EBUSY: somebody lives (or his I/O does).
+ * Other kinds: -EOPNOTSUPP.
+ */
+int blk_host_lock(struct blk *blk, unsigned slot);
+void blk_host_unlock(struct blk *blk, unsigned slot);
+
+/* --- filters: each takes `lower` and closes it when it is closed itself ------------------------ */
+
+/* Faults that are configured for the blk's name or id (fault.h) strike here. */
+int blk_fault_wrap(struct blk *lower, struct blk **out);
+/* Appends every write, discard, CAS and flush, as answered, to the log at `path` (record.h). */
+int blk_record_wrap(struct blk *lower, const char *path, struct blk **out);
+
+#endif

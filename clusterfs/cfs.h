@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * cfs.h: a volume: a cluster file system on one or more LUNs that many hosts mount at once.
+ *
+ * To mount a volume is to join its cluster: the host takes a slot, beats in it each second, and may
+ * write while its lease runs. All calls here block (I/O, other hosts' locks) and are for the
+ * daemon's pool, never for an I/O thread. Errors are negative errno with words (base/err.h):
+ * -EBUSY somebody holds it (err_holder names him), -ENOENT, -EEXIST, -ENOSPC, -EUCLEAN (a damaged
+ * block, named), -EPERM (refused for safety), -ESTALE (our lease is over), -EIO, -ETIMEDOUT.
+ *
+ * Paths are "/a/b"; a name has 1 to 255 bytes, no '/', no control characters, is not "." or "..".
+ */
+#ifndef CLUSTERFS_CFS_H
+#define CLUSTERFS_CFS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct blk;
+struct cfs;
+struct cfs_file;
+
+/* --- format (format.c) ---------------------------------------------------------------------------- */
+
+struct cfs_format_options {
+	const char *name; /* of the volume, 1..63 bytes, as a file's name */
+	bool overwrite;	  /* insist over a partition table, a file system, a dead volume */
+	bool fence_time;  /* --fence=time */
+	uint32_t beat_ms, silence_beats, lease_ms, flight_ms; /* 0: 1000, 5, 6000, 3000 */
+};
+/*
+ * Writes a volume over `n` LUNs. -EPERM when one holds something (err says what and how to insist) or
+ * a live volume (then always; so its beats are watched for a silence), -EINVAL when one is too small.
+ */
+int cfs_format(struct blk **blks, unsigned n, const struct cfs_format_options *options);
+
+/* What lies on a LUN, without mounting: 0 and filled, -ENOENT no volume here, -EUCLEAN damaged. */
+struct cfs_identity {
+	char name[64];
+	uint8_t id[16];
+	unsigned extents, extent; /* how many, and which this one is */
+	char luns[32][80];	  /* ids of all extents, in order */
+	char lun[80];		  /* the id this one should have: differs on an array's clone */
+};
+int cfs_identify(struct blk *blk, struct cfs_identity *out);
+
+/* --- mount (mount.c) --------------------------------------------------------------------------------- */
+
+struct cfs_options {
+	const char *host_name; /* for people and messages, 1..63 bytes */
+	const char *
+		state_dir; /* host id and tail files live here; survives the daemon, tmpfs is fine */
+	const char *address;   /* peer address HOST:PORT, or "" */
+	const char *initiator; /* iscsi initiator name used by the blks, or "" */
+	uint32_t isid;
+	bool new_identity;  /* the LUNs are an array's clone: give them a new volume id */
+	size_t cache_bytes; /* limit of the metadata cache; 0: 64 MiB */
+	/* Told from a thread of the volume; must not block. May be NULL. `arg` is handed back. */
+	void (*event)(void *arg, const char *kind, const char *text);
+	void *arg;
+};
+/*
+ * `blks` must be all extents in any order and stay open until unmount. Goes on in the same epoch when
+ * this state directory's daemon died on this boot; replays own or, if it must, dead hosts' journals.
+ */
+int cfs_mount(struct blk **blks, unsigned n, const struct cfs_options *options, struct cfs **out);
+/* -EBUSY while files are open. Gives up all locks, checkpoints, frees the slot. */
+int cfs_unmount(struct cfs *fs);
+/* Ends the threads and lets go without a word to the disk, as a crash would: tests, lost leases. */
+void cfs_abandon(struct cfs *fs);
+
+struct cfs_host_info {
+	unsigned slot;
+	uint32_t epoch;
+	char name[64], id[40], address[64];
+	char state[16]; /* "active", "recovering", "silent" */
+	uint64_t beat_age_ms;
+	bool self;
+};
+struct cfs_info {
+	char name[64], id[40]; /* id as a uuid's text */
+	uint64_t size, free;   /* bytes */
+	uint64_t promised;     /* sum of the disks' sizes; UINT64_MAX: not counted yet */
+	uint64_t reclaim_pending;
+	unsigned extents, format_version, slot;
+	uint32_t epoch, lease_ms;
+	char extent_lun[32][80];
+	uint64_t extent_size[32];
+	char state[16];	   /* "mounted", "frozen" */
+	const char *fence; /* "reservations", "file", "time", "none" */
+	unsigned hosts;
+	struct cfs_host_info host[64];
+};
+int cfs_info(struct cfs *fs, struct cfs_info *out);
+/* A memfd with one page: le64, CLOCK_BOOTTIME ns of the lease's end. Borrowed. */
+int cfs_lease_fd(struct cfs *fs);
+/* Lets extents be larger, or adds new ones (`blks` of those only); blocking. */
+int cfs_grow(struct cfs *fs, struct blk **added, unsigned n);
+int cfs_rename_volume(struct cfs *fs, const char *name);
+/* Returns freed space to the array: up to `bytes`; counts what was sent in *done. */
+int cfs_reclaim(struct cfs *fs, uint64_t bytes, uint64_t *done);
+/* Locks held by hosts, for `volume locks`: calls `fn` for each known one. */
+struct cfs_lock_info {
+	uint64_t vbn, object;
+	char what[300]; /* "group 3", "/disks/a" */
+	char mode[12], holder[80];
+	bool wanted;
+};
+int cfs_locks_list(struct cfs *fs, void (*fn)(void *arg, const struct cfs_lock_info *), void *arg);
+
+/* --- names (dir.c, names.c) ----------------------------------------------------------------------------- */
+
+enum cfs_file_kind { CFS_FILE = 1, CFS_DIR = 2, CFS_DISK = 3, CFS_VM = 4 }; /* as enum cfs_kind */
+
+struct cfs_stat {
+	enum cfs_file_kind kind;
+	uint64_t inode; /* vbn; the lock block is inode - 1 */
+	uint8_t id[16];
+	uint64_t size, allocated; /* bytes */
+	uint64_t created_ns, modified_ns;
+	uint32_t generation;
+	bool thick;
+	bool deleting; /* long work is under way */
+};
+int cfs_stat(struct cfs *fs, const char *path, struct cfs_stat *out);
+int cfs_mkdir(struct cfs *fs, const char *path);
+/* Creates an empty file, disk (`size` bytes, a multiple of 4096) or VM definition. -EEXIST. */
+int cfs_create(struct cfs *fs, const char *path, enum cfs_file_kind kind, uint64_t size);
+int cfs_rename(struct cfs *fs, const char *from, const char *to);
+/* A file, disk, or empty directory. Space comes back in the background; restartable. -EBUSY. */
+int cfs_unlink(struct cfs *fs, const char *path);
+/* In hash order. `fn` returning non-zero ends the walk with that value. */
+int cfs_readdir(struct cfs *fs, const char *path,
+		int (*fn)(void *arg, const char *name, const struct cfs_stat *stat), void *arg);
+
+/* --- files (file.c) -------------------------------------------------------------------------------------- */
+
+#define CFS_OPEN_WRITE 1u /* exclusive lock; otherwise shared */
+/*
+ * Who the lock names: a VM (its lock's vbn; the caller holds that lock), or this host (0).
+ * -EBUSY when another host or VM holds it: err_holder says who.
+ */
+int cfs_open(struct cfs *fs, const char *path, unsigned flags, uint64_t vm, struct cfs_file **out);
+/* Writes back, gives the lock up. */
+int cfs_close(struct cfs_file *file);
+void cfs_file_stat(struct cfs_file *file, struct cfs_stat *out);
+/* Blocking I/O through the map, any alignment; for import, export, small files. Byte counts. */
+int64_t cfs_pread(struct cfs_file *file, void *buf, size_t n, uint64_t offset);
+int64_t cfs_pwrite(struct cfs_file *file, const void *buf, size_t n, uint64_t offset);
+/* Durable: data, then metadata. */
+int cfs_fsync(struct cfs_file *file);
+/* Grows or shrinks; shrinking gives back space. */
+int cfs_truncate(struct cfs_file *file, uint64_t size);
+/* Allocates everything (thick). */
+int cfs_allocate(struct cfs_file *file, uint64_t offset, uint64_t length);
+/* What is allocated: calls fn for each run of disk offset, length, extent index, byte address. */
+int cfs_extents(struct cfs_file *file,
+		int (*fn)(void *arg, uint64_t offset, uint64_t length, unsigned extent,
+			  uint64_t address),
+		void *arg);
+
+/* --- VM locks (vmlock.c) ------------------------------------------------------------------------------------ */
+
+struct cfs_vm_lock;
+/*
+ * The lock of a VM's definition file at `path`: who holds it runs the VM (one lock decides).
+ * -EBUSY: err_holder names the host that runs it. A dead host's lock is taken over once that
+ * host's lease is over and its journal is replayed (waits for it, up to `wait_ms`).
+ */
+int cfs_vm_lock(struct cfs *fs, const char *path, unsigned wait_ms, struct cfs_vm_lock **out);
+/* After a daemon's restart in the same epoch: takes up a lock that names us already. -ENOENT. */
+int cfs_vm_adopt(struct cfs *fs, const char *path, struct cfs_vm_lock **out);
+uint64_t cfs_vm_lock_vbn(const struct cfs_vm_lock *lock);
+int cfs_vm_unlock(struct cfs_vm_lock *lock);
+/* Who runs it: slot and epoch, or -ENOENT when nobody does. */
+int cfs_vm_owner(struct cfs *fs, const char *path, char *host, size_t size);
+
+/* --- whole volume, unmounted (check.c, dump.c) ------------------------------------------------------------------ */
+
+struct cfs_check_options {
+	bool repair;
+	const char *host_name;
+	/* Each finding in words; `mended` says that it was put right. */
+	void (*finding)(void *arg, const char *object, const char *text, bool mended);
+	void *arg;
+};
+struct cfs_check_result {
+	uint64_t findings, mended, inodes, directories, units_used;
+};
+/* -EBUSY with a live host. Takes a slot meanwhile; without `repair` writes nothing but its claim. */
+int cfs_check(struct blk **blks, unsigned n, const struct cfs_check_options *options,
+	      struct cfs_check_result *result);
+/* Any metadata block in words; `vbn` UINT64_MAX: labels, slots and groups in short. */
+int cfs_dump(struct blk **blks, unsigned n, uint64_t vbn, void (*line)(void *arg, const char *text),
+	     void *arg);
+
+#endif

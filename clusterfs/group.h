@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * group.h (private): resource groups: space.
+ *
+ * The host keeps the groups it allocates from (their locks are pinned while a stock is out). A
+ * bit is set, or cleared, in the same transaction that names, or forgets, the unit. What a transaction
+ * freed is free for others to take only when it is durable (INV-FS-4): until then the unit stays taken
+ * in memory. A reserve in each group serves only what frees space.
+ */
+#ifndef CLUSTERFS_GROUP_H
+#define CLUSTERFS_GROUP_H
+
+#include "clusterfs/txn.h"
+
+int cfs_groups_start(struct cfs *fs);
+void cfs_groups_stop(struct cfs *fs);
+/* After grow: new groups. Label lock held. */
+int cfs_groups_extend(struct cfs *fs);
+
+unsigned cfs_group_count(struct cfs *fs);
+/* First vbn and number of units of group `g` (a number over all extents). */
+void cfs_group_place(struct cfs *fs, unsigned g, uint64_t *vbn, uint32_t *units);
+/* The group that a vbn lies in. */
+unsigned cfs_group_of(struct cfs *fs, uint64_t vbn);
+
+/* --- units: stocks taken ahead, used without waiting ----------------------------------------------- */
+
+/*
+ * A stock holds units that are taken in memory only. One user at a time (an I/O thread, or a
+ * blocking writer). cfs_stock_take never blocks; a refill runs in the background once it is low.
+ */
+struct cfs_stock;
+struct loop;
+int cfs_stock_create(struct cfs *fs, struct cfs_stock **out);
+/* Gives unused units back. */
+void cfs_stock_destroy(struct cfs_stock *stock);
+/*
+ * Up to `want` units that lie together (`near` = vbn they should follow, 0: anywhere): returns how
+ * many (0: empty, a refill is under way), *vbn the first.
+ */
+uint32_t cfs_stock_take(struct cfs_stock *stock, uint64_t near, uint32_t want, uint64_t *vbn);
+/* Units taken but not used after all. */
+void cfs_stock_return(struct cfs_stock *stock, uint64_t vbn, uint32_t units);
+/* Posts `work` to `loop` when the stock has units again, or is known to be full (then *full). */
+void cfs_stock_when_ready(struct cfs_stock *stock, struct loop *loop, struct loop_work *work);
+bool cfs_stock_full(struct cfs_stock *stock); /* the whole volume has no space */
+/* Blocking refill for pool threads: 0 or -ENOSPC. */
+int cfs_stock_fill(struct cfs_stock *stock, uint32_t want);
+
+/* In a transaction: marks units of a stock as taken on the disk (with the entry that names them). */
+void cfs_units_use(struct cfs_txn *txn, uint64_t vbn, uint32_t units);
+
+/* --- freeing ------------------------------------------------------------------------------------------ */
+
+/* Holds the group of `vbn` (blocking; its lock's use mutex) until cfs_group_unhold. */
+struct cfs_group_hold {
+	struct cfs_lock *lock;
+	unsigned group;
+};
+int cfs_group_hold(struct cfs *fs, unsigned g, struct cfs_group_hold *hold);
+void cfs_group_unhold(struct cfs *fs, struct cfs_group_hold *hold);
+/* In a transaction, group held: clears the bits, sets reclaim bits; reusable once durable. */
+void cfs_units_free(struct cfs_txn *txn, uint64_t vbn, uint32_t units);
+/* Whether this host holds the group of `vbn` now (pinned), so that units there can be freed at once. */
+bool cfs_group_is_held(struct cfs *fs, uint64_t vbn);
+
+/* --- metadata blocks out of slabs ----------------------------------------------------------------------- */
+
+/*
+ * Reserves in memory; cfs_meta_use in a transaction makes it real. CFS_SLAB_INODE: *vbn is the inode's
+ * block, its lock block lies before it. Blocking (may take groups, new slabs). `near`: same group if
+ * it can be.
+ */
+int cfs_meta_reserve(struct cfs *fs, enum cfs_slab_type type, uint64_t near, bool for_freeing,
+		     uint64_t *vbn);
+void cfs_meta_unreserve(struct cfs *fs, enum cfs_slab_type type, uint64_t vbn);
+void cfs_meta_use(struct cfs_txn *txn, enum cfs_slab_type type, uint64_t vbn);
+/* In a transaction, group held. Reusable once durable and the journal's tail has passed it. */
+void cfs_meta_free(struct cfs_txn *txn, enum cfs_slab_type type, uint64_t vbn);
+
+uint64_t cfs_groups_free_bytes(struct cfs *fs, uint64_t *reclaim_pending);
+
+#endif

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * volume.h (private to clusterfs): what a mounted volume is in memory, and its plain I/O.
+ *
+ * Threads: metadata work blocks, in the caller's thread (the daemon's pool); I/O threads of vfs
+ * only look up pinned buffers and run transactions (txn.h), which never wait for I/O. Own threads:
+ * beat (slot.c), recovery (recover.c), lock release (lock.c), commit and checkpoint (journal.c).
+ *
+ * Lock order, outermost first: a cfs_lock's use mutex (in vbn order) - group.c's mutex -
+ * journal mutex (a transaction) - buffer cache mutex. Only the first is held across I/O.
+ */
+#ifndef CLUSTERFS_VOLUME_H
+#define CLUSTERFS_VOLUME_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "blockdev/blk.h"
+#include "clusterfs/cfs.h"
+#include "clusterfs/cfs_format.h"
+
+struct cfs_slots;
+struct cfs_locks;
+struct cfs_cache;
+struct cfs_journal;
+struct cfs_groups;
+
+struct cfs {
+	struct cfs_options options; /* strings owned */
+	uint8_t id[16];
+	char name[64];
+	unsigned extents;
+	struct blk *extent[CFS_MAX_EXTENTS]; /* owned by the caller of cfs_mount */
+	struct cfs_label label;		     /* copy A of extent 0; label_lock guards it */
+	pthread_mutex_t label_lock;
+	uint32_t logical_block; /* bytes */
+	uint32_t group_units;
+
+	unsigned slot; /* our slot and epoch; fixed from mount to unmount */
+	uint32_t epoch;
+	/* End of the lease, CLOCK_BOOTTIME ns: 0 before the first confirmed beat, may lapse and come
+	 * back under the same epoch. In memory that VMMs map read-only (cfs_lease_fd). */
+	_Atomic uint64_t *lease_end;
+	int lease_fd;
+	_Atomic bool dead;	   /* another host took our slot: this life is over */
+	_Atomic uint64_t sequence; /* Lamport clock of transactions: the largest seen */
+
+	struct cfs_slots *slots;
+	struct cfs_locks *locks;
+	struct cfs_cache *cache;
+	struct cfs_journal *journal;
+	struct cfs_groups *groups;
+};
+
+/* The first half of a mount and of `check`, `dump`: reads and validates labels, matches extents. */
+int cfs_label_load(struct blk **blks, unsigned n, struct cfs_label *label, struct blk **ordered);
+/* Encodes the label (sequence one more) and writes both copies on each extent. Label lock held. */
+int cfs_label_store(struct cfs *fs);
+
+/* --- plain I/O by volume block number; blocking; never across extents -------------------------- */
+
+int cfs_read(struct cfs *fs, uint64_t vbn, void *buf, size_t bytes);
+/* `flags` as blk_req: BLK_FUA, BLK_UNGATED. */
+int cfs_write(struct cfs *fs, uint64_t vbn, const void *buf, size_t bytes, unsigned flags);
+/* Flushes every extent with a write cache that was written since its last flush. */
+int cfs_flush(struct cfs *fs);
+/* The extent and the byte offset in it of a vbn; MUST be inside. */
+struct blk *cfs_locate(struct cfs *fs, uint64_t vbn, uint64_t *offset);
+/* False for what no block can have: other extents, behind the end, before the groups. */
+bool cfs_vbn_valid(const struct cfs *fs, uint64_t vbn);
+
+/* --- heads (block.c) ----------------------------------------------------------------------------- */
+
+/* Fills the head but `sequence` and `owner`, which stand there already, and the checksum. */
+void cfs_block_seal(void *block, enum cfs_type type, const uint8_t volume[16], uint64_t vbn);
+/* -EUCLEAN, in words, when magic, type, volume, address or checksum is not right. */
+int cfs_block_check(const void *block, enum cfs_type type, const uint8_t volume[16], uint64_t vbn);
+/* The same for a 512-byte record. */
+void cfs_record_seal(void *record, enum cfs_type type, const uint8_t volume[16], uint64_t vbn);
+int cfs_record_check(const void *record, enum cfs_type type, const uint8_t volume[16],
+		     uint64_t vbn);
+const char *cfs_type_name(enum cfs_type type);
+
+#endif

@@ -38,7 +38,7 @@ int fail_prefix(int err, const char *fmt, ...)
 	va_end(ap);
 	n = strlen(prefix);
 	memcpy(whole, prefix, n + 1);
-	snprintf(whole + n, sizeof(whole) - n, ": %s", old);
+	(void)str_format(whole + n, sizeof(whole) - n, ": %s", old);
 	if (current.err != err)
 		err_clear();
 	current.err = err;

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+/* guest_mem.c: guest physical addresses to pointers, and the dirty log. */
+#include "base/guest_mem.h"
+
+#include <errno.h>
+
+#include "base/err.h"
+#include "base/util.h"
+
+int guest_mem_add(struct guest_mem *mem, const struct guest_region *n)
+{
+	if (mem->count == GUEST_MEM_REGIONS)
+		return fail(-E2BIG, "guest memory: more than %d regions", GUEST_MEM_REGIONS);
+	if (!n->size || n->gpa + n->size < n->gpa || n->user_addr + n->size < n->user_addr)
+		return fail(-EINVAL, "guest memory: region at %#llx of %#llx bytes is no range",
+			    (unsigned long long)n->gpa, (unsigned long long)n->size);
+	for (unsigned i = 0; i < mem->count; i++) {
+		const struct guest_region *r = &mem->region[i];
+
+		if (n->gpa < r->gpa + r->size && r->gpa < n->gpa + n->size)
+			return fail(-EINVAL, "guest memory: regions at %#llx and %#llx overlap",
+				    (unsigned long long)r->gpa, (unsigned long long)n->gpa);
+	}
+	mem->region[mem->count++] = *n;
+	return 0;
+}
+
+uint64_t guest_mem_span(const struct guest_mem *mem, uint64_t gpa, uint64_t len, void **host)
+{
+	for (unsigned i = 0; i < mem->count; i++) {
+		const struct guest_region *r = &mem->region[i];
+
+		if (gpa - r->gpa < r->size) {
+			*host = r->host + (gpa - r->gpa);
+			return MIN(len, r->size - (gpa - r->gpa));
+		}
+	}
+	return 0;
+}
+
+void *guest_mem_at_user(const struct guest_mem *mem, uint64_t addr, uint64_t len)
+{
+	for (unsigned i = 0; i < mem->count; i++) {
+		const struct guest_region *r = &mem->region[i];
+
+		if (addr - r->user_addr < r->size && len <= r->size - (addr - r->user_addr))
+			return r->host + (addr - r->user_addr);
+	}
+	return NULL;
+}
+
+bool guest_mem_gpa(const struct guest_mem *mem, const void *host, uint64_t *gpa)
+{
+	for (unsigned i = 0; i < mem->count; i++) {
+		const struct guest_region *r = &mem->region[i];
+		uint64_t off = (uint64_t)(uintptr_t)host - (uint64_t)(uintptr_t)r->host;
+
+		if (off < r->size) {
+			*gpa = r->gpa + off;
+			return true;
+		}
+	}
+	return false;
+}
+
+void guest_mem_log(const struct guest_mem *mem, uint64_t gpa, uint64_t len)
+{
+	uint64_t page, last;
+
+	if (!mem->log || !len || gpa + len < gpa)
+		return;
+	last = MIN((gpa + len - 1) / GUEST_PAGE, mem->log_bytes * 8 - 1);
+	if (!mem->log_bytes)
+		return;
+	for (page = gpa / GUEST_PAGE; page <= last; page++)
+		__atomic_fetch_or(&mem->log[page / 8], (uint8_t)(1u << (page % 8)),
+				  __ATOMIC_RELEASE);
+}
+
+void guest_mem_log_host(const struct guest_mem *mem, const void *host, uint64_t len)
+{
+	uint64_t gpa;
+
+	if (mem->log && guest_mem_gpa(mem, host, &gpa))
+		guest_mem_log(mem, gpa, len);
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * guest_mem.h: a guest's memory as a device sees it: ranges of guest physical addresses mapped
+ * here. The one checked way from an address a guest wrote to a pointer: nothing overflows, nothing
+ * reaches past a region.
+ *
+ * The dirty log is vhost's (vhost-user spec, "Migration"): a bit for each 4 KiB page, bit
+ * (page % 8) of byte (page / 8), set atomically after the write; it may lie in shared memory.
+ */
+#ifndef BASE_GUEST_MEM_H
+#define BASE_GUEST_MEM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define GUEST_MEM_REGIONS 32
+#define GUEST_PAGE	  4096u
+
+struct guest_region {
+	uint64_t gpa;	    /* guest physical address of the first byte */
+	uint64_t size;	    /* bytes; gpa + size does not overflow */
+	uint64_t user_addr; /* vhost-user: where the front-end has it; ring addresses are such */
+	uint8_t *host;	    /* where it is mapped here */
+};
+
+struct guest_mem {
+	unsigned count;
+	struct guest_region region[GUEST_MEM_REGIONS];
+	uint8_t *log;	    /* dirty log, or NULL: no logging */
+	uint64_t log_bytes; /* pages beyond it are not logged */
+};
+
+/* Adds a region; -EINVAL when it is empty, overflows or overlaps, -E2BIG when there are too many. */
+int guest_mem_add(struct guest_mem *mem, const struct guest_region *region);
+
+/*
+ * A pointer to `len` > 0 bytes at `gpa`, all in one region; else NULL. Inline: it is on the way of
+ * each descriptor.
+ */
+static inline void *guest_mem_at(const struct guest_mem *mem, uint64_t gpa, uint64_t len)
+{
+	for (unsigned i = 0; i < mem->count; i++) {
+		const struct guest_region *r = &mem->region[i];
+
+		/* gpa - r->gpa wraps around to a huge offset below the region. */
+		if (gpa - r->gpa < r->size && len <= r->size - (gpa - r->gpa))
+			return r->host + (gpa - r->gpa);
+	}
+	return NULL;
+}
+/* As guest_mem_at, but the bytes there are from `gpa` on in its region, at most `len`; 0: none. */
+uint64_t guest_mem_span(const struct guest_mem *mem, uint64_t gpa, uint64_t len, void **host);
+/* As guest_mem_at for a front-end's own address. */
+void *guest_mem_at_user(const struct guest_mem *mem, uint64_t user_addr, uint64_t len);
+/* The way back: the guest physical address of a pointer into a region; false when it is in none. */
+bool guest_mem_gpa(const struct guest_mem *mem, const void *host, uint64_t *gpa);
+
+/* Marks pages as written; without a log nothing happens. */
+void guest_mem_log(const struct guest_mem *mem, uint64_t gpa, uint64_t len);
+/* As guest_mem_log, by pointer. */
+void guest_mem_log_host(const struct guest_mem *mem, const void *host, uint64_t len);
+
+#endif

@@ -65,9 +65,16 @@ struct blk_options {
 		*initiator; /* iscsi: the host's initiator name; NULL: a made-up one for probing */
 	uint32_t isid;	    /* iscsi: first four bytes shared by all of the host's sessions */
 	const char *chap_file; /* iscsi: "user password" on one line, or NULL */
-	unsigned timeout_ms;   /* a request without an answer for that long fails; 0: 5000 */
-	const char *force_id;  /* names a LUN that has no identity of its own, or NULL */
-	bool read_only;
+	/*
+	 * iscsi: a request without an answer for that long fails and takes its session along;
+	 * 0: 5000. A file or kernel device gives a request back when the kernel does: its buffers
+	 * are the kernel's until then.
+	 */
+	unsigned timeout_ms;
+	const char *force_id; /* names a LUN that has no identity of its own, or NULL */
+	bool read_only;	      /* whatever changes the medium is answered -EROFS */
+	uint32_t
+		block_size; /* file: a logical block of 512 or 4096; 0: what the file system asks */
 };
 
 /*
@@ -116,8 +123,27 @@ struct blk_req {
 	int iovcnt;		 /* CAS: iov[0] is compared, iov[1] written */
 	void (*done)(struct blk_req *req, int res); /* 0 or -errno as above */
 	bool maybe_done; /* on error: the command may have been executed, or may still be */
-	uint8_t priv[128] __attribute__((aligned(16))); /* the backend's */
+	uint8_t priv[192] __attribute__((aligned(16))); /* the backend's */
 };
+
+static inline void blk_prep_rw(struct blk_req *req, enum blk_op op, uint64_t offset,
+			       const struct iovec *iov, int iovcnt, uint64_t length, unsigned flags)
+{
+	req->op = op;
+	req->flags = flags;
+	req->offset = offset;
+	req->length = length;
+	req->iov = iov;
+	req->iovcnt = iovcnt;
+}
+static inline void blk_prep_flush(struct blk_req *req)
+{
+	blk_prep_rw(req, BLK_FLUSH, 0, NULL, 0, 0, 0);
+}
+static inline void blk_prep_discard(struct blk_req *req, uint64_t offset, uint64_t length)
+{
+	blk_prep_rw(req, BLK_DISCARD, offset, NULL, 0, length, 0);
+}
 
 enum blk_chan_kind {
 	BLK_CHAN_DATA,
@@ -137,7 +163,19 @@ void blk_submit(struct blk_chan *chan, struct blk_req *req);
 /* Submits and runs the loop of the calling thread until the answer is there; returns it. */
 int blk_call(struct blk_chan *chan, struct blk_req *req);
 
-/* --- blocking, any thread that may block ------------------------------------------------------ */
+/* What the channels of a blk have done since it was opened; for `volume paths`. */
+struct blk_stats {
+	uint64_t ops[BLK_OPS];
+	uint64_t bytes_read, bytes_written;
+	uint64_t errors;     /* answers that were none of 0, -EILSEQ, -ESTALE */
+	uint64_t latency_ns; /* a moving average of the busiest channel, every eighth request */
+};
+void blk_get_stats(struct blk *blk, struct blk_stats *out);
+
+/*
+ * --- blocking, any thread that may block: not from a callback of a channel. Any buffer will do; one
+ * that is not aligned to 512 bytes is copied. ---
+ */
 
 int blk_read(struct blk *blk, uint64_t offset, void *buf, size_t length);
 int blk_write(struct blk *blk, uint64_t offset, const void *buf, size_t length, unsigned flags);

@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
+#undef fail /* base/err.h has its own */
 
 #include <errno.h>
 #include <fcntl.h>

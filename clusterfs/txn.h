@@ -30,13 +30,15 @@ struct cfs_buf {
 	uint64_t owner; /* vbn of the lock block that protects it */
 	enum cfs_type type;
 	uint8_t *data; /* CFS_BLOCK bytes; change only in a transaction, by the lock's holder */
-	/* private to buf.c and journal.c */
+	/* private to buf.c, txn.c, journal.c and checkpoint.c; the journal mutex guards all but refs,
+	 * lru, hash and owned (the cache's) */
 	unsigned refs;
-	bool dirty;	      /* differs from the medium */
-	bool imaged;	      /* an image was logged since the last checkpoint copy */
-	uint64_t first_block; /* dirty: journal block number that holds its oldest record */
-	uint64_t last_stream; /* stream position behind its newest record */
-	struct list lru, hash, owned;
+	bool dirty;	       /* differs from the medium; changes under both mutexes */
+	bool imaged;	       /* an image was logged since the last checkpoint copied it */
+	uint64_t first_stream; /* dirty: where its oldest record that is still needed lies */
+	uint64_t image_stream; /* where its newest image lies */
+	uint64_t last_stream;  /* behind its newest record */
+	struct list lru, hash, owned, dirty_link;
 };
 
 /* --- buffer cache (buf.c) ------------------------------------------------------------------------ */
@@ -60,6 +62,9 @@ void cfs_buf_put(struct cfs *fs, struct cfs_buf *buf);
 /* Forgets all clean, unreferenced buffers of a lock that is given up (all must be so). */
 void cfs_buf_forget_owner(struct cfs *fs, uint64_t owner);
 size_t cfs_cache_bytes(struct cfs *fs);
+/* For checkpoint.c and txn.c: a further reference; dirty or clean again (journal mutex held). */
+void cfs_buf_hold(struct cfs *fs, struct cfs_buf *buf);
+void cfs_buf_set_dirty(struct cfs *fs, struct cfs_buf *buf, bool dirty);
 
 /* --- transactions (txn.c) -------------------------------------------------------------------------- */
 

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+/* io.c: plain I/O of metadata by volume block number, blocking. */
+#include "clusterfs/volume.h"
+
+#include <errno.h>
+
+#include "base/err.h"
+
+bool cfs_vbn_valid(const struct cfs *fs, uint64_t vbn)
+{
+	unsigned e = cfs_vbn_extent(vbn);
+
+	return vbn < CFS_VBN_MAX && e < fs->extents && cfs_vbn_block(vbn) >= CFS_GROUPS &&
+	       cfs_vbn_block(vbn) < le64_get(fs->label.extent_table[e].blocks);
+}
+
+struct blk *cfs_locate(struct cfs *fs, uint64_t vbn, uint64_t *offset)
+{
+	unsigned e = cfs_vbn_extent(vbn);
+
+	MUST(e < fs->extents && fs->extent[e]);
+	*offset = cfs_vbn_block(vbn) * CFS_BLOCK;
+	return fs->extent[e];
+}
+
+int cfs_read(struct cfs *fs, uint64_t vbn, void *buf, size_t bytes)
+{
+	uint64_t offset;
+	struct blk *blk = cfs_locate(fs, vbn, &offset);
+	int rc = blk_read(blk, offset, buf, bytes);
+
+	return rc < 0 ? fail_prefix(rc, "volume %s: reading block %llu", fs->name,
+				    (unsigned long long)vbn)
+		      : 0;
+}
+
+int cfs_write(struct cfs *fs, uint64_t vbn, const void *buf, size_t bytes, unsigned flags)
+{
+	uint64_t offset;
+	struct blk *blk = cfs_locate(fs, vbn, &offset);
+	int rc = blk_write(blk, offset, buf, bytes, flags);
+
+	return rc < 0 ? fail_prefix(rc, "volume %s: writing block %llu", fs->name,
+				    (unsigned long long)vbn)
+		      : 0;
+}
+
+int cfs_flush(struct cfs *fs)
+{
+	for (unsigned e = 0; e < fs->extents; e++) {
+		uint64_t power = blk_power_count(fs->extent[e]);
+		int rc = blk_flush(fs->extent[e]);
+
+		if (rc < 0)
+			return fail_prefix(rc, "volume %s: flushing %s", fs->name,
+					   blk_info(fs->extent[e])->name);
+		if (power != blk_power_count(fs->extent[e]))
+			return fail(-EIO,
+				    "volume %s: %s may have lost its write cache during a flush",
+				    fs->name, blk_info(fs->extent[e])->name);
+	}
+	return 0;
+}

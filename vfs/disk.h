@@ -36,7 +36,7 @@ struct vfs_req {
 				  * and aligned to 512: else the export bounces it */
 	int iovcnt;
 	void (*done)(struct vfs_req *req, int res);
-	uint8_t priv[256] __attribute__((aligned(16))); /* the disk's */
+	uint8_t priv[384] __attribute__((aligned(16))); /* the disk's */
 };
 
 struct vfs_disk_info {

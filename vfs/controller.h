@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * controller.h: a virtual storage controller that a VMM reaches over vhost-user, with its disks.
+ *
+ * A controller is bound to one I/O thread, all its rings and disks with it. It has one client at a
+ * time: our own VMM (controller_serve on a connected socket) or any vhost-user front-end that
+ * connects to a socket of ours (controller_listen), QEMU for one. A client that goes may come
+ * back; what it had in flight is ended before the next one is heard.
+ *
+ * After a restart of the daemon the client gives the in-flight region back and every request it
+ * was not answered is done again: READ, WRITE, UNMAP, WRITE SAME, SYNCHRONIZE CACHE; any other
+ * SCSI command is answered UNIT ATTENTION 29/00. The caller sees to it that nothing of the former
+ * daemon is on its way any more before it serves.
+ *
+ * Functions are called from any thread but the I/O thread, and wait for it shortly (never for
+ * I/O). Callbacks run in the I/O thread and must not block.
+ */
+#ifndef VFS_CONTROLLER_H
+#define VFS_CONTROLLER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct controller;
+struct iothread;
+struct vfs_disk;
+
+enum controller_kind {
+	CONTROLLER_BLK,	 /* vhost-user-blk: one disk, attached before a client comes, as LUN 0 */
+	CONTROLLER_SCSI, /* vhost-user-scsi: target 0 with LUNs 0 to CONTROLLER_LUNS - 1 */
+};
+#define CONTROLLER_LUNS	      1024u
+#define CONTROLLER_QUEUES_MAX 62u
+
+struct controller_events {
+	/* A client connected; it went (`why` in words, for the log). May be NULL. */
+	void (*connected)(void *arg);
+	void (*gone)(void *arg, const char *why);
+	/* A disk is full, its requests are parked (true), or goes on (false). May be NULL. */
+	void (*full)(void *arg, struct vfs_disk *disk, bool is_full);
+};
+
+struct controller_options {
+	enum controller_kind kind;
+	struct iothread *thread;
+	const char *name; /* in messages: the VM's or the export's */
+	unsigned queues;  /* request queues offered; 0: 1, at most CONTROLLER_QUEUES_MAX */
+	bool sealed;	  /* our own VMM: memory that can shrink is refused */
+	bool read_only;	  /* whatever the disks say */
+	const struct controller_events *events; /* may be NULL */
+	void *arg;				/* of the events */
+};
+
+int controller_create(struct controller **out, const struct controller_options *options);
+/*
+ * Disconnects the client, waits for what is in flight, closes all disks, then calls closed(arg)
+ * in the I/O thread; the controller is gone then.
+ */
+void controller_close(struct controller *ctl, void (*closed)(void *arg), void *arg);
+
+/* How a LUN remembers its persistent reservations: at most that many bytes. */
+#define CONTROLLER_PR_BYTES 1024u
+struct controller_lun {
+	unsigned lun;
+	/*
+	 * Persistent reservations as stored before (`pr_bytes` 0: none), and where to store them:
+	 * `stored(op, 0)` must be called, in the I/O thread, when they are durable; or with an
+	 * error. The bytes are valid until then. NULL: they last as long as the controller.
+	 */
+	const void *pr;
+	size_t pr_bytes;
+	void (*pr_store)(struct vfs_disk *disk, const void *pr, size_t pr_bytes,
+			 void (*stored)(void *op, int res), void *op);
+};
+
+/*
+ * Takes the disk, which is bound to the same I/O thread (its full, resized and owner are ours from
+ * now on). A guest that runs is told. -EBUSY: the LUN is taken.
+ */
+int controller_attach(struct controller *ctl, struct vfs_disk *disk,
+		      const struct controller_lun *options);
+/*
+ * The LUN is gone for the guest at once (it is told; commands are answered 25/00), requests in
+ * flight end, the disk is closed, then detached(arg) is called in the I/O thread. -ENOENT.
+ */
+int controller_detach(struct controller *ctl, unsigned lun, void (*detached)(void *arg), void *arg);
+
+/*
+ * Listens on a unix socket at `path` (a stale one is replaced; mode 0600; removed when the
+ * controller closes).
+ */
+int controller_listen(struct controller *ctl, const char *path);
+/* Serves a connected socket; takes it. -EBUSY: there is a client. */
+int controller_serve(struct controller *ctl, int fd);
+
+struct controller_stats {
+	bool connected;
+	unsigned in_flight;
+	uint64_t reads, writes, flushes, discards, others; /* requests answered */
+	uint64_t read_bytes, write_bytes, errors;
+};
+void controller_stats(struct controller *ctl, struct controller_stats *out);
+
+#endif

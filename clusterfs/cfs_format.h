@@ -17,7 +17,8 @@
  *	  1024...	resource groups, each `group_units` units long (the last may be shorter)
  *
  * A group, in blocks from its start: lock block, header, n bitmap blocks, n reclaim-bitmap blocks;
- * rounded up to whole units, whose bits are set. n = cfs_group_bitmap_blocks().
+ * rounded up to whole units, whose bits are set. n = cfs_group_bitmap_blocks(group_units), in a
+ * shorter last group too. Bits behind a group's end are clear.
  *
  * INV-FS-1: a block is written either by compare-and-write (label lock, fence lock, claims, lock
  * blocks) or plainly (all others), never both. A record changed by compare-and-write lies in the

@@ -14,6 +14,9 @@
 #include "base/err.h"
 #include "base/log.h"
 
+/* A beat that takes longer is missed anyway: two fit into the shortest lease. */
+#define BEAT_TIMEOUT_MS 2000
+
 static const char *const op_names[BLK_OPS] = {
 	[BLK_READ] = "read",	   [BLK_WRITE] = "write", [BLK_FLUSH] = "flush",
 	[BLK_DISCARD] = "discard", [BLK_CAS] = "cas",	  [BLK_WRITE_ZEROES] = "write-zeroes",
@@ -228,6 +231,13 @@ const struct blk_info *blk_info(const struct blk *blk)
 	return &blk->info;
 }
 
+unsigned blk_chan_timeout_ms(const struct blk_chan *chan)
+{
+	unsigned ms = chan->blk->options.timeout_ms;
+
+	return chan->kind == BLK_CHAN_BEAT ? MIN(ms, BEAT_TIMEOUT_MS) : ms;
+}
+
 struct blk *blk_lowest(struct blk *blk)
 {
 	while (blk->lower)
@@ -389,6 +399,8 @@ int blk_rescan(struct blk *blk)
 	if (blk->lower) {
 		rc = blk_rescan(blk->lower);
 		blk->info = blk->lower->info;
+		if (blk->ops->rescan)
+			(void)blk->ops->rescan(blk);
 		return rc;
 	}
 	return blk->ops->rescan ? blk->ops->rescan(blk) : 0;

@@ -34,6 +34,7 @@ struct blk_ops {
 	int (*pr_reserve)(struct blk *blk, enum blk_pr_type type);
 	int (*pr_preempt)(struct blk *blk, enum blk_pr_type type, uint64_t victim_key);
 	int (*pr_read)(struct blk *blk, struct blk_pr_state *out);
+	int (*pr_clear)(struct blk *blk); /* for fault: as an array that lost its keys */
 	int (*drain_foreign)(struct blk *blk, const char *initiator, uint32_t isid, unsigned n);
 	unsigned (*sessions)(const struct blk *blk);
 };
@@ -107,6 +108,8 @@ static inline void blk_pass(struct blk_chan *chan, struct blk_req *req)
 
 /* Answers a request: `res` is 0 or -errno; maybe_done was set by the backend. Loop's thread. */
 void blk_complete(struct blk_req *req, int res);
+/* How long a request of this channel may go unanswered: a beat's time-out is short. */
+unsigned blk_chan_timeout_ms(const struct blk_chan *chan);
 bool blk_op_changes(enum blk_op op);
 /* True when `req` may not be sent any more: the lease is over. Any thread. */
 bool blk_gate_shut(struct blk *blk, const struct blk_req *req);

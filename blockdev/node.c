@@ -220,6 +220,14 @@ void blk_node_free(struct blk *blk)
 		blk_close(lower);
 }
 
+void blk_filter_stop(struct blk *blk)
+{
+	blk_service_run(blk->service, close_service_chan, blk->service_chan);
+	blk->service_chan = NULL;
+	blk->service = NULL;
+	blk->lower = NULL;
+}
+
 void blk_close(struct blk *blk)
 {
 	if (blk)

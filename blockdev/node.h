@@ -100,6 +100,8 @@ int blk_node_start(struct blk *blk);
 void blk_node_free(struct blk *blk);
 /* A filter over `lower`, which it owns when this succeeded. */
 int blk_filter_start(struct blk *blk, const struct blk_ops *ops, struct blk *lower);
+/* For a filter that fails after blk_filter_start: `lower` is the caller's again. */
+void blk_filter_stop(struct blk *blk);
 /* Hands a request to the channel below, unchanged: its answer does not come by here. */
 static inline void blk_pass(struct blk_chan *chan, struct blk_req *req)
 {

@@ -121,6 +121,7 @@ static struct cfs_buf *add(struct cfs_cache *c, uint64_t vbn, enum cfs_type type
 	b->refs = 1;
 	list_init(&b->lru);
 	list_init(&b->dirty_link);
+	list_init(&b->touched_link);
 	list_add(&c->by_vbn[bucket(c, vbn)], &b->hash);
 	list_add(&c->by_owner[bucket(c, owner)], &b->owned);
 	c->bytes += CFS_BLOCK;
@@ -252,6 +253,7 @@ struct cfs_buf *cfs_buf_new(struct cfs *fs, uint64_t vbn, enum cfs_type type, ui
 	b = add(c, vbn, type, owner, xaligned(CFS_BLOCK, CFS_BLOCK));
 	pthread_mutex_unlock(&c->lock);
 	((struct cfs_head *)b->data)->owner = le64_of(owner);
+	((struct cfs_head *)b->data)->type = le16_of((uint16_t)type);
 	return b;
 }
 

@@ -38,7 +38,7 @@ struct cfs_buf {
 	uint64_t first_stream; /* dirty: where its oldest record that is still needed lies */
 	uint64_t image_stream; /* where its newest image lies */
 	uint64_t last_stream;  /* behind its newest record */
-	struct list lru, hash, owned, dirty_link;
+	struct list lru, hash, owned, dirty_link, touched_link;
 };
 
 /* --- buffer cache (buf.c) ------------------------------------------------------------------------ */
@@ -71,8 +71,9 @@ void cfs_buf_set_dirty(struct cfs *fs, struct cfs_buf *buf, bool dirty);
 struct cfs_txn {
 	struct cfs *fs;
 	uint64_t sequence;
+	/* private */
 	uint32_t records;
-	size_t start; /* private: where in the tail it began */
+	struct list touched; /* buffers it changed */
 };
 
 /*
@@ -117,6 +118,8 @@ struct cfs_commit {
 void cfs_commit(struct cfs *fs, struct cfs_commit *commit);
 int cfs_commit_wait(struct cfs *fs);
 uint64_t cfs_durable(struct cfs *fs);
+/* Records before this stream position will never be replayed again. */
+uint64_t cfs_journal_passed(struct cfs *fs);
 /* Any thread: `work->fn` is posted to `loop` when there may be room again. */
 struct loop;
 struct loop_work;

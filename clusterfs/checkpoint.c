@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * checkpoint.c: metadata goes in place.
+ *
+ * Dirty buffers are copied under the journal mutex (so between transactions); what the copies hold is
+ * committed; only then are they written in place and flushed, and the journal's tail moves on. A
+ * buffer that changes after its copy logs a whole image first, so replay never needs the copy whole.
+ */
+#include "clusterfs/journal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+
+#define COPY_BATCH 64u /* blocks copied under one hold of the mutex: 256 KiB */
+#define RUN_BLOCKS 64u /* neighbours written as one */
+
+struct copy {
+	struct cfs_buf *buf; /* referenced */
+	uint64_t last_stream;
+	uint8_t *data;
+};
+
+struct copies {
+	struct copy *v;
+	size_t n, size;
+	uint64_t last_stream; /* the largest of all */
+};
+
+static void take_copy(struct cfs *fs, struct copies *c, struct cfs_buf *b)
+{
+	if (c->n == c->size) {
+		c->size = c->size ? 2 * c->size : 64;
+		c->v = xrealloc(c->v, c->size * sizeof(*c->v));
+	}
+	c->v[c->n].buf = b;
+	c->v[c->n].last_stream = b->last_stream;
+	c->v[c->n].data = xaligned(CFS_BLOCK, CFS_BLOCK);
+	memcpy(c->v[c->n].data, b->data, CFS_BLOCK);
+	c->n++;
+	c->last_stream = MAX(c->last_stream, b->last_stream);
+	b->imaged = false;
+	cfs_buf_hold(fs, b);
+}
+
+/* Copies all dirty buffers of `owner` (0: of everybody), a batch under each hold of the mutex. */
+static void collect(struct cfs *fs, uint64_t owner, struct copies *c)
+{
+	struct cfs_journal *j = fs->journal;
+	struct cfs_buf **want = NULL;
+	size_t n = 0, size = 0;
+	struct cfs_buf *b;
+
+	pthread_mutex_lock(&j->lock);
+	list_for_each (b, &j->dirty, dirty_link) {
+		if (owner && b->owner != owner)
+			continue;
+		if (n == size) {
+			size = size ? 2 * size : 256;
+			want = xrealloc(want, size * sizeof(*want));
+		}
+		want[n++] = b; /* dirty buffers stay; only this thread makes them clean */
+	}
+	for (size_t i = 0; i < n; i++) {
+		take_copy(fs, c, want[i]);
+		if (i % COPY_BATCH == COPY_BATCH - 1) { /* let transactions in */
+			pthread_mutex_unlock(&j->lock);
+			pthread_mutex_lock(&j->lock);
+		}
+	}
+	pthread_mutex_unlock(&j->lock);
+	free(want);
+}
+
+static int by_vbn(const void *a, const void *b)
+{
+	const struct copy *x = a, *y = b;
+
+	return x->buf->vbn < y->buf->vbn ? -1 : x->buf->vbn > y->buf->vbn;
+}
+
+static int write_in_place(struct cfs *fs, const struct copies *c)
+{
+	uint8_t *run = xaligned(CFS_BLOCK, RUN_BLOCKS * CFS_BLOCK);
+	size_t i = 0;
+	int rc = 0;
+
+	while (i < c->n && rc == 0) {
+		uint64_t first = c->v[i].buf->vbn;
+		size_t n = 0;
+
+		while (i + n < c->n && n < RUN_BLOCKS && c->v[i + n].buf->vbn == first + n) {
+			const struct copy *one = &c->v[i + n];
+
+			cfs_block_seal(one->data, one->buf->type, fs->id, one->buf->vbn);
+			memcpy(run + n * CFS_BLOCK, one->data, CFS_BLOCK);
+			n++;
+		}
+		rc = cfs_write(fs, first, run, n * CFS_BLOCK, 0);
+		i += n;
+	}
+	free(run);
+	return rc < 0 ? rc : cfs_flush(fs);
+}
+
+static int commit_up_to(struct cfs *fs, uint64_t stream)
+{
+	while (cfs_durable(fs) < stream) {
+		int rc = cfs_commit_wait(fs);
+
+		if (rc < 0)
+			return rc;
+	}
+	return 0;
+}
+
+static void settle(struct cfs *fs, struct copies *c, bool written)
+{
+	struct cfs_journal *j = fs->journal;
+
+	pthread_mutex_lock(&j->lock);
+	for (size_t i = 0; i < c->n; i++) {
+		struct cfs_buf *b = c->v[i].buf;
+
+		free(c->v[i].data);
+		if (!written) {
+			/* The old records are still needed; a further image does no harm. */
+		} else if (b->last_stream == c->v[i].last_stream) {
+			list_del(&b->dirty_link);
+			cfs_buf_set_dirty(fs, b, false);
+		} else {
+			b->first_stream = b->image_stream;
+		}
+		cfs_buf_put(fs, b);
+	}
+	pthread_mutex_unlock(&j->lock);
+	free(c->v);
+}
+
+int cfs_checkpoint(struct cfs *fs, uint64_t owner)
+{
+	struct cfs_journal *j = fs->journal;
+	struct copies c = {0};
+	int rc;
+
+	pthread_mutex_lock(&j->checkpoint_lock);
+	collect(fs, owner, &c);
+	qsort(c.v, c.n, sizeof(*c.v), by_vbn);
+	rc = commit_up_to(fs, c.last_stream);
+	if (rc == 0 && c.n > 0)
+		rc = write_in_place(fs, &c);
+	settle(fs, &c, rc == 0);
+	if (rc == 0)
+		rc = cfs_journal_trim(fs);
+	pthread_mutex_unlock(&j->checkpoint_lock);
+	return rc;
+}
+
+void *cfs_checkpoint_main(void *arg)
+{
+	struct cfs *fs = arg;
+	struct cfs_journal *j = fs->journal;
+
+	pthread_mutex_lock(&j->lock);
+	while (!j->stopping) {
+		int rc;
+
+		if (!j->want_checkpoint) {
+			pthread_cond_wait(&j->wake_checkpoint, &j->lock);
+			continue;
+		}
+		pthread_mutex_unlock(&j->lock);
+		rc = cfs_checkpoint(fs, 0);
+		if (rc < 0) {
+			log_warn("cfs", "volume %s: checkpoint: %s", fs->name, err_message(rc));
+			sleep_ms(100);
+		}
+		pthread_mutex_lock(&j->lock);
+		j->want_checkpoint = !cfs_journal_has_room(j) && !j->stopping;
+	}
+	pthread_mutex_unlock(&j->lock);
+	return NULL;
+}

@@ -31,7 +31,7 @@ struct copies {
 	uint64_t last_stream; /* the largest of all */
 };
 
-static void take_copy(struct cfs *fs, struct copies *c, struct cfs_buf *b)
+static void take_copy(struct copies *c, struct cfs_buf *b)
 {
 	if (c->n == c->size) {
 		c->size = c->size ? 2 * c->size : 64;
@@ -44,7 +44,6 @@ static void take_copy(struct cfs *fs, struct copies *c, struct cfs_buf *b)
 	c->n++;
 	c->last_stream = MAX(c->last_stream, b->last_stream);
 	b->imaged = false;
-	cfs_buf_hold(fs, b);
 }
 
 /* Copies all dirty buffers of `owner` (0: of everybody), a batch under each hold of the mutex. */
@@ -63,10 +62,14 @@ static void collect(struct cfs *fs, uint64_t owner, struct copies *c)
 			size = size ? 2 * size : 256;
 			want = xrealloc(want, size * sizeof(*want));
 		}
-		want[n++] = b; /* dirty buffers stay; only this thread makes them clean */
+		cfs_buf_hold(fs, b);
+		want[n++] = b;
 	}
 	for (size_t i = 0; i < n; i++) {
-		take_copy(fs, c, want[i]);
+		if (want[i]->dirty)
+			take_copy(c, want[i]);
+		else
+			cfs_buf_put(fs, want[i]);	/* freed meanwhile */
 		if (i % COPY_BATCH == COPY_BATCH - 1) { /* let transactions in */
 			pthread_mutex_unlock(&j->lock);
 			pthread_mutex_lock(&j->lock);
@@ -127,8 +130,8 @@ static void settle(struct cfs *fs, struct copies *c, bool written)
 		struct cfs_buf *b = c->v[i].buf;
 
 		free(c->v[i].data);
-		if (!written) {
-			/* The old records are still needed; a further image does no harm. */
+		if (!written || !b->dirty) {
+			/* Freed meanwhile; or: the old records are still needed; a further image does no harm. */
 		} else if (b->last_stream == c->v[i].last_stream) {
 			list_del(&b->dirty_link);
 			cfs_buf_set_dirty(fs, b, false);

@@ -52,18 +52,11 @@ void cfs_units_use(struct cfs_txn *txn, uint64_t vbn, uint32_t units);
 
 /* --- freeing ------------------------------------------------------------------------------------------ */
 
-/* Holds the group of `vbn` (blocking; its lock's use mutex) until cfs_group_unhold. */
-struct cfs_group_hold {
-	struct cfs_lock *lock;
-	unsigned group;
-};
-int cfs_group_hold(struct cfs *fs, unsigned g, struct cfs_group_hold *hold);
-void cfs_group_unhold(struct cfs *fs, struct cfs_group_hold *hold);
+/* Has the group held by this host, and loaded, until cfs_group_unhold. Blocking. */
+int cfs_group_hold(struct cfs *fs, unsigned g);
+void cfs_group_unhold(struct cfs *fs, unsigned g);
 /* In a transaction, group held: clears the bits, sets reclaim bits; reusable once durable. */
 void cfs_units_free(struct cfs_txn *txn, uint64_t vbn, uint32_t units);
-/* Whether this host holds the group of `vbn` now (pinned), so that units there can be freed at once. */
-bool cfs_group_is_held(struct cfs *fs, uint64_t vbn);
-
 /* --- metadata blocks out of slabs ----------------------------------------------------------------------- */
 
 /*
@@ -71,13 +64,16 @@ bool cfs_group_is_held(struct cfs *fs, uint64_t vbn);
  * block, its lock block lies before it. Blocking (may take groups, new slabs). `near`: same group if
  * it can be.
  */
-int cfs_meta_reserve(struct cfs *fs, enum cfs_slab_type type, uint64_t near, bool for_freeing,
-		     uint64_t *vbn);
+int cfs_meta_reserve(struct cfs *fs, enum cfs_slab_type type, uint64_t near, uint64_t *vbn);
 void cfs_meta_unreserve(struct cfs *fs, enum cfs_slab_type type, uint64_t vbn);
 void cfs_meta_use(struct cfs_txn *txn, enum cfs_slab_type type, uint64_t vbn);
 /* In a transaction, group held. Reusable once durable and the journal's tail has passed it. */
 void cfs_meta_free(struct cfs_txn *txn, enum cfs_slab_type type, uint64_t vbn);
 
+/* Before there is a journal: room for one, taken in place (mount.c). Blocking. */
+int cfs_groups_place_journal(struct cfs *fs, uint32_t blocks, uint64_t *vbn);
+/* Sends freed units back to the array, up to `bytes`. Blocking. */
+int cfs_groups_reclaim(struct cfs *fs, uint64_t bytes, uint64_t *done);
 uint64_t cfs_groups_free_bytes(struct cfs *fs, uint64_t *reclaim_pending);
 
 #endif

@@ -36,6 +36,7 @@ struct cfs_map {
 	struct cfs_buf *inode_buf; /* referenced while open */
 	uint32_t generation;
 	struct cfs_stock *stock; /* NULL when opened for reading */
+	pthread_mutex_t tree;	 /* inner nodes: one structural change at a time; across I/O */
 };
 int cfs_map_open(struct cfs *fs, uint64_t inode, bool write, struct cfs_map *map);
 void cfs_map_close(struct cfs_map *map);
@@ -51,11 +52,15 @@ int cfs_map_leaf_peek(struct cfs_map *map, uint64_t index, struct cfs_buf **out)
 void cfs_map_set(struct cfs_txn *txn, struct cfs_map *map, struct cfs_buf *leaf, unsigned slot,
 		 const struct cfs_entry *e);
 /*
- * Frees what discarded entries of leaf `index` still name: takes each group, one transaction a group.
- * Blocking, pool. The caller guarantees that no I/O to those units is in flight (INV-FS-4).
+ * Frees units that entries `slot[0..n)` of a leaf still name while all their grains are zero: takes
+ * each group, one transaction a group. Blocking, pool. The caller guarantees that no I/O to those units
+ * is in flight (INV-FS-4) and that nobody changes those entries meanwhile.
  */
-int cfs_map_reap(struct cfs_map *map, uint64_t index, const uint8_t *slots, unsigned n);
-/* Frees everything from `from` bytes on, leaf by leaf, restartable by the inode's cursor. Blocking. */
+int cfs_map_reap(struct cfs_map *map, struct cfs_buf *leaf, const uint8_t *slot, unsigned n);
+/*
+ * Empties everything from `from` bytes on (rounded up to units) and gives back its space, tree blocks
+ * too; each transaction stands by itself, so it may be ended and begun again at any point. Blocking.
+ */
 int cfs_map_cut(struct cfs_map *map, uint64_t from);
 
 #endif

@@ -139,6 +139,15 @@ void cfs_txn_patch(struct cfs_txn *txn, struct cfs_buf *buf, const void *p, size
 		add_record(txn, CFS_R_PATCH, buf->vbn, buf->owner, offset, p, bytes);
 }
 
+void cfs_txn_forget(struct cfs_txn *txn, struct cfs_buf *buf)
+{
+	buf->imaged = false;
+	if (!buf->dirty)
+		return;
+	list_del(&buf->dirty_link);
+	cfs_buf_set_dirty(txn->fs, buf, false);
+}
+
 void cfs_txn_released(struct cfs_txn *txn, uint64_t lock_vbn)
 {
 	add_record(txn, CFS_R_RELEASED, lock_vbn, lock_vbn, 0, NULL, 0);

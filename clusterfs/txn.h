@@ -87,6 +87,11 @@ int cfs_txn_begin_wait(struct cfs *fs, struct cfs_txn *txn);
 void cfs_txn_patch(struct cfs_txn *txn, struct cfs_buf *buf, const void *p, size_t bytes);
 /* Logs the whole block: new ones, or many changes at once. */
 void cfs_txn_image(struct cfs_txn *txn, struct cfs_buf *buf);
+/*
+ * A block that this transaction frees: what is in memory must not go in place any more, since the block
+ * may belong to another host soon. Its older records lose against whatever is newer there.
+ */
+void cfs_txn_forget(struct cfs_txn *txn, struct cfs_buf *buf);
 /* Logs RELEASED for a lock block (step three of INV-FS-5). */
 void cfs_txn_released(struct cfs_txn *txn, uint64_t lock_vbn);
 /* Returns the stream position behind this transaction: durable once cfs_durable() >= it. */

@@ -1,0 +1,625 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * group.c: which groups this host holds, what is free in them, bits in transactions; and the thread
+ * that refills stocks and gives groups back that others wish for.
+ */
+#include "clusterfs/groups.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/err.h"
+#include "base/log.h"
+
+/* --- where things lie ---------------------------------------------------------------------------------- */
+
+struct group *group_at(struct cfs *fs, uint64_t vbn)
+{
+	return &fs->groups->group[cfs_group_of(fs, vbn)];
+}
+
+uint32_t group_unit(const struct group *g, uint64_t vbn)
+{
+	uint64_t unit = (vbn - g->vbn) / CFS_UNIT_BLOCKS;
+
+	MUST(vbn >= g->vbn && unit < g->units);
+	return (uint32_t)unit;
+}
+
+uint64_t group_unit_vbn(const struct group *g, uint32_t unit)
+{
+	return g->vbn + (uint64_t)unit * CFS_UNIT_BLOCKS;
+}
+
+unsigned cfs_group_count(struct cfs *fs)
+{
+	unsigned n = 0;
+
+	for (unsigned e = 0; e < fs->extents; e++)
+		n += le32_get(fs->label.extent_table[e].groups);
+	return n;
+}
+
+void cfs_group_place(struct cfs *fs, unsigned g, uint64_t *vbn, uint32_t *units)
+{
+	for (unsigned e = 0; e < fs->extents; e++) {
+		const struct cfs_extent_entry *x = &fs->label.extent_table[e];
+		unsigned n = le32_get(x->groups);
+
+		if (g < n) {
+			*vbn = cfs_vbn(e, CFS_GROUPS +
+						  (uint64_t)g * fs->group_units * CFS_UNIT_BLOCKS);
+			*units = g == n - 1 ? le32_get(x->last_units) : fs->group_units;
+			return;
+		}
+		g -= n;
+	}
+	MUST(!"a group that is there");
+}
+
+unsigned cfs_group_of(struct cfs *fs, uint64_t vbn)
+{
+	unsigned first = 0, extent = cfs_vbn_extent(vbn);
+
+	for (unsigned e = 0; e < extent; e++)
+		first += le32_get(fs->label.extent_table[e].groups);
+	return first + (unsigned)((cfs_vbn_block(vbn) - CFS_GROUPS) /
+				  ((uint64_t)fs->group_units * CFS_UNIT_BLOCKS));
+}
+
+/* --- memory: taken or not -------------------------------------------------------------------------------- */
+
+uint32_t group_take_run(struct group *g, uint32_t want, uint32_t keep, uint32_t *unit)
+{
+	uint32_t i = g->hint < g->units ? g->hint : 0, seen = 0, n = 0;
+
+	if (g->mem_free <= keep)
+		return 0;
+	want = MIN(want, g->mem_free - keep);
+	while (seen < g->units && bit_get(g->taken, i)) {
+		if (i % 8 == 0 && g->taken[i / 8] == 0xff && i + 8 <= g->units) {
+			i += 8;
+			seen += 8;
+		} else {
+			i++;
+			seen++;
+		}
+		if (i >= g->units)
+			i = 0;
+	}
+	if (seen >= g->units)
+		return 0;
+	*unit = i;
+	while (n < want && i < g->units && !bit_get(g->taken, i)) {
+		bit_put(g->taken, i++, true);
+		n++;
+	}
+	g->mem_free -= n;
+	g->hint = i;
+	return n;
+}
+
+void group_untake(struct group *g, uint32_t unit, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		MUST(bit_get(g->taken, unit + i));
+		bit_put(g->taken, unit + i, false);
+	}
+	g->mem_free += n;
+}
+
+/* --- the disk: bits in transactions ------------------------------------------------------------------------ */
+
+/* Sets bits [unit, unit+n) of a row of bitmap blocks; counts those that changed. */
+static uint32_t mark_bits(struct cfs_txn *txn, struct cfs_buf **row, uint32_t unit, uint32_t n,
+			  bool on)
+{
+	uint32_t changed = 0;
+
+	while (n > 0) {
+		struct cfs_buf *buf = row[unit / CFS_BITMAP_BITS];
+		struct cfs_bitmap *map = (struct cfs_bitmap *)buf->data;
+		uint32_t first = unit % CFS_BITMAP_BITS, k = MIN(n, CFS_BITMAP_BITS - first);
+		uint32_t before = changed;
+
+		for (uint32_t i = first; i < first + k; i++) {
+			if (bit_get(map->bits, i) != on) {
+				bit_put(map->bits, i, on);
+				changed++;
+			}
+		}
+		if (changed != before)
+			cfs_txn_patch(txn, buf, &map->bits[first / 8],
+				      (first + k - 1) / 8 - first / 8 + 1);
+		unit += k;
+		n -= k;
+	}
+	return changed;
+}
+
+static void add_to(le32 *field, int64_t delta)
+{
+	*field = le32_of((uint32_t)((int64_t)le32_get(*field) + delta));
+}
+
+void group_mark(struct cfs_txn *txn, struct group *g, uint32_t unit, uint32_t n, bool taken)
+{
+	struct cfs_group *h = group_header(g);
+	uint32_t changed = mark_bits(txn, g->bitmap, unit, n, taken), reclaim;
+
+	MUST(changed == n); /* a unit has one owner: it is set once, cleared once */
+	reclaim = mark_bits(txn, g->reclaim, unit, n, !taken);
+	add_to(&h->free_units, taken ? -(int64_t)n : n);
+	add_to(&h->reclaim_units, taken ? -(int64_t)reclaim : reclaim);
+	cfs_txn_patch(txn, g->header, &h->free_units, 8);
+}
+
+void group_pend(struct cfs_txn *txn, uint64_t vbn, uint32_t units, enum cfs_slab_type slab)
+{
+	struct cfs_groups *gs = txn->fs->groups;
+	struct pending *p = xcalloc(1, sizeof(*p));
+
+	p->stream = txn->fs->journal->head;
+	p->vbn = vbn;
+	p->units = units;
+	p->slab = slab;
+	pthread_mutex_lock(&gs->pending_lock);
+	list_add_tail(&gs->pending, &p->link);
+	pthread_mutex_unlock(&gs->pending_lock);
+}
+
+void cfs_units_use(struct cfs_txn *txn, uint64_t vbn, uint32_t units)
+{
+	struct group *g = group_at(txn->fs, vbn);
+
+	MUST(g->held && g->out >= units);
+	group_mark(txn, g, group_unit(g, vbn), units, true);
+	atomic_fetch_sub(&g->out, units);
+}
+
+void cfs_units_free(struct cfs_txn *txn, uint64_t vbn, uint32_t units)
+{
+	struct group *g = group_at(txn->fs, vbn);
+
+	MUST(g->held && g->out > 0);
+	group_mark(txn, g, group_unit(g, vbn), units, false);
+	group_pend(txn, vbn, units, CFS_SLAB_FREE);
+}
+
+void groups_settle(struct cfs *fs)
+{
+	struct cfs_groups *gs = fs->groups;
+	uint64_t durable = cfs_durable(fs), passed = cfs_journal_passed(fs);
+	struct list done = LIST_INIT(done);
+	struct pending *p, *tmp;
+
+	pthread_mutex_lock(&gs->lock);
+	pthread_mutex_lock(&gs->pending_lock);
+	list_for_each_safe (p, tmp, &gs->pending, link) {
+		if (p->stream < (p->units ? durable : passed)) {
+			list_del(&p->link);
+			list_add_tail(&done, &p->link);
+		}
+	}
+	pthread_mutex_unlock(&gs->pending_lock);
+	list_for_each_safe (p, tmp, &done, link) {
+		struct group *g = group_at(fs, p->vbn);
+		uint32_t unit = group_unit(g, p->vbn);
+
+		if (g->held && p->units) {
+			group_untake(g, unit, p->units);
+		} else if (g->held) {
+			cfs_meta_unreserve_locked(g, p->slab, p->vbn);
+		}
+		free(p);
+	}
+	pthread_mutex_unlock(&gs->lock);
+}
+
+/* --- holding ------------------------------------------------------------------------------------------------- */
+
+static void on_wish(void *arg)
+{
+	struct group *g = arg;
+	struct cfs_groups *gs = g->fs->groups;
+
+	g->wished = true;
+	pthread_mutex_lock(&gs->lock);
+	pthread_cond_signal(&gs->work);
+	pthread_mutex_unlock(&gs->lock);
+}
+
+static void put_bufs(struct group *g)
+{
+	struct cfs *fs = g->fs;
+
+	for (unsigned i = 0; i < g->maps; i++) {
+		if (g->bitmap)
+			cfs_buf_put(fs, g->bitmap[i]);
+		if (g->reclaim)
+			cfs_buf_put(fs, g->reclaim[i]);
+	}
+	cfs_buf_put(fs, g->header);
+	free(g->bitmap);
+	free(g->reclaim);
+	free(g->taken);
+	g->header = NULL;
+	g->bitmap = g->reclaim = NULL;
+	g->taken = NULL;
+}
+
+static int check_header(const struct group *g)
+{
+	const struct cfs_group *h = group_header(g);
+
+	if (le32_get(h->units) != g->units || le32_get(h->meta_units) != g->meta_units ||
+	    le32_get(h->free_units) > g->units || le16_get(h->slabs) > CFS_SLABS)
+		return fail(-EUCLEAN, "group %u: its header says what cannot be; run volume check",
+			    g->number);
+	return 0;
+}
+
+static int load_bufs(struct group *g)
+{
+	struct cfs *fs = g->fs;
+	uint64_t at = g->vbn + 2;
+	int rc;
+
+	g->bitmap = xcalloc(g->maps, sizeof(*g->bitmap));
+	g->reclaim = xcalloc(g->maps, sizeof(*g->reclaim));
+	rc = cfs_buf_get(fs, g->vbn + 1, CFS_T_GROUP, g->vbn, &g->header);
+	if (rc == 0)
+		rc = check_header(g);
+	for (unsigned i = 0; i < g->maps && rc == 0; i++)
+		rc = cfs_buf_get(fs, at + i, CFS_T_BITMAP, g->vbn, &g->bitmap[i]);
+	for (unsigned i = 0; i < g->maps && rc == 0; i++)
+		rc = cfs_buf_get(fs, at + g->maps + i, CFS_T_RECLAIM, g->vbn, &g->reclaim[i]);
+	return rc;
+}
+
+static void load_memory(struct group *g)
+{
+	const struct cfs_group *h = group_header(g);
+
+	g->taken = xcalloc(1, DIV_ROUND_UP(g->units, 8u));
+	g->mem_free = 0;
+	for (uint32_t i = 0; i < g->units; i++) {
+		const struct cfs_bitmap *map = (const void *)g->bitmap[i / CFS_BITMAP_BITS]->data;
+		bool set = bit_get(map->bits, i % CFS_BITMAP_BITS);
+
+		bit_put(g->taken, i, set);
+		g->mem_free += !set;
+	}
+	memset(g->slab_taken, 0, sizeof(g->slab_taken));
+	for (unsigned i = 0; i < le16_get(h->slabs); i++)
+		g->slab_taken[i] = le16_get(h->slab[i].used);
+	g->hint = 0;
+}
+
+/* What was freed and is not durable yet stays taken when a group is loaded again. */
+static void load_pending(struct group *g)
+{
+	struct cfs_groups *gs = g->fs->groups;
+	struct pending *p;
+
+	pthread_mutex_lock(&gs->pending_lock);
+	list_for_each (p, &gs->pending, link) {
+		if (group_at(g->fs, p->vbn) != g)
+			continue;
+		for (uint32_t i = 0; i < p->units; i++) {
+			MUST(!bit_get(g->taken, group_unit(g, p->vbn) + i));
+			bit_put(g->taken, group_unit(g, p->vbn) + i, true);
+			g->mem_free--;
+		}
+		if (!p->units)
+			cfs_meta_reserve_locked(g, p->slab, p->vbn);
+	}
+	pthread_mutex_unlock(&gs->pending_lock);
+}
+
+int group_acquire(struct group *g, unsigned wait_ms)
+{
+	struct cfs_groups *gs = g->fs->groups;
+	struct cfs_lock *lock;
+	int rc = cfs_lock_get(g->fs, g->vbn, CFS_LOCK_EXCLUSIVE, wait_ms, &lock);
+
+	if (rc < 0)
+		return rc;
+	if (g->held) { /* another thread was faster */
+		atomic_fetch_add(&g->out, 1);
+		cfs_lock_put(lock);
+		return 0;
+	}
+	rc = load_bufs(g);
+	if (rc < 0) {
+		put_bufs(g);
+		cfs_lock_put(lock);
+		return rc;
+	}
+	pthread_mutex_lock(&gs->lock);
+	load_memory(g);
+	load_pending(g);
+	g->lock = lock;
+	g->wished = false;
+	g->held = true;
+	atomic_fetch_add(&g->out, 1);
+	pthread_mutex_unlock(&gs->lock);
+	cfs_lock_pin(lock);
+	cfs_lock_on_wish(lock, on_wish, g);
+	cfs_lock_put(lock);
+	return 0;
+}
+
+/* Groups mutex held: gives the group back when nothing keeps it. */
+static bool try_give_back(struct group *g)
+{
+	struct cfs_lock *lock = g->lock;
+
+	if (!g->held || g->out != 0)
+		return false;
+	g->known_free = le32_get(group_header(g)->free_units);
+	g->held = false;
+	g->wished = false;
+	g->lock = NULL;
+	put_bufs(g);
+	cfs_lock_unpin(lock);
+	return true;
+}
+
+int cfs_group_hold(struct cfs *fs, unsigned number)
+{
+	struct cfs_groups *gs = fs->groups;
+	struct group *g = &gs->group[number];
+
+	pthread_mutex_lock(&gs->lock);
+	if (g->held) {
+		atomic_fetch_add(&g->out, 1);
+		pthread_mutex_unlock(&gs->lock);
+		return 0;
+	}
+	pthread_mutex_unlock(&gs->lock);
+	return group_acquire(g, CFS_LOCK_WAIT_MS);
+}
+
+void cfs_group_unhold(struct cfs *fs, unsigned number)
+{
+	struct group *g = &fs->groups->group[number];
+
+	MUST(g->out > 0);
+	if (atomic_fetch_sub(&g->out, 1) == 1 && g->wished) {
+		pthread_mutex_lock(&fs->groups->lock);
+		pthread_cond_signal(&fs->groups->work);
+		pthread_mutex_unlock(&fs->groups->lock);
+	}
+}
+
+/* Tries groups from this host's own part of the volume on; those known to be full come last. */
+static int acquire_round(struct cfs *fs, uint32_t need, unsigned wait_ms, bool for_meta,
+			 bool *again)
+{
+	struct cfs_groups *gs = fs->groups;
+	unsigned start = (unsigned)((uint64_t)fs->slot * gs->count / CFS_MAX_SLOTS);
+
+	for (unsigned i = 0; i < gs->count; i++) {
+		struct group *g = &gs->group[(start + i) % gs->count];
+		uint32_t keep = for_meta ? 0 : group_reserve(g);
+		int rc;
+
+		if (g->held || g->known_free < need + keep)
+			continue;
+		rc = group_acquire(g, wait_ms);
+		if (rc == -EBUSY) {
+			*again = true;
+			continue;
+		}
+		if (rc == -EUCLEAN) { /* one damaged group does not stop the volume */
+			log_error("cfs", "volume %s: group %u is left alone: %s", fs->name,
+				  g->number, err_message(rc));
+			g->known_free = 0;
+			continue;
+		}
+		if (rc < 0)
+			return rc;
+		bool enough = g->mem_free >= need + keep;
+
+		cfs_group_unhold(fs, g->number);
+		if (enough)
+			return 0;
+	}
+	return -ENOSPC;
+}
+
+/* Reads the headers of groups that others hold: what they freed shows there. */
+static void refresh_known(struct cfs *fs)
+{
+	struct cfs_groups *gs = fs->groups;
+	struct cfs_group *h = xaligned(CFS_BLOCK, CFS_BLOCK);
+
+	for (unsigned i = 0; i < gs->count; i++) {
+		struct group *g = &gs->group[i];
+
+		if (g->held)
+			continue;
+		if (cfs_read(fs, g->vbn + 1, h, CFS_BLOCK) == 0 &&
+		    cfs_block_check(h, CFS_T_GROUP, fs->id, g->vbn + 1) == 0)
+			g->known_free = le32_get(h->free_units);
+		err_clear();
+	}
+	free(h);
+}
+
+int group_acquire_any(struct cfs *fs, uint32_t need, bool for_meta)
+{
+	struct cfs_groups *gs = fs->groups;
+	bool again = false;
+	int rc;
+
+	pthread_mutex_lock(&gs->acquire_lock);
+	rc = acquire_round(fs, need, 0, for_meta, &again);
+	if (rc == -ENOSPC) {
+		refresh_known(fs);
+		rc = acquire_round(fs, need, again ? 3000 : 0, for_meta, &again);
+	}
+	pthread_mutex_unlock(&gs->acquire_lock);
+	return rc < 0 && rc == -ENOSPC
+		       ? fail(rc, "volume %s: full; grow it or delete something", fs->name)
+		       : rc;
+}
+
+/* --- the thread -------------------------------------------------------------------------------------------------- */
+
+/* Groups mutex held. */
+static bool give_back_wished(struct cfs *fs)
+{
+	struct cfs_groups *gs = fs->groups;
+	bool left = false;
+
+	for (unsigned i = 0; i < gs->count; i++) {
+		struct group *g = &gs->group[i];
+
+		if (!g->held || !g->wished)
+			continue;
+		stocks_give_back(fs, g);
+		if (!try_give_back(g))
+			left = true;
+	}
+	return left;
+}
+
+static void *groups_main(void *arg)
+{
+	struct cfs *fs = arg;
+	struct cfs_groups *gs = fs->groups;
+	bool left = false;
+
+	pthread_mutex_lock(&gs->lock);
+	while (!gs->stopping) {
+		struct timespec until;
+
+		if (!stocks_hungry(fs)) {
+			clock_gettime(CLOCK_REALTIME, &until);
+			until.tv_nsec += left ? 20000000 : 500000000;
+			until.tv_sec += until.tv_nsec / 1000000000;
+			until.tv_nsec %= 1000000000;
+			pthread_cond_timedwait(&gs->work, &gs->lock, &until);
+			if (gs->stopping)
+				break;
+		}
+		left = give_back_wished(fs);
+		pthread_mutex_unlock(&gs->lock);
+		groups_settle(fs);
+		stocks_refill(fs);
+		pthread_mutex_lock(&gs->lock);
+	}
+	pthread_mutex_unlock(&gs->lock);
+	return NULL;
+}
+
+static void describe(struct cfs *fs, unsigned number)
+{
+	struct group *g = &fs->groups->group[number];
+
+	memset(g, 0, sizeof(*g));
+	g->fs = fs;
+	g->number = number;
+	cfs_group_place(fs, number, &g->vbn, &g->units);
+	g->maps = cfs_group_bitmap_blocks(g->units);
+	g->meta_units = cfs_group_meta_units(g->units);
+	g->known_free = g->units;
+}
+
+int cfs_groups_start(struct cfs *fs)
+{
+	struct cfs_groups *gs = xcalloc(1, sizeof(*gs));
+
+	pthread_mutex_init(&gs->lock, NULL);
+	pthread_mutex_init(&gs->pending_lock, NULL);
+	pthread_mutex_init(&gs->acquire_lock, NULL);
+	pthread_cond_init(&gs->work, NULL);
+	pthread_cond_init(&gs->filled, NULL);
+	list_init(&gs->stocks);
+	list_init(&gs->pending);
+	fs->groups = gs;
+	/* Room for all groups there can ever be is not much; so pointers stay when it grows. */
+	gs->count = cfs_group_count(fs);
+	gs->group = xcalloc(MAX(gs->count, 1u) + 32768u, sizeof(*gs->group));
+	for (unsigned i = 0; i < gs->count; i++)
+		describe(fs, i);
+	MUST(pthread_create(&gs->thread, NULL, groups_main, fs) == 0);
+	return 0;
+}
+
+void cfs_groups_stop(struct cfs *fs)
+{
+	struct cfs_groups *gs = fs->groups;
+
+	if (!gs)
+		return;
+	pthread_mutex_lock(&gs->lock);
+	gs->stopping = true;
+	pthread_cond_broadcast(&gs->work);
+	pthread_cond_broadcast(&gs->filled);
+	pthread_mutex_unlock(&gs->lock);
+	pthread_join(gs->thread, NULL);
+	for (unsigned i = 0; i < gs->count; i++) {
+		gs->group[i].out = 0;
+		try_give_back(&gs->group[i]);
+	}
+	while (!list_empty(&gs->pending)) {
+		struct pending *p = list_first(&gs->pending, struct pending, link);
+
+		list_del(&p->link);
+		free(p);
+	}
+	free(gs->group);
+	free(gs);
+	fs->groups = NULL;
+}
+
+int cfs_groups_extend(struct cfs *fs)
+{
+	struct cfs_groups *gs = fs->groups;
+	unsigned count = cfs_group_count(fs);
+
+	pthread_mutex_lock(&gs->lock);
+	for (unsigned i = 0; i < gs->count; i++) { /* a short last group may have become longer */
+		if (!gs->group[i].held)
+			describe(fs, i);
+	}
+	for (unsigned i = gs->count; i < count; i++)
+		describe(fs, i);
+	gs->count = count;
+	pthread_cond_signal(&gs->work);
+	pthread_mutex_unlock(&gs->lock);
+	return 0;
+}
+
+uint64_t cfs_groups_free_bytes(struct cfs *fs, uint64_t *reclaim_pending)
+{
+	struct cfs_groups *gs = fs->groups;
+	struct cfs_group *h = xaligned(CFS_BLOCK, CFS_BLOCK);
+	uint64_t free_units = 0, reclaim = 0;
+
+	for (unsigned i = 0; i < gs->count; i++) {
+		struct group *g = &gs->group[i];
+		bool held;
+
+		pthread_mutex_lock(&gs->lock);
+		held = g->held;
+		if (held)
+			memcpy(h, g->header->data, CFS_BLOCK);
+		pthread_mutex_unlock(&gs->lock);
+		if (!held && (cfs_read(fs, g->vbn + 1, h, CFS_BLOCK) < 0 ||
+			      cfs_block_check(h, CFS_T_GROUP, fs->id, g->vbn + 1) < 0))
+			continue;
+		free_units += le32_get(h->free_units);
+		reclaim += le32_get(h->reclaim_units);
+	}
+	err_clear();
+	free(h);
+	if (reclaim_pending)
+		*reclaim_pending = reclaim * CFS_UNIT;
+	return free_units * CFS_UNIT;
+}

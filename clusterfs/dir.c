@@ -211,8 +211,7 @@ int cfs_dir_prepare_insert(struct cfs_dir *dir, const struct cfs_dirent *e,
 	if (rc == 0)
 		rc = blocks_wanted(c, &want);
 	while (rc == 0 && c->reserved < want) {
-		rc = cfs_meta_reserve(dir->fs, CFS_SLAB_META, dir->inode, false,
-				      &c->block[c->reserved]);
+		rc = cfs_meta_reserve(dir->fs, CFS_SLAB_META, dir->inode, &c->block[c->reserved]);
 		if (rc == 0)
 			c->reserved++;
 	}
@@ -421,9 +420,9 @@ void cfs_dir_remove(struct cfs_txn *txn, struct cfs_dir_change *c)
 static int free_one(struct cfs_dir *dir, uint64_t vbn, struct cfs_buf *parent)
 {
 	struct cfs *fs = dir->fs;
-	struct cfs_group_hold hold;
+	unsigned group = cfs_group_of(fs, vbn);
 	struct cfs_txn txn;
-	int rc = cfs_group_hold(fs, cfs_group_of(fs, vbn), &hold);
+	int rc = cfs_group_hold(fs, group);
 
 	if (rc < 0)
 		return rc;
@@ -443,7 +442,7 @@ static int free_one(struct cfs_dir *dir, uint64_t vbn, struct cfs_buf *parent)
 		cfs_meta_free(&txn, CFS_SLAB_META, vbn);
 		cfs_txn_end(&txn);
 	}
-	cfs_group_unhold(fs, &hold);
+	cfs_group_unhold(fs, group);
 	return rc;
 }
 

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""KVM or emulation: the lab's only switch. A /dev/kvm that opens proves nothing, so the probe boots the stock
+kernel under it, in a machine that looks for /dev/kvm of its own, and remembers the answer until the next boot."""
+import os, subprocess
+from pathlib import Path
+from . import cache
+from .network import popen
+from .newc import Newc
+
+PROBE_SECONDS = 12  # a stock kernel on a real KVM is there in 2
+PROBE_INIT = '''#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
+modprobe kvm_amd nested=1 || modprobe kvm_intel nested=1
+[ -c /dev/kvm ] && echo lab-probe-nested-kvm
+echo lab-probe-done
+poweroff -f
+'''
+
+
+class Accel:
+    def __init__(self, name):
+        self.name = name
+
+    def words(self, flags=''):
+        """QEMU's words; flags such as '-avx2' make hosts differ."""
+        flags = f',{flags}' if flags else ''
+        if self.name == 'kvm':
+            return ['-accel', 'kvm', '-cpu', f'host{flags}']
+        return ['-accel', 'tcg,thread=multi,tb-size=256', '-cpu', f'max,+svm,+npt{flags}']
+
+
+def choose(kernel):
+    """PERILUNE_LAB_ACCEL=kvm or tcg insists; else the probe decides."""
+    forced = os.environ.get('PERILUNE_LAB_ACCEL')
+    if forced in ('kvm', 'tcg'):
+        return Accel(forced)
+    if forced:
+        raise cache.LabError(f'PERILUNE_LAB_ACCEL={forced}: kvm or tcg')
+    if not os.access('/dev/kvm', os.R_OK | os.W_OK):
+        return Accel('tcg')
+    boot = Path('/proc/sys/kernel/random/boot_id').read_text()
+    key = cache.digest(kernel.key, boot, Path(__file__))
+    path = cache.entry('accel', key, lambda work: (work / 'answer').write_text('kvm' if _probe(kernel, work) else 'tcg'))
+    return Accel((path / 'answer').read_text())
+
+
+def _probe(kernel, work):
+    with open(work / 'probe.cpio', 'wb') as f:
+        c = Newc(f)
+        for d in ('proc', 'sys', 'dev', 'bin', 'sbin'):
+            c.dir(d)
+        c.char('dev/console', 5, 1)
+        c.copy('/bin/busybox', 'bin/busybox')
+        c.file('init', PROBE_INIT.encode(), 0o755)
+        lines = []
+        for module, line in kernel.closure(['irqbypass', 'ccp', 'kvm', 'kvm-amd', 'kvm-intel']):
+            c.copy(kernel.modules / module, f'lib/modules/{kernel.release}/{module}')
+            lines.append(line)
+        c.file(f'lib/modules/{kernel.release}/modules.dep', ''.join(lines).encode())
+        c.end()
+    p = popen(['qemu-system-x86_64', '-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-machine', 'q35', *Accel('kvm').words(), '-m', '256', '-serial', 'stdio',
+               '-kernel', kernel.vmlinuz, '-initrd', work / 'probe.cpio', '-append', 'console=ttyS0 panic=-1 quiet'],
+              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        out = p.communicate(timeout=PROBE_SECONDS)[0]
+    except subprocess.TimeoutExpired:
+        p.kill()
+        out = p.communicate()[0]
+    (work / 'probe.log').write_bytes(out)
+    return b'lab-probe-nested-kvm' in out

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * daemon.h (private to host): what hangs together in one host. Set up by daemon.c in the order of
+ * the fields; afterwards the pointers never change, each module locks its own.
+ */
+#ifndef HOST_DAEMON_H
+#define HOST_DAEMON_H
+
+#include <stdbool.h>
+
+#include "host/host.h"
+#include "host/state.h"
+
+struct host_api;
+struct host_db;
+struct host_events;
+struct host_luns;
+struct host_tasks;
+struct host_vms;
+struct host_volumes;
+
+struct host {
+	bool offline; /* no state directory: only luns is there */
+	char name[64];
+	char listen[64];
+	char vmm[256];
+	uint64_t started_ns; /* wall time */
+	struct host_state state;
+	struct host_db *db;
+	struct host_events *events;
+	struct host_tasks *tasks;
+	struct host_luns *luns;
+	struct host_volumes *volumes;
+	struct host_vms *vms;
+	struct host_api *api;
+};
+
+#endif

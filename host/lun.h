@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * lun.h (private to host): the LUNs this host has open, by name and by id, with counted uses: a
+ * LUN is opened once, whoever uses it. Those that were connected are remembered in the inventory.
+ */
+#ifndef HOST_LUN_H
+#define HOST_LUN_H
+
+#include <stdbool.h>
+#include <jansson.h>
+
+struct blk;
+struct host;
+struct host_lun;
+struct host_luns;
+
+int host_luns_create(struct host *host, struct host_luns **out);
+/* Opens what was connected before; what cannot be reached is tried again by who wants it. */
+void host_luns_restore(struct host_luns *luns);
+void host_luns_destroy(struct host_luns *luns);
+
+/*
+ * A use of the LUN `name`: a path, a URL, or the id of a known one. Opens it if it is not open;
+ * blocking. `chap_file` may be NULL. `read_only` asks for no more than reading; a LUN that is open
+ * already stays as it is.
+ */
+int host_lun_get(struct host_luns *luns, const char *name, const char *chap_file, bool read_only,
+		 struct host_lun **out);
+void host_lun_put(struct host_luns *luns, struct host_lun *lun);
+struct blk *host_lun_blk(struct host_lun *lun);
+const char *host_lun_name(const struct host_lun *lun);
+/* Names what uses it ("volume v1"), for `lun list` and refusals; NULL: nothing any more. */
+void host_lun_set_user(struct host_luns *luns, struct host_lun *lun, const char *user);
+
+/*
+ * Finds extents: calls `fn` for each known LUN, used meanwhile; non-zero ends the walk.
+ */
+int host_luns_each(struct host_luns *luns, int (*fn)(void *arg, struct host_lun *lun), void *arg);
+
+#endif

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+/* verbs.h (private to host): the tables of verbs, one a noun, each ended by a NULL noun. */
+#ifndef HOST_VERBS_H
+#define HOST_VERBS_H
+
+#include "host/call.h"
+
+extern const struct host_verb host_host_verbs[]; /* status, host check, show; task and event */
+extern const struct host_verb host_lun_verbs[];
+extern const struct host_verb host_fault_verbs[];
+extern const struct host_verb host_volume_verbs[];
+extern const struct host_verb host_disk_verbs[];
+extern const struct host_verb host_file_verbs[];
+extern const struct host_verb host_vm_verbs[];
+
+#endif

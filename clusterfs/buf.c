@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "clusterfs/validate.h"
 
 struct cfs_cache {
 	pthread_mutex_t lock;
@@ -152,6 +153,8 @@ static int validate(struct cfs *fs, uint64_t vbn, enum cfs_type type, uint64_t o
 	const struct cfs_head *h = data;
 	int rc = cfs_block_check(data, type, fs->id, vbn);
 
+	if (rc == 0)
+		rc = cfs_block_validate(data, type);
 	if (rc < 0)
 		return rc;
 	if (le64_get(h->owner) != owner)

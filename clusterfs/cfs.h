@@ -93,6 +93,8 @@ struct cfs_info {
 	struct cfs_host_info host[64];
 };
 int cfs_info(struct cfs *fs, struct cfs_info *out);
+/* All that was done by calls that have returned is durable: names, sizes, data. Blocking. */
+int cfs_sync(struct cfs *fs);
 /* A memfd with one page: le64, CLOCK_BOOTTIME ns of the lease's end. Borrowed. */
 int cfs_lease_fd(struct cfs *fs);
 /* Lets extents be larger, or adds new ones (`blks` of those only); blocking. */

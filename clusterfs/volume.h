@@ -24,6 +24,7 @@ struct cfs_locks;
 struct cfs_cache;
 struct cfs_journal;
 struct cfs_groups;
+struct cfs_trash;
 
 struct cfs {
 	struct cfs_options options; /* strings owned */
@@ -51,6 +52,9 @@ struct cfs {
 	struct cfs_cache *cache;
 	struct cfs_journal *journal;
 	struct cfs_groups *groups;
+	struct cfs_trash *trash;    /* deletions in the background (names.h); NULL: done at once */
+	pthread_mutex_t files_lock; /* guards the list of open files */
+	struct cfs_file *files;
 };
 
 /* The first half of a mount and of `check`, `dump`: reads and validates labels, matches extents. */

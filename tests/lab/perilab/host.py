@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from .console import GuestConsole
 from .guest import APPEND
 from .machine import Disk, Machine
+from .perilune import Perilune
 
 MODULES = 'irqbypass ccp kvm vhost_net tun bridge sg'.split()
 
@@ -24,6 +25,7 @@ class Host(Machine):
             disks.append(Disk('guest', lab.guest.image, readonly=True))
         super().__init__(lab, f'host{index}', 10 + index, spec.memory, spec.cpus, disks, cpu_flags=spec.cpu_flags,
                          modules=MODULES)
+        self.perilune = Perilune(self)
 
     def qemu_guest(self, drive, memory=256, cpus=1, append=APPEND, extra=''):
         """The stock guest under QEMU/KVM, our VMM's peer: a GuestConsole. drive is a -drive's file= and format=,

@@ -20,7 +20,7 @@ class Perilune:
         address = self.host.networks['lan']
         self.daemon = self.host.spawn(f'exec perilund --state {STATE} --name {self.host.name} --listen {address}:7700')
         end = start + timeout * self.host.lab.scale
-        while self.cli('status', check=False, timeout=timeout).code:
+        while self.cli('host show', check=False, timeout=timeout).code:
             if self.daemon.code is not None:
                 raise RunFailed(f'{self.host.name}: perilund ended with {self.daemon.code}: '
                                 f'{(self.daemon.out + self.daemon.err)[-2000:]}')

@@ -37,6 +37,12 @@ void cfs_slot_view(struct cfs *fs, unsigned slot, struct cfs_slot_view *out);
 /* Is the life (slot, epoch) over *and* replayed: may its locks be broken? */
 enum cfs_life { CFS_LIFE_ALIVE, CFS_LIFE_RECOVERING, CFS_LIFE_DEAD };
 enum cfs_life cfs_slot_life(struct cfs *fs, unsigned slot, uint32_t epoch);
+/*
+ * BOOTTIME ms from which on the lease of a dead life is over, so that its VMs may run elsewhere;
+ * UINT64_MAX while that life stands. Its last confirmed beat had landed before its claim was taken,
+ * so it was in the first look that showed the claim gone, or in an earlier one: counted from there.
+ */
+uint64_t cfs_slot_lease_over_ms(struct cfs *fs, unsigned slot, uint32_t epoch);
 /* Until the next confirmed beat, at most `wait_ms`. */
 int cfs_slot_wait_beat(struct cfs *fs, unsigned wait_ms);
 
@@ -47,6 +53,10 @@ void cfs_slot_unwish(struct cfs *fs, uint64_t lock_vbn);
 /* Changes the own claim (journal's place, sessions) by compare-and-write. */
 int cfs_slot_set_journal(struct cfs *fs, uint64_t vbn, uint32_t blocks);
 void cfs_slot_journal(struct cfs *fs, unsigned slot, uint64_t *vbn, uint32_t *blocks);
+/* Claims more sessions when the LUNs have come to use more than the claim says. */
+int cfs_slot_update_sessions(struct cfs *fs);
+/* From now on this host's beats say that it serves (slot, epoch) no more. */
+void cfs_slot_refuse(struct cfs *fs, unsigned slot, uint32_t epoch);
 
 /* The recovery thread (recover.c): takes over silent slots. */
 int cfs_recover_start(struct cfs *fs);

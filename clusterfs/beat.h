@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * beat.h (private to slot.c and beat.c): the beat thread and what it sees.
+ */
+#ifndef CLUSTERFS_BEAT_H
+#define CLUSTERFS_BEAT_H
+
+#include "clusterfs/self.h"
+#include "clusterfs/slot.h"
+
+struct cfs_beat; /* the threads' own */
+struct cfs_recovery;
+
+struct cfs_slots {
+	struct cfs_self self;
+	int state_fd;	   /* the state directory's lock on this volume */
+	uint32_t held;	   /* extents whose host lock we hold, a bit each */
+	bool joined;	   /* registered with the fence */
+	uint32_t lease_ms; /* ours: the label's, or longer */
+	struct cfs_beat *beat;
+	struct cfs_recovery *recovery;
+
+	pthread_mutex_t claim_lock;  /* changes of the own claim; held across its I/O */
+	struct cfs_claim_record own; /* as it stands on the disk */
+	_Atomic bool claimed;
+
+	pthread_mutex_t lock; /* all below; never held across I/O */
+	pthread_cond_t seen;  /* a beat was confirmed, or the life is over */
+	uint64_t confirmed;   /* beats that were, since the start */
+	bool ended;	      /* no beat will come any more */
+	struct cfs_slot_view view[CFS_MAX_SLOTS];
+	uint8_t raw[CFS_MAX_SLOTS][CFS_RECORD]; /* each beat as last read: what "moves" means */
+	uint64_t beat_ms[CFS_MAX_SLOTS];	/* BOOTTIME when its beat block last differed */
+	uint64_t epoch_ms[CFS_MAX_SLOTS];	/* ... and when its epoch was first seen */
+	uint64_t wish[CFS_WISHES];
+	unsigned next_wish;
+	uint32_t refused[CFS_MAX_SLOTS];
+	uint64_t counter; /* of the own beat */
+	uint64_t label_sequence;
+};
+
+/* Claims and beats lie together: one read brings both. */
+#define CFS_AREA_BLOCKS (CFS_BEATS + CFS_MAX_SLOTS - CFS_CLAIMS)
+#define CFS_AREA_BYTES	((size_t)CFS_AREA_BLOCKS * CFS_BLOCK)
+static inline const void *cfs_area_claim(const uint8_t *area, unsigned slot)
+{
+	return area + (size_t)slot * CFS_BLOCK;
+}
+static inline const void *cfs_area_beat(const uint8_t *area, unsigned slot)
+{
+	return area + (size_t)(CFS_BEATS - CFS_CLAIMS + slot) * CFS_BLOCK;
+}
+
+/*
+ * Starts the thread for fs->slot and fs->epoch and waits for the first confirmed beat. The thread
+ * opens a beat channel of extent 0, beats, looks, and keeps *fs->lease_end.
+ */
+int cfs_beat_start(struct cfs *fs);
+/* Ends it, whatever it is in the middle of; the lease is 0 afterwards. */
+void cfs_beat_stop(struct cfs *fs);
+
+#endif

@@ -70,10 +70,12 @@ void cfs_meta_use(struct cfs_txn *txn, enum cfs_slab_type type, uint64_t vbn);
 /* In a transaction, group held. Reusable once durable and the journal's tail has passed it. */
 void cfs_meta_free(struct cfs_txn *txn, enum cfs_slab_type type, uint64_t vbn);
 
-/* Before there is a journal: room for one, taken in place (mount.c). Blocking. */
+/* Before there is a journal: room for one, taken in place (mount.c); its group comes held. */
 int cfs_groups_place_journal(struct cfs *fs, uint32_t blocks, uint64_t *vbn);
 /* Sends freed units back to the array, up to `bytes`. Blocking. */
 int cfs_groups_reclaim(struct cfs *fs, uint64_t bytes, uint64_t *done);
+/* The same, but only of groups this host holds anyway. */
+int cfs_groups_reclaim_held(struct cfs *fs, uint64_t bytes, uint64_t *done);
 uint64_t cfs_groups_free_bytes(struct cfs *fs, uint64_t *reclaim_pending);
 
 #endif

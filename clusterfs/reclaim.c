@@ -79,7 +79,7 @@ static int send_run(struct group *g, uint32_t unit, uint32_t n)
 	return rc;
 }
 
-int cfs_groups_reclaim(struct cfs *fs, uint64_t bytes, uint64_t *done)
+static int reclaim(struct cfs *fs, uint64_t bytes, bool held_only, uint64_t *done)
 {
 	struct cfs_groups *gs = fs->groups;
 	int rc = 0;
@@ -90,6 +90,8 @@ int cfs_groups_reclaim(struct cfs *fs, uint64_t bytes, uint64_t *done)
 		struct group *g = &gs->group[i];
 		uint32_t at = 0, unit, n;
 
+		if (held_only && !g->held)
+			continue;
 		rc = cfs_group_hold(fs, i);
 		if (rc == -EBUSY) {
 			rc = 0;
@@ -108,6 +110,16 @@ int cfs_groups_reclaim(struct cfs *fs, uint64_t bytes, uint64_t *done)
 		cfs_group_unhold(fs, i);
 	}
 	return rc;
+}
+
+int cfs_groups_reclaim(struct cfs *fs, uint64_t bytes, uint64_t *done)
+{
+	return reclaim(fs, bytes, false, done);
+}
+
+int cfs_groups_reclaim_held(struct cfs *fs, uint64_t bytes, uint64_t *done)
+{
+	return reclaim(fs, bytes, true, done);
 }
 
 /* --- the journal's place ------------------------------------------------------------------------------------ */

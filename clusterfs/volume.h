@@ -25,6 +25,7 @@ struct cfs_cache;
 struct cfs_journal;
 struct cfs_groups;
 struct cfs_trash;
+struct cfs_janitor;
 
 struct cfs {
 	struct cfs_options options; /* strings owned */
@@ -44,7 +45,6 @@ struct cfs {
 	_Atomic uint64_t *lease_end;
 	int lease_fd;
 	_Atomic bool dead;	     /* another host took our slot: this life is over */
-	_Atomic unsigned open_files; /* cfs_open without cfs_close: no unmount */
 	_Atomic uint64_t sequence;   /* Lamport clock of transactions: the largest seen */
 
 	struct cfs_slots *slots;
@@ -55,6 +55,7 @@ struct cfs {
 	struct cfs_trash *trash;    /* deletions in the background (names.h); NULL: done at once */
 	pthread_mutex_t files_lock; /* guards the list of open files */
 	struct cfs_file *files;
+	struct cfs_janitor *janitor;
 };
 
 /* The first half of a mount and of `check`, `dump`: reads and validates labels, matches extents. */

@@ -3,7 +3,7 @@
  * mount.c: joining and leaving a volume: the order in which its parts come up and go down.
  *
  *	label - lease page - slot (fence, claim, beat) - cache - locks - groups - [journal's place] -
- *	journal (replay) - recovery - janitor
+ *	journal (replay) - trash - recovery - janitor
  *
  * Down it goes in reverse; what holds locks goes before the locks, the locks before the journal
  * (each leaves with a record in it), the journal before the slot.
@@ -22,6 +22,7 @@
 #include "clusterfs/janitor.h"
 #include "clusterfs/label.h"
 #include "clusterfs/lock.h"
+#include "clusterfs/names.h"
 #include "clusterfs/slot.h"
 #include "clusterfs/txn.h"
 
@@ -133,6 +134,8 @@ static int bring_up(struct cfs *fs)
 	if (rc == 0)
 		rc = start_journal(fs, resumed);
 	if (rc == 0)
+		rc = cfs_trash_start(fs);
+	if (rc == 0)
 		rc = cfs_recover_start(fs);
 	if (rc == 0)
 		rc = cfs_janitor_start(fs);
@@ -153,6 +156,7 @@ int cfs_bring_down(struct cfs *fs, enum cfs_down how)
 
 	cfs_janitor_stop(fs);
 	cfs_recover_stop(fs);
+	cfs_trash_stop(fs);
 	cfs_groups_stop(fs);
 	if (fs->locks)
 		rc = cfs_locks_stop(fs, !abandon);

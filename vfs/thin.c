@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+/* thin.c: a thin disk's life and its requests: from submit over the walk to the answer. */
+#include "vfs/thin_impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "clusterfs/cfs.h"
+#include "clusterfs/names.h"
+
+_Static_assert(sizeof(struct thin_req) <= sizeof(((struct vfs_req *)0)->priv), "priv");
+
+/* --- the walk --------------------------------------------------------------------------------------- */
+
+static int step(struct vfs_req *req)
+{
+	switch (req->op) {
+	case VFS_READ:
+		return thin_step_read(req);
+	case VFS_WRITE:
+		return thin_step_write(req);
+	case VFS_DISCARD:
+	case VFS_WRITE_ZEROES:
+		return thin_step_zero(req);
+	case VFS_FLUSH:
+		break;
+	}
+	MUST(!"a request that walks");
+}
+
+void thin_walk(struct vfs_req *req)
+{
+	struct thin_req *t = thin_req(req);
+	int rc = STEP_MORE;
+
+	while (rc == STEP_MORE && t->at < req->offset + req->length && t->res == 0)
+		rc = step(req);
+	if (rc == STEP_WAIT)
+		return; /* called again from the list it waits on */
+	thin_part_done(req, rc);
+}
+
+static void answer(struct vfs_req *req, int res)
+{
+	struct thin *thin = thin_req(req)->thin;
+
+	req->done(req, res);
+	thin->in_flight--;
+	thin_idle(thin);
+}
+
+/* --- flush: what was answered becomes durable ----------------------------------------------------------- */
+
+static void commit_posted(struct loop_work *work)
+{
+	struct thin_req *t = container_of(work, struct thin_req, commit_work);
+
+	if (t->res == -ESTALE && !t->thin->closed) {
+		/* The lease is over for now: nothing is promised until it runs again. */
+		thin_wait(&t->thin->flushes, req_of(t));
+		if (!t->thin->retry.armed)
+			loop_timer_arm(t->thin->disk.loop, &t->thin->retry,
+				       clock_boot_ns() + THIN_RETRY_MS * NS_PER_MS);
+		return;
+	}
+	answer(req_of(t), t->res);
+}
+
+static void commit_done(struct cfs_commit *commit, int res) /* in the commit thread */
+{
+	struct thin_req *t = container_of(commit, struct thin_req, commit);
+
+	t->res = res < 0 && res != -ESTALE ? -EIO : res;
+	loop_post(t->thin->disk.loop, &t->commit_work);
+}
+
+void thin_commit(struct vfs_req *req)
+{
+	struct thin_req *t = thin_req(req);
+
+	t->commit.done = commit_done;
+	t->commit_work.fn = commit_posted;
+	cfs_commit(t->thin->fs, &t->commit);
+}
+
+void thin_part_done(struct vfs_req *req, int res)
+{
+	struct thin_req *t = thin_req(req);
+
+	if (res < 0 && t->res == 0)
+		t->res = res;
+	if (--t->pending)
+		return;
+	if (t->res == 0 && (req->flags & VFS_FUA) && req->op != VFS_READ)
+		thin_commit(req);
+	else
+		answer(req, t->res);
+}
+
+void thin_wait(struct list *queue, struct vfs_req *req)
+{
+	list_add_tail(queue, &thin_req(req)->wait);
+}
+
+void thin_wake(struct list *queue)
+{
+	struct list now;
+
+	list_init(&now);
+	list_splice_tail(&now, queue);
+	while (!list_empty(&now)) {
+		struct thin_req *t = list_first(&now, struct thin_req, wait);
+
+		list_del(&t->wait);
+		thin_walk(req_of(t));
+	}
+}
+
+/* --- submit ------------------------------------------------------------------------------------------------ */
+
+static bool in_range(const struct vfs_disk *disk, const struct vfs_req *req)
+{
+	return req->length > 0 && req->offset % disk->info.block_size == 0 &&
+	       req->length % disk->info.block_size == 0 && req->offset <= disk->info.size &&
+	       req->length <= disk->info.size - req->offset;
+}
+
+static void thin_submit(struct vfs_disk *disk, struct vfs_req *req)
+{
+	struct thin *thin = container_of(disk, struct thin, disk);
+	struct thin_req *t = thin_req(req);
+
+	if (req->op != VFS_FLUSH && !in_range(disk, req)) {
+		req->done(req, -EINVAL);
+		return;
+	}
+	if (req->op != VFS_FLUSH && req->op != VFS_READ && disk->info.read_only) {
+		req->done(req, -EROFS);
+		return;
+	}
+	t->thin = thin;
+	list_init(&t->wait);
+	t->at = req->offset;
+	t->pending = 1;
+	t->res = 0;
+	t->iov_index = 0;
+	t->iov_offset = 0;
+	thin->in_flight++;
+	if (req->op == VFS_FLUSH && !disk->info.read_only)
+		thin_commit(req);
+	else if (req->op == VFS_FLUSH)
+		answer(req, 0);
+	else
+		thin_walk(req);
+}
+
+/* --- life ---------------------------------------------------------------------------------------------------- */
+
+static void close_now(struct loop_work *work)
+{
+	struct thin *thin = container_of(work, struct thin, close_work);
+	void (*closed)(void *arg) = thin->closed;
+	void *arg = thin->closed_arg;
+
+	loop_timer_cancel(&thin->retry);
+	leaf_forget_all(thin);
+	pieces_free(thin);
+	vfs_chans_put(thin->chans);
+	free(thin);
+	closed(arg);
+}
+
+void thin_idle(struct thin *thin)
+{
+	if (thin->closed && thin->in_flight == 0 && !thin->space_waiting && !thin->room_waiting)
+		loop_defer(thin->disk.loop, &thin->close_work);
+}
+
+static void thin_close(struct vfs_disk *disk, void (*closed)(void *arg), void *arg)
+{
+	struct thin *thin = container_of(disk, struct thin, disk);
+
+	thin->closed = closed;
+	thin->closed_arg = arg;
+	thin->close_work.fn = close_now;
+	thin_give_up_stalled(thin);
+	thin_idle(thin);
+}
+
+static const struct vfs_disk_ops thin_ops = {.submit = thin_submit, .close = thin_close};
+
+static void fill_info(struct thin *thin, const struct cfs_stat *st, const char *name)
+{
+	struct vfs_disk_info *info = &thin->disk.info;
+
+	info->size = st->size;
+	info->block_size = MAX(512u, thin->fs->logical_block);
+	info->grain = THIN_GRAIN;
+	info->discard_unit = CFS_UNIT;
+	memcpy(info->id, st->id, sizeof(info->id));
+	(void)str_format(info->name, sizeof(info->name), "%s", name);
+	info->read_only = !thin->map->stock;
+}
+
+int vfs_thin_open(struct vfs_chans *chans, struct cfs_file *file, const char *name,
+		  struct vfs_disk **out)
+{
+	struct thin *thin = xcalloc(1, sizeof(*thin));
+	struct cfs_stat st;
+
+	cfs_file_stat(file, &st);
+	thin->disk.ops = &thin_ops;
+	thin->disk.loop = vfs_chans_loop(chans);
+	thin->chans = chans;
+	thin->fs = vfs_chans_volume(chans);
+	thin->map = cfs_file_map(file);
+	thin->thick = st.thick;
+	thin->flight_ns = le32_get(thin->fs->label.flight_ms) * NS_PER_MS;
+	for (unsigned i = 0; i < THIN_BUCKETS; i++)
+		list_init(&thin->bucket[i]);
+	list_init(&thin->lru);
+	list_init(&thin->free_pieces);
+	list_init(&thin->no_space);
+	list_init(&thin->no_room);
+	list_init(&thin->zero_room);
+	list_init(&thin->stalled);
+	list_init(&thin->flushes);
+	list_init(&thin->reap);
+	thin->retry.fn = thin_retry_stalled;
+	thin->room_work.fn = thin_room;
+	thin->space_work.fn = thin_space;
+	fill_info(thin, &st, name);
+	vfs_chans_get(chans);
+	*out = &thin->disk;
+	return 0;
+}

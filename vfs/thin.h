@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * thin.h: a disk on a volume: requests go through the file's map straight to the LUN, with the
+ * guest's own memory.
+ *
+ * A write to blocks that are there changes no metadata. A first write takes a unit from the file's
+ * stock, is written, and only then logged (INV-FS-2) and answered (INV-FS-3). One structural change
+ * of a 64 KiB entry at a time; other requests that need one wait, plain I/O does not.
+ */
+#ifndef VFS_THIN_H
+#define VFS_THIN_H
+
+#include "vfs/disk.h"
+
+struct cfs_file;
+struct vfs_chans;
+
+/*
+ * `file` is opened with CFS_OPEN_WRITE (else the disk is read-only) and stays the caller's: closed
+ * with cfs_close after the disk is. From now on only the disk's loop touches its map. Takes a
+ * reference of `chans`. `name` is what people call it. Any thread.
+ */
+int vfs_thin_open(struct vfs_chans *chans, struct cfs_file *file, const char *name,
+		  struct vfs_disk **out);
+
+#endif

@@ -2,7 +2,7 @@
 /*
  * mount.c: joining and leaving a volume: the order in which its parts come up and go down.
  *
- *	label - lease page - slot (fence, claim, beat) - cache - locks - groups - [journal's place] -
+ *	label - slot (fence, claim, beat) - cache - locks - groups - [journal's place] -
  *	journal (replay) - trash - recovery - janitor
  *
  * Down it goes in reverse; what holds locks goes before the locks, the locks before the journal
@@ -13,8 +13,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "base/err.h"
 #include "base/log.h"
@@ -37,26 +35,13 @@ static void copy_options(struct cfs *fs, const struct cfs_options *o)
 	fs->options.initiator = xstrdup(o->initiator ? o->initiator : "");
 }
 
-static int lease_page(struct cfs *fs)
-{
-	void *page;
-
-	fs->lease_fd = memfd_create("perilune-lease", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (fs->lease_fd < 0 || ftruncate(fs->lease_fd, 4096) < 0)
-		return fail(-errno, "memfd for the lease: %s", strerror(errno));
-	page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fs->lease_fd, 0);
-	if (page == MAP_FAILED)
-		return fail(-errno, "memfd for the lease: %s", strerror(errno));
-	fs->lease_end = page;
-	return 0;
-}
-
 struct cfs *cfs_volume_create(const struct cfs_options *options)
 {
 	struct cfs *fs = xcalloc(1, sizeof(*fs));
 
 	copy_options(fs, options);
 	pthread_mutex_init(&fs->label_lock, NULL);
+	pthread_mutex_init(&fs->files_lock, NULL);
 	fs->lease_fd = -1;
 	return fs;
 }
@@ -72,22 +57,19 @@ int cfs_volume_open(struct cfs *fs, struct blk **blks, unsigned n)
 	cfs_text_copy(fs->name, sizeof(fs->name), fs->label.name, sizeof(fs->label.name));
 	fs->logical_block = le32_get(fs->label.logical_block);
 	fs->group_units = le32_get(fs->label.group_units);
-	return lease_page(fs);
+	return 0;
 }
 
 void cfs_volume_free(struct cfs *fs)
 {
 	for (unsigned e = 0; e < fs->extents; e++)
 		blk_set_lease(fs->extent[e], NULL);
-	if (fs->lease_end)
-		munmap((void *)fs->lease_end, 4096);
-	if (fs->lease_fd >= 0)
-		close(fs->lease_fd);
 	free((char *)fs->options.host_name);
 	free((char *)fs->options.state_dir);
 	free((char *)fs->options.address);
 	free((char *)fs->options.initiator);
 	pthread_mutex_destroy(&fs->label_lock);
+	pthread_mutex_destroy(&fs->files_lock);
 	free(fs);
 }
 
@@ -196,7 +178,7 @@ int cfs_mount(struct blk **blks, unsigned n, const struct cfs_options *options, 
 
 int cfs_unmount(struct cfs *fs)
 {
-	unsigned open_files = fs->open_files;
+	unsigned open_files = cfs_files_open(fs);
 	int rc;
 
 	if (open_files)
@@ -213,9 +195,4 @@ void cfs_abandon(struct cfs *fs)
 {
 	cfs_bring_down(fs, CFS_DOWN_ABANDON);
 	cfs_volume_free(fs);
-}
-
-int cfs_lease_fd(struct cfs *fs)
-{
-	return fs->lease_fd;
 }

@@ -44,8 +44,8 @@ struct cfs {
 	 * back under the same epoch. In memory that VMMs map read-only (cfs_lease_fd). */
 	_Atomic uint64_t *lease_end;
 	int lease_fd;
-	_Atomic bool dead;	     /* another host took our slot: this life is over */
-	_Atomic uint64_t sequence;   /* Lamport clock of transactions: the largest seen */
+	_Atomic bool dead;	   /* another host took our slot: this life is over */
+	_Atomic uint64_t sequence; /* Lamport clock of transactions: the largest seen */
 
 	struct cfs_slots *slots;
 	struct cfs_locks *locks;

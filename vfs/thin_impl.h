@@ -16,12 +16,12 @@
 #include "vfs/chans.h"
 #include "vfs/thin.h"
 
-#define THIN_LEAVES	4096u /* leaves a disk keeps at hand: 16 MiB */
-#define THIN_BUCKETS	1024u
-#define THIN_RUN_BYTES	(1u * MiB) /* the longest piece */
-#define THIN_PIECE_IOV	24u	   /* iovecs a piece has room for; more ends the run there */
-#define THIN_RETRY_MS	100u
-#define THIN_GRAIN	CFS_BLOCK
+#define THIN_LEAVES    4096u /* leaves a disk keeps at hand: 16 MiB */
+#define THIN_BUCKETS   1024u
+#define THIN_RUN_BYTES (1u * MiB) /* the longest piece */
+#define THIN_PIECE_IOV 24u	  /* iovecs a piece has room for; more ends the run there */
+#define THIN_RETRY_MS  100u
+#define THIN_GRAIN     CFS_BLOCK
 
 struct thin;
 
@@ -48,11 +48,11 @@ struct thin {
 	unsigned leaves;
 	struct leaf *last; /* the one found last */
 	struct list free_pieces;
-	struct list no_space; /* requests that wait for units */
-	struct list no_room;  /* pieces that wait for room in the journal */
+	struct list no_space;  /* requests that wait for units */
+	struct list no_room;   /* pieces that wait for room in the journal */
 	struct list zero_room; /* requests that wait for it */
-	struct list flushes;  /* flushes that met the end of the lease */
-	struct list stalled;  /* pieces to be sent again: lease over, session lost, array full */
+	struct list flushes;   /* flushes that met the end of the lease */
+	struct list stalled;   /* pieces to be sent again: lease over, session lost, array full */
 	struct loop_work space_work, room_work;
 	bool space_waiting, room_waiting, full;
 	struct loop_timer retry;
@@ -113,7 +113,7 @@ static inline void bitmap_put(uint8_t *bits, unsigned i, bool on)
 	if (on)
 		bits[i / 8] |= (uint8_t)(1u << (i % 8));
 	else
-		bits[i / 8] &= (uint8_t)~(1u << (i % 8));
+		bits[i / 8] &= (uint8_t) ~(1u << (i % 8));
 }
 
 /* --- thin.c ----------------------------------------------------------------------------------------- */
@@ -133,7 +133,8 @@ void thin_idle(struct thin *thin); /* something ended: closes if that was asked 
 
 enum step { STEP_MORE, STEP_WAIT };
 /* STEP_MORE: *out is loaded. STEP_WAIT: the request waits for it. `create`: a hole will not do. */
-int leaf_get(struct thin *thin, uint64_t index, bool create, struct vfs_req *req, struct leaf **out);
+int leaf_get(struct thin *thin, uint64_t index, bool create, struct vfs_req *req,
+	     struct leaf **out);
 void leaf_use(struct leaf *leaf);
 void leaf_unuse(struct thin *thin, struct leaf *leaf);
 void leaf_forget_all(struct thin *thin);
@@ -154,7 +155,8 @@ void pieces_free(struct thin *thin);
 int thin_step_read(struct vfs_req *req);
 int thin_step_write(struct vfs_req *req);
 /* Zeroes `bytes` (at most THIN_GRAIN) of a unit that is there, at the request's position. */
-void thin_write_zeroes(struct vfs_req *req, struct leaf *leaf, unsigned slot, uint64_t vbn, size_t bytes);
+void thin_write_zeroes(struct vfs_req *req, struct leaf *leaf, unsigned slot, uint64_t vbn,
+		       size_t bytes);
 /* The request's buffers move on by `bytes`; the position too. */
 void thin_skip(struct vfs_req *req, uint64_t bytes);
 void thin_retry_stalled(struct loop_timer *timer);

@@ -121,8 +121,8 @@ void pieces_free(struct thin *thin)
 }
 
 /* Aims the piece at a unit's byte and counts it in; `entries` of its leaf from `slot` on. */
-static void piece_aim(struct piece *p, enum blk_op op, uint64_t vbn, uint64_t in_unit, unsigned slot,
-		      unsigned entries)
+static void piece_aim(struct piece *p, enum blk_op op, uint64_t vbn, uint64_t in_unit,
+		      unsigned slot, unsigned entries)
 {
 	p->blk.op = op;
 	p->extent = cfs_vbn_extent(vbn);
@@ -167,7 +167,8 @@ static void piece_end(struct piece *p, int res)
 
 static uint32_t grains_of(const struct piece *p, unsigned i)
 {
-	uint64_t unit = p->leaf->index * CFS_LEAF_ENTRIES + p->slot + i, first = unit * CFS_UNIT_BLOCKS;
+	uint64_t unit = p->leaf->index * CFS_LEAF_ENTRIES + p->slot + i,
+		 first = unit * CFS_UNIT_BLOCKS;
 	uint64_t a = MAX(p->grain, first), b = MIN(p->grain + p->grains, first + CFS_UNIT_BLOCKS);
 	uint32_t state = 0;
 
@@ -336,8 +337,7 @@ void thin_retry_stalled(struct loop_timer *timer)
 
 	list_init(&again);
 	list_init(&flushes);
-	list_for_each_safe(p, tmp, &thin->stalled, link)
-	{
+	list_for_each_safe (p, tmp, &thin->stalled, link) {
 		if (p->not_before_ns <= now) {
 			list_del(&p->link);
 			list_add_tail(&again, &p->link);
@@ -424,7 +424,7 @@ void thin_space(struct loop_work *work)
 
 /* --- steps ----------------------------------------------------------------------------------------------------------- */
 
-struct place { /* where a request stands */
+struct place {		  /* where a request stands */
 	uint64_t index;	  /* leaf */
 	unsigned slot;	  /* entry in it */
 	uint64_t in_unit; /* bytes */
@@ -488,14 +488,15 @@ static uint64_t run_length(struct thin *thin, const struct leaf *leaf, const str
 	return MIN(n, max);
 }
 
-static void submit_plain(struct vfs_req *req, struct leaf *leaf, const struct place *p, uint64_t vbn,
-			 uint64_t bytes, unsigned entries)
+static void submit_plain(struct vfs_req *req, struct leaf *leaf, const struct place *p,
+			 uint64_t vbn, uint64_t bytes, unsigned entries)
 {
 	struct thin *thin = thin_req(req)->thin;
 	struct piece *piece = piece_new(thin, req, leaf);
 
 	piece->kind = PIECE_PLAIN;
-	piece_aim(piece, req->op == VFS_READ ? BLK_READ : BLK_WRITE, vbn, p->in_unit, p->slot, entries);
+	piece_aim(piece, req->op == VFS_READ ? BLK_READ : BLK_WRITE, vbn, p->in_unit, p->slot,
+		  entries);
 	take_iov(req, piece, bytes, (int)THIN_PIECE_IOV);
 	piece_submit(piece);
 }
@@ -514,7 +515,8 @@ int thin_step_read(struct vfs_req *req)
 	if (rc != STEP_MORE)
 		return rc;
 	if (!leaf->buf) {
-		fill_zero(req, MIN(p.left, (uint64_t)(CFS_LEAF_ENTRIES - p.slot) * CFS_UNIT - p.in_unit));
+		fill_zero(req, MIN(p.left,
+				   (uint64_t)(CFS_LEAF_ENTRIES - p.slot) * CFS_UNIT - p.in_unit));
 		return STEP_MORE;
 	}
 	leaf_entry(leaf, p.slot, &e);
@@ -530,7 +532,8 @@ int thin_step_read(struct vfs_req *req)
 	case CFS_GRAIN_BELOW:
 		if (!(state == CFS_GRAIN_BLOCK ? e.block : e.below))
 			break;
-		submit_plain(req, leaf, &p, state == CFS_GRAIN_BLOCK ? e.block : e.below, bytes, entries);
+		submit_plain(req, leaf, &p, state == CFS_GRAIN_BLOCK ? e.block : e.below, bytes,
+			     entries);
 		return STEP_MORE;
 	}
 	log_error("vfs", "%s: its map is damaged at %llu; run volume check", thin->disk.info.name,
@@ -556,8 +559,8 @@ static unsigned fresh_run(const struct leaf *leaf, const struct place *p)
 }
 
 /* A first write of [position, +bytes) into `entries` entries, whose unit(s) begin at `vbn`. */
-static void submit_first(struct vfs_req *req, struct leaf *leaf, const struct place *p, uint64_t vbn,
-			 bool fresh, uint64_t bytes, unsigned entries)
+static void submit_first(struct vfs_req *req, struct leaf *leaf, const struct place *p,
+			 uint64_t vbn, bool fresh, uint64_t bytes, unsigned entries)
 {
 	struct thin *thin = thin_req(req)->thin;
 	struct piece *piece = piece_new(thin, req, leaf);
@@ -577,7 +580,8 @@ static void submit_first(struct vfs_req *req, struct leaf *leaf, const struct pl
 		unsigned reached = (unsigned)(DIV_ROUND_UP(p->in_unit + bytes, CFS_UNIT));
 
 		if (reached < entries)
-			cfs_stock_return(thin->map->stock, vbn + (uint64_t)reached * CFS_UNIT_BLOCKS,
+			cfs_stock_return(thin->map->stock,
+					 vbn + (uint64_t)reached * CFS_UNIT_BLOCKS,
 					 entries - reached);
 		entries = reached;
 	}
@@ -608,7 +612,8 @@ static int write_fresh(struct vfs_req *req, struct leaf *leaf, const struct plac
 		thin_no_space(thin, req);
 		return STEP_WAIT;
 	}
-	submit_first(req, leaf, p, vbn, true, MIN(p->left, (uint64_t)got * CFS_UNIT - p->in_unit), got);
+	submit_first(req, leaf, p, vbn, true, MIN(p->left, (uint64_t)got * CFS_UNIT - p->in_unit),
+		     got);
 	return STEP_MORE;
 }
 
@@ -650,7 +655,8 @@ int thin_step_write(struct vfs_req *req)
 	return -EIO;
 }
 
-void thin_write_zeroes(struct vfs_req *req, struct leaf *leaf, unsigned slot, uint64_t vbn, size_t bytes)
+void thin_write_zeroes(struct vfs_req *req, struct leaf *leaf, unsigned slot, uint64_t vbn,
+		       size_t bytes)
 {
 	struct thin_req *t = thin_req(req);
 	struct piece *piece = piece_new(t->thin, req, leaf);

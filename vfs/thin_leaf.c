@@ -23,8 +23,7 @@ static struct leaf *find(struct thin *thin, uint64_t index)
 
 	if (thin->last && thin->last->index == index)
 		return thin->last;
-	list_for_each(leaf, bucket_of(thin, index), hash)
-	{
+	list_for_each (leaf, bucket_of(thin, index), hash) {
 		if (leaf->index == index) {
 			list_del(&leaf->lru);
 			list_add_tail(&thin->lru, &leaf->lru);
@@ -52,8 +51,7 @@ static void shrink(struct thin *thin)
 	struct leaf *leaf, *tmp;
 	unsigned looked = 0;
 
-	list_for_each_safe(leaf, tmp, &thin->lru, lru)
-	{
+	list_for_each_safe (leaf, tmp, &thin->lru, lru) {
 		if (thin->leaves < THIN_LEAVES || looked++ > 16)
 			return;
 		if (!leaf->users && !leaf->loading && list_empty(&leaf->waiters) &&

@@ -11,7 +11,8 @@
 #include "base/err.h"
 
 /* The part of a grain at the request's position, up to the grain's end or the request's. */
-static int zero_part(struct vfs_req *req, struct leaf *leaf, unsigned slot, const struct cfs_entry *e)
+static int zero_part(struct vfs_req *req, struct leaf *leaf, unsigned slot,
+		     const struct cfs_entry *e)
 {
 	struct thin_req *t = thin_req(req);
 	uint64_t end = req->offset + req->length;
@@ -87,7 +88,8 @@ int thin_step_zero(struct vfs_req *req)
 	if (rc != STEP_MORE)
 		return rc;
 	if (!leaf->buf) {
-		thin_skip(req, MIN(left, (uint64_t)(CFS_LEAF_ENTRIES - slot) * CFS_UNIT - t->at % CFS_UNIT));
+		thin_skip(req, MIN(left, (uint64_t)(CFS_LEAF_ENTRIES - slot) * CFS_UNIT -
+						 t->at % CFS_UNIT));
 		return STEP_MORE;
 	}
 	if (bitmap_get(leaf->busy, slot)) {

@@ -62,8 +62,6 @@ int cfs_volume_open(struct cfs *fs, struct blk **blks, unsigned n)
 
 void cfs_volume_free(struct cfs *fs)
 {
-	for (unsigned e = 0; e < fs->extents; e++)
-		blk_set_lease(fs->extent[e], NULL);
 	free((char *)fs->options.host_name);
 	free((char *)fs->options.state_dir);
 	free((char *)fs->options.address);

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -34,6 +35,7 @@ struct host_lun {
 	unsigned uses;	 /* host_lun_get without put */
 	bool remembered; /* in the inventory */
 	bool read_only;
+	uint64_t opened_ns; /* wall time */
 };
 
 struct host_luns {
@@ -129,6 +131,7 @@ static struct host_lun *settle(struct host_luns *luns, const char *name, struct 
 	if (!lun->blk) {
 		lun->blk = *blk;
 		lun->read_only = read_only;
+		lun->opened_ns = clock_wall_ns();
 		lun->error[0] = 0;
 		(void)str_format(lun->id, sizeof(lun->id), "%s", info->id);
 		*blk = NULL;
@@ -295,6 +298,36 @@ void host_luns_destroy(struct host_luns *luns)
 	free(luns);
 }
 
+void host_luns_release(struct host_call *call, struct host_lun **luns, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		host_lun_put(call->host->luns, luns[i]);
+}
+
+int host_luns_hold(struct host_call *call, const char *const *names, unsigned n, bool read_only,
+		   struct host_lun **luns, struct blk **blks)
+{
+	for (unsigned i = 0; i < n; i++) {
+		int rc = host_lun_get(call->host->luns, names[i], host_arg(call, "chap_file"),
+				      read_only, &luns[i]);
+
+		if (rc < 0) {
+			struct err_info why;
+
+			err_save(&why, rc);
+			host_luns_release(call, luns, i);
+			return err_restore(&why);
+		}
+		blks[i] = host_lun_blk(luns[i]);
+		for (unsigned k = 0; k < i; k++)
+			if (luns[k] == luns[i]) {
+				host_luns_release(call, luns, i + 1);
+				return fail(-EINVAL, "%s and %s: the same LUN", names[k], names[i]);
+			}
+	}
+	return 0;
+}
+
 /* --- verbs --------------------------------------------------------------------------------------- */
 
 static const char *kind_name(enum blk_kind kind)
@@ -326,6 +359,20 @@ static json_t *describe_probe(struct host_lun *lun)
 			 "preempt_abort", i->preempt_abort, "unmap", i->unmap, "write_same",
 			 i->write_same, "zeroes_after_unmap", i->zeroes_after_unmap, "write_cache",
 			 i->write_cache, "reinstatement", i->reinstatement, "paths", path);
+}
+
+json_t *host_lun_path(struct host_luns *luns, struct host_lun *lun)
+{
+	const struct blk_info *i = blk_info(lun->blk);
+	json_t *d;
+
+	pthread_mutex_lock(&luns->lock);
+	d = json_pack("{s:s, s:s, s:s, s:s, s:o, s:i, s:s, s:n, s:n, s:n}", "lun", i->id, "path",
+		      lun->name, "kind", kind_name(i->kind), "state", "up", "since",
+		      host_json_time(lun->opened_ns), "group", 0, "policy", "fixed", "errors",
+		      "latency_us", "bytes");
+	pthread_mutex_unlock(&luns->lock);
+	return d;
 }
 
 /* One LUN gives an object, several a list of them. */

@@ -9,8 +9,11 @@
 #include <stdbool.h>
 #include <jansson.h>
 
+#define HOST_EXTENTS_MAX 32 /* LUNs of one volume (clusterfs/cfs.h) */
+
 struct blk;
 struct host;
+struct host_call;
 struct host_lun;
 struct host_luns;
 
@@ -36,5 +39,13 @@ void host_lun_set_user(struct host_luns *luns, struct host_lun *lun, const char 
  * Finds extents: calls `fn` for each known LUN, used meanwhile; non-zero ends the walk.
  */
 int host_luns_each(struct host_luns *luns, int (*fn)(void *arg, struct host_lun *lun), void *arg);
+
+/* `volume paths`: the way this LUN is reached; a new reference. */
+json_t *host_lun_path(struct host_luns *luns, struct host_lun *lun);
+
+/* For verbs on unmounted LUNs: uses of all `names`, and their blks. On error none is held. */
+int host_luns_hold(struct host_call *call, const char *const *names, unsigned n, bool read_only,
+		   struct host_lun **luns, struct blk **blks);
+void host_luns_release(struct host_call *call, struct host_lun **luns, unsigned n);
 
 #endif

@@ -32,7 +32,8 @@ struct host_task {
 	bool cancel;
 	uint64_t done, total;
 	char what[96];
-	json_t *head;	/* noun, verb, args, started: never changes */
+	json_t *old;  /* of a former daemon: its document as it is; then only id and state count */
+	json_t *head; /* noun, verb, args, started: never changes */
 	json_t *result; /* when it ended */
 	json_t *error;
 	uint64_t ended_ns;
@@ -50,7 +51,10 @@ struct host_tasks {
 /* Caller holds the lock. A document that shares nothing with the task. */
 static json_t *describe(const struct host_task *t)
 {
-	json_t *d = json_deep_copy(t->head);
+	json_t *d = json_deep_copy(t->old ? t->old : t->head);
+
+	if (t->old)
+		return d;
 
 	json_object_set_new(d, "id", json_integer((json_int_t)t->id));
 	json_object_set_new(d, "state", json_string(state_names[t->state]));
@@ -66,6 +70,7 @@ static json_t *describe(const struct host_task *t)
 static void task_free(struct host_task *t)
 {
 	list_del(&t->link);
+	json_decref(t->old);
 	json_decref(t->head);
 	json_decref(t->result);
 	json_decref(t->error);
@@ -111,16 +116,13 @@ static void loaded(void *arg, const char *key, uint64_t number, json_t *value)
 	for (unsigned i = DONE; i < ARRAY_SIZE(state_names); i++)
 		if (!strcmp(state, state_names[i]))
 			t->state = (enum state)i;
-	t->result = json_incref(json_object_get(value, "result"));
-	t->error = json_incref(json_object_get(value, "error"));
-	t->head = json_pack(
-		"{s:O?, s:O?, s:O?, s:O?, s:O?}", "noun", json_object_get(value, "noun"), "verb",
-		json_object_get(value, "verb"), "args", json_object_get(value, "args"), "started",
-		json_object_get(value, "started"), "ended", json_object_get(value, "ended"));
-	if (t->state == LOST && json_is_null(t->error)) {
-		json_decref(t->error);
-		t->error = json_pack("{s:i, s:s, s:s}", "code", 1, "name", "failed", "message",
-				     "the daemon ended before the task did; run it again");
+	t->old = json_incref(value);
+	if (t->state == LOST && strcmp(state, state_names[LOST])) {
+		json_object_set_new(value, "state", json_string(state_names[LOST]));
+		json_object_set_new(
+			value, "error",
+			json_pack("{s:i, s:s, s:s}", "code", 1, "name", "failed", "message",
+				  "the daemon ended before the task did; run it again"));
 	}
 	list_add_tail(&all->list, &t->link);
 	all->kept++;

@@ -15,6 +15,7 @@ static const struct host_verb *const tables[] = {
 	host_host_verbs,
 	host_lun_verbs,
 	host_fault_verbs,
+	host_volume_raw_verbs,
 };
 
 const struct host_verb *host_verb_find(const char *noun, const char *verb)

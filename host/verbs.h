@@ -8,7 +8,12 @@
 extern const struct host_verb host_host_verbs[]; /* status, host check, show; task and event */
 extern const struct host_verb host_lun_verbs[];
 extern const struct host_verb host_fault_verbs[];
+extern const struct host_verb host_volume_raw_verbs[];
+extern const struct host_verb host_volume_check_verbs[];
+extern const struct host_verb host_volume_locks_verbs[];
 extern const struct host_verb host_volume_verbs[];
+extern const struct host_verb host_transfer_verbs[];
+extern const struct host_verb host_bench_verbs[];
 extern const struct host_verb host_disk_verbs[];
 extern const struct host_verb host_file_verbs[];
 extern const struct host_verb host_vm_verbs[];

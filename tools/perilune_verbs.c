@@ -46,5 +46,6 @@ const struct cli_verb cli_fault_verbs[] = {
 };
 
 const struct cli_verb *const cli_tables[] = {
-	cli_host_verbs, cli_lun_verbs, cli_fault_verbs, cli_task_verbs, NULL,
+	cli_host_verbs,	 cli_lun_verbs,	 cli_format_verbs, /* nouns stay together */
+	cli_fault_verbs, cli_task_verbs, NULL,
 };

@@ -4,7 +4,7 @@ output are the console (QEMU's -serial stdio, `perilune vm console`)."""
 import itertools, re
 from .channel import RunFailed
 
-PROMPT = r'guest# |root@\(none\):/# '  # the second under init=/bin/bash
+PROMPT = r'guest# '
 
 
 class GuestConsole:
@@ -36,9 +36,9 @@ class GuestConsole:
             raise RunFailed(f'{self.machine.name}: in the guest: {command}: exit {code}\n{text[-2000:]}')
         return code, text
 
-    def power_off(self, timeout=60, command='systemctl poweroff'):
+    def power_off(self, timeout=60):
         """As a person would; waits for the monitor to end."""
-        self.serial.write(command + '\n')
+        self.serial.write('systemctl poweroff\n')
         code = self.serial.wait(timeout * self.scale)
         if code:
             raise RunFailed(f'{self.machine.name}: after the guest\'s power-off its monitor ended with {code}')

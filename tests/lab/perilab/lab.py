@@ -2,7 +2,6 @@
 """One lab: its network, its SAN and hosts, their logs, and the end of all that, whatever happened."""
 import fcntl, json, os, shutil, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from . import accel, cache
 from .guest import Guest
@@ -30,7 +29,7 @@ class Lab:
 
     def up(self):
         """Brings everything up. A Lun's content may be 'guest': the guest's disk."""
-        sweep()
+        _sweep()
         self.prepare()
         self._directories()
         try:
@@ -45,8 +44,9 @@ class Lab:
         self.kernel = Kernel()
         self.images = Images(self.kernel)
         self.guest = Guest(self.kernel) if self.want_guest else None
-        self.lun_specs = [replace(lun, content=self.guest.disk) if lun.content == 'guest' else lun
-                          for lun in self.lun_specs]
+        for lun in self.lun_specs:
+            if lun.content == 'guest':
+                lun.content = self.guest.disk
         self.accel = accel.choose(self.kernel)
         return self
 
@@ -57,12 +57,12 @@ class Lab:
         logs = TOP / os.environ.get('BUILD', 'build') / 'lab'
         logs.mkdir(parents=True, exist_ok=True)
         for old in logs.glob(f'{self.name}.*'):
-            if not os.path.exists(f'/proc/{old.suffix[1:]}'):
+            pid = old.name.rsplit('.', 1)[1]
+            if not os.path.exists(f'/proc/{pid}'):
                 shutil.rmtree(old, ignore_errors=True)
         self.logs = logs / f'{self.name}.{os.getpid()}'
-        if self.logs.exists():  # not the first lab of this name in this process
-            self.logs = Path(tempfile.mkdtemp(prefix=f'{self.name}.', suffix=f'.{os.getpid()}', dir=logs))
-        self.logs.mkdir(exist_ok=True)
+        shutil.rmtree(self.logs, ignore_errors=True)
+        self.logs.mkdir()
 
     def _machines(self):
         self.network = Network()
@@ -142,7 +142,7 @@ def running():
     return found
 
 
-def sweep():
+def _sweep():
     """Directories of labs that were killed: nobody holds their lock any more."""
     for path in Path(tempfile.gettempdir()).glob('perilune-lab-*'):
         try:

@@ -211,6 +211,8 @@ static void reap(struct loop *loop)
 		struct loop_op *op = io_uring_cqe_get_data(cqe);
 		int res = cqe->res;
 
+		if (op)
+			op->flags = cqe->flags;
 		io_uring_cqe_seen(&loop->ring, cqe);
 		if (op)
 			op->done(op, res);

@@ -26,6 +26,7 @@ struct loop;
 /* A kernel request in flight. */
 struct loop_op {
 	void (*done)(struct loop_op *op, int res);
+	unsigned flags; /* of the completion: IORING_CQE_F_MORE when others will follow */
 };
 
 /* Work to run once in the loop's thread. */

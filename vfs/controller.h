@@ -63,6 +63,7 @@ void controller_close(struct controller *ctl, void (*closed)(void *arg), void *a
 #define CONTROLLER_PR_BYTES 1024u
 struct controller_lun {
 	unsigned lun;
+	uint8_t nexus[16]; /* names the VM in persistent reservations; the same for all its life */
 	/*
 	 * Persistent reservations as stored before (`pr_bytes` 0: none), and where to store them:
 	 * `stored(op, 0)` must be called, in the I/O thread, when they are durable; or with an

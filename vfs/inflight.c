@@ -116,3 +116,10 @@ void inflight_published(struct inflight *inf, uint16_t used_idx)
 	SET(inf->ring->used_idx, used_idx);
 	inf->batch = 0;
 }
+
+void inflight_end(struct inflight *inf)
+{
+	if (inf->ring)
+		SET(inf->ring->version, 0);
+	inf->ring = NULL;
+}

@@ -36,5 +36,7 @@ void inflight_take(struct inflight *inf, uint16_t head);
 void inflight_put(struct inflight *inf, uint16_t head);
 /* After the used index moved to `used_idx`. */
 void inflight_published(struct inflight *inf, uint16_t used_idx);
+/* The ring stopped with nothing in flight: the region is fresh for its next start. */
+void inflight_end(struct inflight *inf);
 
 #endif

@@ -45,6 +45,13 @@ void cfs_lock_on_wish(struct cfs_lock *lock, void (*fn)(void *arg), void *arg);
 /* True when the content block must be read again: the lock was not ours without a break. Cleared. */
 bool cfs_lock_fresh(struct cfs_lock *lock);
 uint64_t cfs_lock_vbn(const struct cfs_lock *lock);
+/* It is a VM's own lock, and this host runs that VM. Use mutex held. */
+bool cfs_lock_runs_vm(const struct cfs_lock *lock);
+/*
+ * Told by a transaction for each lock under which it changes something; `sequence` is its number. So
+ * a lock under which nothing was changed is given up without commit and RELEASED record. Cheap.
+ */
+void cfs_lock_touched(struct cfs *fs, uint64_t lock_vbn, uint64_t sequence);
 
 /* Locks whose owner is named by hand: VMs' locks and the disks that belong to a VM. */
 struct cfs_lock_owner {

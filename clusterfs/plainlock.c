@@ -40,7 +40,8 @@ void cfs_lock_holder(struct cfs *fs, const struct cfs_lock_record *r, char *dst,
 	unsigned slot = 0;
 
 	dst[0] = 0;
-	if (r->mode == CFS_LOCK_EXCLUSIVE && r->owner_kind == CFS_OWNER_VM) {
+	if (r->mode == CFS_LOCK_EXCLUSIVE && r->owner_kind == CFS_OWNER_VM &&
+	    le64_get(r->vm) != le64_get(r->head.self)) {
 		(void)str_format(dst, size, "the VM of block %llu",
 				 (unsigned long long)le64_get(r->vm));
 	} else if (r->mode == CFS_LOCK_EXCLUSIVE) {

@@ -11,7 +11,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -23,48 +22,13 @@
 #define CLAIM_WAIT_MS	    10000u /* an unknown change of the claim is settled by then */
 #define PREDECESSOR_WAIT_MS 10000u /* for I/O of a dead daemon of ours to end */
 #define SPARE_SESSIONS	    8u	   /* claimed ahead, so that a new session is covered at once */
-#define LEASE_PAGE	    4096
 
-/* What an abandoned mount leaves behind: nothing is written to its LUNs until another mounts. */
-static const _Atomic uint64_t never;
-
-/* --- the lease's page ---------------------------------------------------------------------------- */
-
-static int lease_create(struct cfs *fs)
+/* The lease's page is the mount's; from here on it decides. It says 0 until a beat is confirmed. */
+static void lease_begin(struct cfs *fs)
 {
-	void *page;
-	int fd = memfd_create("perilune-lease", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-
-	if (fd < 0 || ftruncate(fd, LEASE_PAGE) < 0)
-		return fail(-errno, "memfd: %s", strerror(errno));
-	page = mmap(NULL, LEASE_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (page == MAP_FAILED) {
-		close(fd);
-		return fail(-ENOMEM, "lease page: no memory");
-	}
-	fs->lease_fd = fd;
-	fs->lease_end = page;
-	for (unsigned i = 0; i < fs->extents; i++)
-		blk_set_lease(fs->extent[i], fs->lease_end);
-	return 0;
-}
-
-static void lease_destroy(struct cfs *fs, bool clean)
-{
-	if (!fs->lease_end)
-		return;
 	atomic_store(fs->lease_end, 0);
 	for (unsigned i = 0; i < fs->extents; i++)
-		blk_set_lease(fs->extent[i], clean ? NULL : &never);
-	munmap((void *)fs->lease_end, LEASE_PAGE);
-	close(fs->lease_fd);
-	fs->lease_end = NULL;
-	fs->lease_fd = -1;
-}
-
-int cfs_lease_fd(struct cfs *fs)
-{
-	return fs->lease_fd;
+		blk_set_lease(fs->extent[i], fs->lease_end);
 }
 
 /* --- host locks of file LUNs ----------------------------------------------------------------------- */
@@ -405,11 +369,11 @@ static int wait_for_rivals(struct cfs *fs, bool check)
 	return rc;
 }
 
-static void slots_free(struct cfs *fs, bool clean)
+static void slots_free(struct cfs *fs)
 {
 	struct cfs_slots *s = fs->slots;
 
-	lease_destroy(fs, clean);
+	atomic_store(fs->lease_end, 0);
 	if (s->state_fd >= 0)
 		close(s->state_fd);
 	pthread_mutex_destroy(&s->claim_lock);
@@ -446,14 +410,14 @@ int cfs_slot_take(struct cfs *fs, bool check, bool *resumed)
 	rc = cfs_self_get(fs->options.state_dir, &s->self);
 	if (rc == 0)
 		rc = s->state_fd = cfs_state_lock(fs->options.state_dir, fs->id, fs->name);
-	if (rc >= 0)
-		rc = lease_create(fs);
-	if (rc == 0)
+	if (rc >= 0) {
+		lease_begin(fs);
 		rc = take_any(fs, check, resumed);
+	}
 	if (rc < 0) {
 		if (s->joined)
 			(void)cfs_fence_leave(fs);
-		slots_free(fs, true);
+		slots_free(fs);
 		return rc;
 	}
 	rc = cfs_beat_start(fs);
@@ -491,7 +455,7 @@ int cfs_slot_leave(struct cfs *fs)
 	if (rc == 0 && fs->slots->joined)
 		rc_fence = cfs_fence_leave(fs);
 	unlock_host(fs);
-	slots_free(fs, true);
+	slots_free(fs);
 	return rc < 0 ? rc : rc_fence;
 }
 
@@ -501,7 +465,7 @@ void cfs_slot_abandon(struct cfs *fs)
 		return;
 	cfs_beat_stop(fs);
 	unlock_host(fs);
-	slots_free(fs, false);
+	slots_free(fs);
 }
 
 /* --- asking ----------------------------------------------------------------------------------------------- */

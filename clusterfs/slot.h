@@ -25,7 +25,8 @@ struct cfs_slot_view {
 /*
  * Takes a slot: the one this state directory had (same boot, dead daemon: same epoch, *resumed true),
  * else a free one, else its own old one as a stranger would. Starts the beat thread. Fills fs->slot
- * and epoch. Registers with the fence first. `check` claims for `volume check`.
+ * and epoch. Registers with the fence first. `check` claims for `volume check`. fs->lease_end is there
+ * already; from now on the extents obey it, until the mount takes it away from them.
  */
 int cfs_slot_take(struct cfs *fs, bool check, bool *resumed);
 /* Unmount: everything is checkpointed; ends the beat, frees the claim by compare-and-write. */

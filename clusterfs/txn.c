@@ -10,6 +10,7 @@
 
 #include "base/checksum.h"
 #include "base/err.h"
+#include "clusterfs/lock.h"
 
 /* Blocks kept back so that a checkpoint always has room to commit what it must first. */
 #define RESERVE_BLOCKS 4u
@@ -116,6 +117,7 @@ static void log_image(struct cfs_txn *txn, struct cfs_buf *buf)
 static void touch(struct cfs_txn *txn, struct cfs_buf *buf)
 {
 	((struct cfs_head *)buf->data)->sequence = le64_of(txn->sequence);
+	cfs_lock_touched(txn->fs, buf->owner, txn->sequence);
 	if (list_empty(&buf->touched_link))
 		list_add_tail(&txn->touched, &buf->touched_link);
 }

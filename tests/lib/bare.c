@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -85,12 +86,18 @@ bool bare_host_heard(struct bare_host *h, const char *kind)
 	return heard;
 }
 
-struct bare_host *bare_host_open(const char *lun, const char *state_dir, const char *name)
+static struct bare_host *host_open(const char *lun, const char *state_dir, const char *name,
+				   bool faulty)
 {
 	struct bare_host *h = xcalloc(1, sizeof(*h));
 	struct cfs *fs = &h->fs;
-	int rc = blk_open(lun, NULL, &h->blk);
+	struct blk *plain;
+	struct blk_options o = {.timeout_ms = faulty ? 200 : 0};
+	int rc = blk_open(lun, &o, &plain);
 
+	h->blk = plain;
+	if (rc == 0 && faulty)
+		rc = blk_fault_wrap(plain, &h->blk);
 	if (rc == 0)
 		rc = cfs_label_load(&h->blk, 1, &fs->label, fs->extent);
 	if (rc < 0) {
@@ -101,7 +108,10 @@ struct bare_host *bare_host_open(const char *lun, const char *state_dir, const c
 	MUST(mkdir(h->state, 0700) == 0 || errno == EEXIST);
 	pthread_mutex_init(&h->lock, NULL);
 	fs->extents = 1;
-	fs->lease_fd = -1;
+	fs->lease_fd = memfd_create("lease", MFD_CLOEXEC);
+	MUST(fs->lease_fd >= 0 && ftruncate(fs->lease_fd, 4096) == 0);
+	fs->lease_end = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fs->lease_fd, 0);
+	MUST((void *)fs->lease_end != MAP_FAILED);
 	memcpy(fs->id, fs->label.head.volume, sizeof(fs->id));
 	memcpy(fs->name, fs->label.name, sizeof(fs->name));
 	fs->logical_block = le32_get(fs->label.logical_block);
@@ -114,10 +124,22 @@ struct bare_host *bare_host_open(const char *lun, const char *state_dir, const c
 	return h;
 }
 
+struct bare_host *bare_host_open(const char *lun, const char *state_dir, const char *name)
+{
+	return host_open(lun, state_dir, name, false);
+}
+
+struct bare_host *bare_host_open_faulty(const char *lun, const char *state_dir, const char *name)
+{
+	return host_open(lun, state_dir, name, true);
+}
+
 void bare_host_close(struct bare_host *h)
 {
 	MUST(!h->fs.slots);
 	blk_close(h->blk);
+	munmap((void *)h->fs.lease_end, 4096);
+	close(h->fs.lease_fd);
 	pthread_mutex_destroy(&h->fs.label_lock);
 	pthread_mutex_destroy(&h->lock);
 	free((char *)h->fs.options.host_name);

@@ -28,6 +28,8 @@ struct bare_host {
 };
 /* Opens the LUN and loads the label; a state directory of that name. Nothing is taken yet. */
 struct bare_host *bare_host_open(const char *lun, const char *state_dir, const char *name);
+/* The same with a fault filter over its LUN: faults strike this host only. */
+struct bare_host *bare_host_open_faulty(const char *lun, const char *state_dir, const char *name);
 /* Closes the LUN; slots and locks must be over. */
 void bare_host_close(struct bare_host *h);
 bool bare_host_heard(struct bare_host *h, const char *kind);

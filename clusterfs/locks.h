@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * locks.h (private to lock.c, lockdisk.c, release.c): locks in memory.
+ *
+ * A lock is in the table while it is held on the disk or used, and a while longer. `used` is the use
+ * mutex: whoever has it (a thread in cfs_lock_get .. put, or the release thread) may change what is
+ * not marked as the table's, and does the I/O on the lock block.
+ */
+#ifndef CLUSTERFS_LOCKS_H
+#define CLUSTERFS_LOCKS_H
+
+#include "clusterfs/lock.h"
+#include "clusterfs/record.h"
+
+#define CFS_LOCK_BUCKETS 4096u
+#define CFS_LOCKS_KEPT	 8192u /* idle ones beyond that are given up, the oldest first */
+#define CFS_TOUCH_SLOTS	 4096u
+
+struct cfs_lock {
+	struct cfs *fs;
+	uint64_t vbn;
+	/* the table's: under its mutex */
+	struct list hash;
+	struct list lru; /* the longest unused first */
+	pthread_cond_t free;
+	bool used;
+	unsigned waiting; /* threads that want the use mutex */
+	unsigned pins;
+	bool wished;	      /* another host waits for it */
+	bool fresh;	      /* was not ours without a break */
+	uint64_t give_way_ms; /* until then another host goes first */
+	void (*on_wish)(void *arg);
+	void *on_wish_arg;
+	/* the user's */
+	enum cfs_lock_mode held; /* on the disk, by this host */
+	bool known;		 /* `rec` is what stood there last, as far as we know */
+	struct cfs_lock_record rec;
+	bool vm_taken;	/* vmlock.c: this host runs the VM, in this life of the daemon */
+	uint64_t since; /* transactions up to this number were not under this hold */
+};
+
+struct cfs_locks {
+	struct cfs *fs;
+	pthread_mutex_t mutex; /* never held across I/O */
+	pthread_cond_t work;
+	struct list bucket[CFS_LOCK_BUCKETS];
+	struct list lru;
+	unsigned count;
+	pthread_t thread;
+	bool threaded, stop;
+	/* Number of the last transaction under a lock that hashes here: a filter, may say too much. */
+	_Atomic uint64_t touched[CFS_TOUCH_SLOTS];
+	struct {
+		uint64_t vbn, next_ms;
+	} looked[64]; /* wishes for locks that we don't know, and when to look there again */
+};
+
+/* lock.c: the table. Mutex held. */
+struct cfs_lock *cfs_locks_find(struct cfs_locks *t, uint64_t vbn);
+struct cfs_lock *cfs_locks_make(struct cfs_locks *t, uint64_t vbn);
+/* Mutex held: takes the use mutex if it is free and nothing is pinned. */
+bool cfs_lock_try_use(struct cfs_lock *l);
+/* Frees entries that say nothing, when there are many. Mutex held. */
+void cfs_locks_shrink(struct cfs_locks *t);
+
+/* lockdisk.c: what stands on the disk. The use mutex is held. */
+struct cfs_want {
+	enum cfs_lock_mode mode;
+	struct cfs_lock_owner owner;	/* exclusive only */
+	uint64_t asked_ms, deadline_ns; /* BOOTTIME */
+};
+/*
+ * One try: 0; -EILSEQ somebody was quicker; -EBUSY (holder named), then *final says that waiting does
+ * not help; others.
+ */
+int cfs_lock_acquire(struct cfs_lock *l, const struct cfs_want *want, bool *final);
+/* Whether what is held already will do. */
+bool cfs_lock_covers(const struct cfs_lock *l, const struct cfs_want *want);
+/* The fourth step: the compare-and-write. Afterwards it is not held, or nobody knows. */
+int cfs_lock_release(struct cfs_lock *l);
+/* A running VM's lock, or that of a disk which belongs to one: not given up for a wish. */
+bool cfs_lock_is_vm(const struct cfs_lock_record *r);
+
+/* release.c */
+void *cfs_release_main(void *arg);
+/* Gives up locks whose use mutex is held: the four steps of INV-FS-5, steps 1 to 3 for all at once. */
+int cfs_release_locks(struct cfs *fs, struct cfs_lock **l, unsigned n);
+
+#endif

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * vmlock.c: who runs a VM. One lock decides: that of its definition file, while it is held as a VM's:
+ * owner kind VM, naming itself, with the slot and epoch of the host that runs it. Held in a host's own
+ * name it is an ordinary lock (somebody edits the definition) and is given up when wished for.
+ */
+#include "clusterfs/cfs.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "clusterfs/locks.h"
+#include "clusterfs/names.h"
+#include "clusterfs/slot.h"
+
+#define LEAST_WAIT_MS  5000u /* for hosts that only have the definition in their cache */
+#define UNLOCK_WAIT_MS 30000u
+
+struct cfs_vm_lock {
+	struct cfs *fs;
+	uint64_t vbn;
+	struct cfs_lock *lock; /* pinned */
+};
+
+static int find(struct cfs *fs, const char *path, uint64_t *vbn)
+{
+	struct cfs_node node;
+	int rc = cfs_walk(fs, path, &node);
+
+	if (rc < 0)
+		return rc == -EAGAIN
+			       ? fail(-ENOENT, "%s:%s: is being moved or deleted", fs->name, path)
+			       : rc;
+	if (node.kind != CFS_KIND_VM)
+		return fail(-EINVAL, "%s:%s: not the definition of a VM", fs->name, path);
+	*vbn = node.inode - 1;
+	return 0;
+}
+
+/* The record says that somebody runs it. */
+static bool runs(uint64_t vbn, const struct cfs_lock_record *r)
+{
+	return r->mode == CFS_LOCK_EXCLUSIVE && r->owner_kind == CFS_OWNER_VM &&
+	       le64_get(r->vm) == vbn;
+}
+
+static bool runs_here(const struct cfs *fs, uint64_t vbn, const struct cfs_lock_record *r)
+{
+	return runs(vbn, r) && le16_get(r->owner_slot) == fs->slot &&
+	       le32_get(r->owner_epoch) == fs->epoch;
+}
+
+static int here_already(struct cfs *fs, const char *path)
+{
+	int rc = fail(-EBUSY, "VM %s:%s: runs on this host, %s", fs->name, path,
+		      fs->options.host_name);
+
+	err_object("%s:%s", fs->name, path);
+	err_holder("host %s", fs->options.host_name);
+	return rc;
+}
+
+static int take(struct cfs *fs, const char *path, uint64_t vbn, unsigned wait_ms,
+		struct cfs_vm_lock **out)
+{
+	struct cfs_lock_owner owner = {.kind = CFS_OWNER_VM, .vm = vbn};
+	struct cfs_vm_lock *vm;
+	struct cfs_lock *lock;
+	int rc = cfs_lock_get_as(fs, vbn, &owner, MAX(wait_ms, LEAST_WAIT_MS), &lock);
+
+	if (rc < 0) {
+		rc = fail_prefix(rc, "VM %s:%s", fs->name, path);
+		err_object("%s:%s", fs->name, path);
+		return rc;
+	}
+	if (lock->vm_taken) {
+		cfs_lock_put(lock);
+		return here_already(fs, path);
+	}
+	lock->vm_taken = true;
+	vm = xcalloc(1, sizeof(*vm));
+	vm->fs = fs;
+	vm->vbn = vbn;
+	vm->lock = lock;
+	cfs_lock_pin(lock);
+	cfs_lock_put(lock);
+	*out = vm;
+	return 0;
+}
+
+int cfs_vm_lock(struct cfs *fs, const char *path, unsigned wait_ms, struct cfs_vm_lock **out)
+{
+	struct cfs_lock_record r;
+	uint64_t vbn;
+	int rc = find(fs, path, &vbn);
+
+	if (rc == 0)
+		rc = cfs_lock_read(fs, vbn, &r);
+	if (rc < 0)
+		return rc;
+	/* Only we write that, so what was read is so: taken twice, or not adopted after a restart. */
+	if (runs_here(fs, vbn, &r))
+		return here_already(fs, path);
+	return take(fs, path, vbn, wait_ms, out);
+}
+
+int cfs_vm_adopt(struct cfs *fs, const char *path, struct cfs_vm_lock **out)
+{
+	struct cfs_lock_record r;
+	uint64_t vbn;
+	int rc = find(fs, path, &vbn);
+
+	if (rc == 0)
+		rc = cfs_lock_read(fs, vbn, &r);
+	if (rc < 0)
+		return rc;
+	if (!runs_here(fs, vbn, &r))
+		return fail(-ENOENT, "VM %s:%s: its lock does not name this host", fs->name, path);
+	return take(fs, path, vbn, 0, out);
+}
+
+uint64_t cfs_vm_lock_vbn(const struct cfs_vm_lock *vm)
+{
+	return vm->vbn;
+}
+
+int cfs_vm_unlock(struct cfs_vm_lock *vm)
+{
+	struct cfs_lock_owner owner = {.kind = CFS_OWNER_VM, .vm = vm->vbn};
+	struct cfs_lock *lock;
+	int rc = cfs_lock_get_as(vm->fs, vm->vbn, &owner, UNLOCK_WAIT_MS, &lock);
+
+	cfs_lock_unpin(vm->lock);
+	if (rc == 0) {
+		lock->vm_taken = false;
+		rc = cfs_lock_drop(lock);
+	}
+	free(vm);
+	return rc;
+}
+
+int cfs_vm_owner(struct cfs *fs, const char *path, char *host, size_t size)
+{
+	struct cfs_lock_record r;
+	struct cfs_slot_view v;
+	unsigned slot;
+	uint64_t vbn;
+	int rc = find(fs, path, &vbn);
+
+	if (rc == 0)
+		rc = cfs_lock_read(fs, vbn, &r);
+	if (rc < 0)
+		return rc;
+	slot = le16_get(r.owner_slot);
+	if (!runs(vbn, &r) || slot >= CFS_MAX_SLOTS ||
+	    cfs_slot_life(fs, slot, le32_get(r.owner_epoch)) == CFS_LIFE_DEAD)
+		return fail(-ENOENT, "VM %s:%s: nobody runs it", fs->name, path);
+	cfs_slot_view(fs, slot, &v);
+	if (slot == fs->slot && le32_get(r.owner_epoch) == fs->epoch)
+		(void)str_format(host, size, "%s", fs->options.host_name);
+	else
+		(void)str_format(host, size, "%.63s", v.claim.name);
+	return 0;
+}

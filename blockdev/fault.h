@@ -19,9 +19,9 @@ enum fault_kind {
 	FAULT_DELAY, /* value ms later */
 	FAULT_DROP,  /* value percent hang */
 	FAULT_FLAP,  /* value ms well, value ms -ENOTCONN, and again */
-	FAULT_CORRUPT,	   /* reads: one byte is another */
-	FAULT_TEAR,	   /* writes: some blocks of it are written, -ETIMEDOUT */
-	FAULT_LOST_ANSWER, /* executed, the answer swallowed: -ETIMEDOUT, maybe_done */
+	FAULT_CORRUPT, /* reads: one byte is another */
+	FAULT_TEAR,    /* writes: some blocks of it are written, -ETIMEDOUT */
+	FAULT_LOST_ANSWER, /* value percent (100) are executed and not answered: -ETIMEDOUT, maybe_done */
 	FAULT_LATE_WRITE,  /* -ETIMEDOUT, maybe_done; executed value ms (1000) after that answer */
 	FAULT_FORGET_KEYS, /* once: all registrations and the reservation are gone */
 	FAULT_NO_RESERVATIONS, /* the LUN says that it has none */

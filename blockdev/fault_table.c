@@ -66,7 +66,15 @@ static const struct {
 static bool takes_value(enum fault_kind kind)
 {
 	return kind == FAULT_DELAY || kind == FAULT_DROP || kind == FAULT_FLAP ||
-	       kind == FAULT_LATE_WRITE;
+	       kind == FAULT_LATE_WRITE || kind == FAULT_LOST_ANSWER;
+}
+
+/* What stands for no value; 0: there must be one. */
+static unsigned default_value(enum fault_kind kind)
+{
+	if (kind == FAULT_LATE_WRITE)
+		return 1000;
+	return kind == FAULT_LOST_ANSWER ? 100 : 0;
 }
 
 static int parse_kind(struct fault *out, const char *kind)
@@ -82,16 +90,15 @@ static int parse_kind(struct fault *out, const char *kind)
 	if (out->kind == FAULT_KINDS)
 		return fail(-EINVAL, "fault: kind %s is unknown; see perilune fault add --help",
 			    kind);
-	if (out->kind == FAULT_LATE_WRITE)
-		out->value = 1000;
+	out->value = default_value(out->kind);
 	if (!kind[n]) {
-		if (takes_value(out->kind) && out->kind != FAULT_LATE_WRITE)
+		if (takes_value(out->kind) && !out->value)
 			return fail(-EINVAL, "fault: %s needs a number, as in %s=50", kind, kind);
 		return 0;
 	}
 	value = strtoul(kind + n + 1, &end, 10);
 	if (!takes_value(out->kind) || *end || end == kind + n + 1 || value == 0 ||
-	    value > (out->kind == FAULT_DROP ? 100 : 3600000))
+	    value > (out->kind == FAULT_DROP || out->kind == FAULT_LOST_ANSWER ? 100 : 3600000))
 		return fail(-EINVAL, "fault: %s: not a value for it", kind);
 	out->value = (unsigned)value;
 	return 0;
@@ -148,7 +155,7 @@ int fault_print(const struct fault *f, char *dst, size_t size)
 	for (size_t i = 0; i < ARRAY_SIZE(op_names); i++)
 		if (op_names[i].ops == f->ops)
 			op = op_names[i].name;
-	if (takes_value(f->kind))
+	if (takes_value(f->kind) && f->value != default_value(f->kind))
 		(void)str_format(value, sizeof(value), "=%u", f->value);
 	if (f->to)
 		(void)str_format(range, sizeof(range), " range %" PRIu64 "-%" PRIu64, f->from,
@@ -203,7 +210,7 @@ static bool strikes(struct entry *e, unsigned op, uint64_t offset, uint64_t leng
 		return false;
 	if (f->kind == FAULT_FORGET_KEYS || f->kind == FAULT_NO_RESERVATIONS)
 		return false;
-	if (f->kind == FAULT_DROP)
+	if (f->kind == FAULT_DROP || f->kind == FAULT_LOST_ANSWER)
 		return random_next(e) % 100 < f->value;
 	if (f->kind == FAULT_FLAP)
 		return (now - e->since_ns) / NS_PER_MS / f->value % 2 == 1;

@@ -37,6 +37,8 @@ struct blk_ops {
 	int (*pr_clear)(struct blk *blk); /* for fault: as an array that lost its keys */
 	int (*drain_foreign)(struct blk *blk, const char *initiator, uint32_t isid, unsigned n);
 	unsigned (*sessions)(const struct blk *blk);
+	/* In a look (blk_pr_register): reads over the session that is being looked at; true if so. */
+	bool (*look_read)(struct blk *blk, uint64_t offset, void *buf, size_t length, int *rc);
 };
 
 struct blk {

@@ -209,6 +209,11 @@ static int rw(struct blk *blk, enum blk_op op, uint64_t offset, void *buf, size_
 
 int blk_read(struct blk *blk, uint64_t offset, void *buf, size_t length)
 {
+	struct blk *lowest = blk_lowest(blk);
+	int rc;
+
+	if (lowest->ops->look_read && lowest->ops->look_read(lowest, offset, buf, length, &rc))
+		return rc;
 	return rw(blk, BLK_READ, offset, buf, length, 0);
 }
 

@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The main loop: poll(2) over a handful of descriptors (io_uring would be one more thing that a
+ * broken-out guest could use). Nothing here waits for anybody.
+ */
+#include "hv/control.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+
+#define WAITING_MAX 8		   /* accepted, HELLO not yet come */
+#define HELLO_NS    (5 * NS_PER_S) /* and how long they may take */
+
+struct hv_control {
+	int listen_fd;
+	struct hv_vmm *vmm;
+	struct vmctl_conn *conn; /* the daemon, or NULL */
+	struct {
+		struct vmctl_conn *conn;
+		uint64_t deadline_ns;
+	} waiting[WAITING_MAX];
+	uint32_t start_tag; /* of a START that waits */
+	bool killed;
+};
+
+struct hv_control *hv_control_create(int listen_fd)
+{
+	struct hv_control *c = xcalloc(1, sizeof(*c));
+
+	c->listen_fd = listen_fd;
+	return c;
+}
+
+/* --- to the daemon ----------------------------------------------------------------------------- */
+
+static void lose_daemon(struct hv_control *c)
+{
+	vmctl_conn_destroy(c->conn);
+	c->conn = NULL;
+	hv_vmm_forget_start(c->vmm);
+}
+
+/* A daemon that does not read what it is told is as good as gone. */
+static void say(struct hv_control *c, const struct vmctl_msg *msg)
+{
+	if (c->conn && vmctl_conn_send(c->conn, msg))
+		lose_daemon(c);
+}
+
+static void reply(struct hv_control *c, uint32_t tag, int rc)
+{
+	struct vmctl_msg msg = {.type = VMCTL_REPLY, .tag = tag, .reply = {.err = rc}};
+
+	if (rc)
+		(void)str_format(msg.reply.text, sizeof(msg.reply.text), "%s", err_message(rc));
+	say(c, &msg);
+}
+
+static void say_status(struct hv_control *c, enum vmctl_type type, uint32_t tag)
+{
+	struct vmctl_msg msg = {.type = type, .tag = tag};
+
+	hv_vmm_status(c->vmm, &msg.status);
+	say(c, &msg);
+}
+
+static void vmm_event(void *opaque, const struct vmctl_event *event)
+{
+	struct vmctl_msg msg = {.type = VMCTL_EVENT, .event = *event};
+
+	say(opaque, &msg);
+}
+
+static void vmm_started(void *opaque, int rc)
+{
+	struct hv_control *c = opaque;
+
+	reply(c, c->start_tag, rc);
+}
+
+const struct hv_vmm_ops hv_control_vmm_ops = {.event = vmm_event, .started = vmm_started};
+
+/* Only while the socket takes it: what does not go stays in the console's ring. */
+static void say_console(struct hv_control *c)
+{
+	struct vmctl_msg msg = {.type = VMCTL_CONSOLE_OUTPUT};
+
+	while (c->conn && !vmctl_conn_pending(c->conn)) {
+		size_t n = hv_vmm_console_take(c->vmm, msg.console.data, VMCTL_CONSOLE_CHUNK);
+		if (!n)
+			return;
+		msg.console.bytes = (uint32_t)n;
+		say(c, &msg);
+	}
+}
+
+/* --- from the daemon --------------------------------------------------------------------------- */
+
+static void start(struct hv_control *c, uint32_t tag)
+{
+	int rc = hv_vmm_start(c->vmm);
+
+	if (rc == 1)
+		c->start_tag = tag;
+	else
+		reply(c, tag, rc);
+}
+
+static void obey(struct hv_control *c, const struct vmctl_msg *msg)
+{
+	switch (msg->type) {
+	case VMCTL_CONFIG:
+		reply(c, msg->tag, hv_vmm_configure(c->vmm, &msg->config));
+		break;
+	case VMCTL_START:
+		start(c, msg->tag);
+		break;
+	case VMCTL_PAUSE:
+		reply(c, msg->tag, hv_vmm_pause(c->vmm));
+		break;
+	case VMCTL_RESUME:
+		reply(c, msg->tag, hv_vmm_resume(c->vmm));
+		break;
+	case VMCTL_POWER_BUTTON:
+		reply(c, msg->tag, hv_vmm_power_button(c->vmm));
+		break;
+	case VMCTL_RESET:
+		reply(c, msg->tag, hv_vmm_reset(c->vmm));
+		break;
+	case VMCTL_KILL:
+		c->killed = true;
+		reply(c, msg->tag, 0);
+		break;
+	case VMCTL_CONSOLE_INPUT:
+		hv_vmm_console_input(c->vmm, &msg->console);
+		break;
+	case VMCTL_GET_STATUS:
+		say_status(c, VMCTL_STATUS, msg->tag);
+		break;
+	case VMCTL_HELLO:
+	case VMCTL_READY:
+	case VMCTL_STATUS:
+	case VMCTL_EVENT:
+	case VMCTL_CONSOLE_OUTPUT:
+	case VMCTL_REPLY:
+		log_warn("control", "the daemon sent a message of type %u; dropped it",
+			 (unsigned)msg->type);
+		lose_daemon(c);
+		break;
+	}
+}
+
+static void hear_daemon(struct hv_control *c)
+{
+	static struct vmctl_msg msg; /* large; the main thread's alone */
+
+	while (c->conn && !c->killed) {
+		int rc = vmctl_conn_receive(c->conn, &msg);
+		if (rc == 0)
+			return;
+		if (rc < 0) {
+			log_info("control", "%s", err_message(rc));
+			lose_daemon(c);
+			return;
+		}
+		for (unsigned i = 0; i < msg.fds_n; i++)
+			close(msg.fds[i]); /* no request brings any */
+		obey(c, &msg);
+	}
+}
+
+/* --- new connections --------------------------------------------------------------------------- */
+
+static void accept_all(struct hv_control *c)
+{
+	for (;;) {
+		int fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		if (fd < 0)
+			return;
+		unsigned i = 0;
+		while (i < WAITING_MAX && c->waiting[i].conn)
+			i++;
+		if (i == WAITING_MAX) {
+			close(fd);
+			continue;
+		}
+		if (!vmctl_conn_create(&c->waiting[i].conn, fd))
+			c->waiting[i].deadline_ns = clock_boot_ns() + HELLO_NS;
+	}
+}
+
+static void welcome_daemon(struct hv_control *c, struct vmctl_conn *conn)
+{
+	lose_daemon(c);
+	c->conn = conn;
+	say_status(c, VMCTL_READY, 0);
+	hear_daemon(c);
+}
+
+static void welcome_backend(struct hv_control *c, struct vmctl_conn *conn, uint32_t device)
+{
+	int fd = vmctl_conn_detach(conn);
+
+	if (fd < 0) {
+		vmctl_conn_destroy(conn);
+		return;
+	}
+	if (hv_vmm_connect(c->vmm, device, fd))
+		log_warn("control", "%s", err_message(-EINVAL));
+}
+
+static void refuse(struct vmctl_conn *conn, uint32_t tag, int rc)
+{
+	struct vmctl_msg msg = {.type = VMCTL_REPLY, .tag = tag, .reply = {.err = rc}};
+
+	(void)str_format(msg.reply.text, sizeof(msg.reply.text), "%s", err_message(rc));
+	vmctl_conn_send(conn, &msg);
+	vmctl_conn_destroy(conn);
+}
+
+static void hear_hello(struct hv_control *c, unsigned i)
+{
+	static struct vmctl_msg msg;
+	struct vmctl_conn *conn = c->waiting[i].conn;
+	int rc = vmctl_conn_receive(conn, &msg);
+
+	if (rc == 0)
+		return;
+	c->waiting[i].conn = NULL;
+	for (unsigned k = 0; rc > 0 && k < msg.fds_n; k++)
+		close(msg.fds[k]);
+	if (rc < 0)
+		vmctl_conn_destroy(conn);
+	else if (msg.type != VMCTL_HELLO)
+		refuse(conn, msg.tag, fail(-EPROTO, "vmm: the first message is to be HELLO"));
+	else if (msg.hello.version != VMCTL_VERSION)
+		refuse(conn, msg.tag,
+		       fail(-EPROTONOSUPPORT, "vmm: it speaks version %d of the control protocol",
+			    VMCTL_VERSION));
+	else if (msg.hello.kind == VMCTL_KIND_CONTROL)
+		welcome_daemon(c, conn);
+	else
+		welcome_backend(c, conn, msg.hello.device);
+}
+
+static void drop_silent(struct hv_control *c)
+{
+	uint64_t now = clock_boot_ns();
+
+	for (unsigned i = 0; i < WAITING_MAX; i++) {
+		if (!c->waiting[i].conn || now < c->waiting[i].deadline_ns)
+			continue;
+		vmctl_conn_destroy(c->waiting[i].conn);
+		c->waiting[i].conn = NULL;
+	}
+}
+
+/* --- the loop ---------------------------------------------------------------------------------- */
+
+enum { P_WAKE, P_LISTEN, P_DAEMON, P_WAITING, P_MACHINE = P_WAITING + WAITING_MAX };
+
+static unsigned fill(struct hv_control *c, struct pollfd *p, int *timeout)
+{
+	int fds[HV_MACHINE_POLLS];
+	unsigned n = hv_vmm_poll_fds(c->vmm, fds);
+	bool full = c->conn && vmctl_conn_pending(c->conn);
+
+	*timeout = -1;
+	p[P_WAKE] = (struct pollfd){.fd = hv_vmm_wake_fd(c->vmm), .events = POLLIN};
+	p[P_LISTEN] = (struct pollfd){.fd = c->listen_fd, .events = POLLIN};
+	p[P_DAEMON] = (struct pollfd){
+		.fd = c->conn ? vmctl_conn_fd(c->conn) : -1,
+		.events = (short)(POLLIN | (full ? POLLOUT : 0)),
+	};
+	for (unsigned i = 0; i < WAITING_MAX; i++) {
+		struct vmctl_conn *conn = c->waiting[i].conn;
+		p[P_WAITING + i] = (struct pollfd){.fd = conn ? vmctl_conn_fd(conn) : -1,
+						   .events = POLLIN};
+		if (conn)
+			*timeout = 1000;
+	}
+	for (unsigned i = 0; i < n; i++)
+		p[P_MACHINE + i] = (struct pollfd){.fd = fds[i], .events = POLLIN};
+	return P_MACHINE + n;
+}
+
+static void serve(struct hv_control *c, const struct pollfd *p, unsigned n)
+{
+	/* First of all: a turn may take the machine apart, and with it these descriptors. */
+	for (unsigned i = P_MACHINE; i < n; i++) {
+		if (p[i].revents)
+			hv_vmm_serve(c->vmm, p[i].fd);
+	}
+	if (p[P_WAKE].revents)
+		hv_vmm_turn(c->vmm);
+	if (p[P_DAEMON].revents && c->conn && vmctl_conn_fd(c->conn) == p[P_DAEMON].fd) {
+		if (vmctl_conn_flush(c->conn) == -EPIPE)
+			lose_daemon(c);
+		hear_daemon(c);
+	}
+	for (unsigned i = 0; i < WAITING_MAX; i++) {
+		if (p[P_WAITING + i].revents && c->waiting[i].conn)
+			hear_hello(c, i);
+	}
+	if (p[P_LISTEN].revents)
+		accept_all(c);
+	drop_silent(c);
+	say_console(c);
+}
+
+int hv_control_run(struct hv_control *c, struct hv_vmm *vmm)
+{
+	struct pollfd p[P_MACHINE + HV_MACHINE_POLLS];
+	int timeout;
+
+	c->vmm = vmm;
+	while (!c->killed) {
+		unsigned n = fill(c, p, &timeout);
+		if (poll(p, n, timeout) < 0 && errno != EINTR)
+			return fail(-errno, "vmm: poll: %s", strerror(errno));
+		serve(c, p, n);
+	}
+	/* The daemon hears that we obeyed, if it listens. */
+	if (c->conn)
+		vmctl_conn_flush(c->conn);
+	return 0;
+}

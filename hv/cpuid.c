@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+/* CPUID leaves for a vCPU. Sources: Intel SDM volume 2A, AMD APM volume 3 appendix E. */
+#include "hv/cpuid.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "base/err.h"
+#include "base/util.h"
+
+int hv_cpuid_read(struct hv_cpuid *out, int kvm_fd)
+{
+	memset(out, 0, sizeof(*out));
+	out->nent = HV_CPUID_MAX;
+	if (ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, out) < 0)
+		return fail(-errno, "kvm: KVM_GET_SUPPORTED_CPUID: %s", strerror(errno));
+	return 0;
+}
+
+/* Bits of an APIC id that number the cores. */
+static unsigned core_bits(unsigned cpus)
+{
+	unsigned bits = 0;
+
+	while (1u << bits < cpus)
+		bits++;
+	return bits;
+}
+
+static void basic_features(struct kvm_cpuid_entry2 *e, unsigned index, unsigned cpus)
+{
+	e->ebx = (e->ebx & 0x0000ff00) | index << 24 | cpus << 16;
+	e->ecx |= 1u << 31;		/* there is a hypervisor */
+	e->ecx |= 1u << 24;		/* TSC deadline timer, by the in-kernel LAPIC */
+	e->ecx &= ~(1u << 5 | 1u << 3); /* VMX, MONITOR */
+	e->edx = cpus > 1 ? e->edx | 1u << 28 : e->edx & ~(1u << 28); /* HTT: several cores */
+}
+
+/* Leaf 4 (Intel) and 0x8000001d (AMD): caches; the third level is shared by all cores. */
+static void cache(struct kvm_cpuid_entry2 *e, unsigned cpus)
+{
+	unsigned level = e->eax >> 5 & 7;
+
+	if (!(e->eax & 0x1f))
+		return;
+	e->eax &= 0x00003fff;
+	if (level >= 3)
+		e->eax |= (cpus - 1) << 14;
+	if (e->function == 4)
+		e->eax |= ((1u << core_bits(cpus)) - 1) << 26;
+}
+
+/* Leaves 0xb and 0x1f: level 0 is the thread, level 1 the core. */
+static void topology(struct kvm_cpuid_entry2 *e, unsigned index, unsigned cpus)
+{
+	e->eax = e->ebx = 0;
+	e->ecx = e->index & 0xff;
+	e->edx = index;
+	if (e->index == 0) {
+		e->ebx = 1;
+		e->ecx |= 1 << 8;
+	} else if (e->index == 1) {
+		e->eax = core_bits(cpus);
+		e->ebx = cpus;
+		e->ecx |= 2 << 8;
+	}
+}
+
+static void adjust(struct kvm_cpuid_entry2 *e, unsigned index, unsigned cpus)
+{
+	switch (e->function) {
+	case 0x1:
+		basic_features(e, index, cpus);
+		break;
+	case 0x4:
+	case 0x8000001d:
+		cache(e, cpus);
+		break;
+	case 0xa: /* performance counters */
+		e->eax = e->ebx = e->ecx = e->edx = 0;
+		break;
+	case 0xb:
+	case 0x1f:
+		topology(e, index, cpus);
+		break;
+	case 0x80000001:
+		e->ecx &= ~(1u << 2);					    /* SVM */
+		e->ecx = cpus > 1 ? e->ecx | 1u << 1 : e->ecx & ~(1u << 1); /* CmpLegacy */
+		e->ecx &= ~(1u << 22); /* TopologyExtensions: 0x8000001e would need a model */
+		break;
+	case 0x80000007:
+		e->edx &= ~(1u << 8); /* invariant TSC */
+		break;
+	case 0x80000008:
+		e->ecx = core_bits(cpus) << 12 | (cpus - 1);
+		break;
+	case 0x8000000a: /* SVM */
+		e->eax = e->ebx = e->ecx = e->edx = 0;
+		break;
+	default:
+		break;
+	}
+}
+
+void hv_cpuid_for(const struct hv_cpuid *host, struct hv_cpuid *out, unsigned index, unsigned cpus)
+{
+	*out = *host;
+	for (unsigned i = 0; i < out->nent; i++)
+		adjust(&out->entries[i], index, cpus);
+}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * gmem.h: the guest's memory, and the one way to touch it.
+ *
+ * A memfd of the daemon's (sealed, INV-HV-1), mapped once, shared, aligned to 2 MiB, with huge
+ * pages advised and left out of core dumps (INV-HV-2). Guest addresses come from the guest: each
+ * use goes through hv_gmem_at(), which answers NULL for whatever is not wholly inside one bank
+ * (below the hole, or from 4 GiB up). The bytes behind the pointer may change at any time.
+ */
+#ifndef HV_GMEM_H
+#define HV_GMEM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/guest_mem.h"
+
+struct hv_gmem;
+
+/* Borrows `fd` for as long as the mapping lives. All of it is mapped; its seals must be right. */
+int hv_gmem_create(struct hv_gmem **out, int fd);
+void hv_gmem_destroy(struct hv_gmem *gmem);
+
+/* Valid for `len` bytes until hv_gmem_destroy; NULL when that is no memory (len 0 is none). */
+void *hv_gmem_at(const struct hv_gmem *gmem, uint64_t gpa, uint64_t len);
+/* -EFAULT when the range is not wholly memory; nothing was copied then. */
+int hv_gmem_read(const struct hv_gmem *gmem, uint64_t gpa, void *dst, size_t len);
+int hv_gmem_write(struct hv_gmem *gmem, uint64_t gpa, const void *src, size_t len);
+
+uint64_t hv_gmem_bytes(const struct hv_gmem *gmem);
+
+/*
+ * The banks, one or two: for KVM's memory slots, for SET_MEM_TABLE, and for rings. A front-end's
+ * "user address" in them is the guest's own address: back-ends learn nothing of this process.
+ */
+const struct guest_mem *hv_gmem_banks(const struct hv_gmem *gmem);
+int hv_gmem_fd(const struct hv_gmem *gmem);
+
+#endif

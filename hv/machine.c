@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Assembly of a machine. PCI slots: 0 host bridge, 1 kept free for an ISA bridge, 2 pvpanic, 3 and
+ * on the configured devices in their order (addresses stay the same across hosts and starts).
+ */
+#include "hv/machine.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/util.h"
+#include "hv/acpi.h"
+#include "hv/boot.h"
+#include "hv/bus.h"
+#include "hv/gmem.h"
+#include "hv/kvm.h"
+#include "hv/lease.h"
+#include "hv/pci.h"
+#include "hv/power.h"
+#include "hv/pvpanic.h"
+#include "hv/rng.h"
+#include "hv/rtc.h"
+#include "hv/serial.h"
+#include "hv/vcpu.h"
+#include "hv/vhost.h"
+#include "hv/virtio_pci.h"
+
+#define SLOT_PVPANIC 2
+#define SLOT_DEVICES 3
+_Static_assert(SLOT_DEVICES + VMCTL_DEVICES_MAX <= HV_PCI_SLOTS, "slots");
+
+struct hv_machine {
+	struct hv_machine_config c;
+	struct hv_kvm *kvm;
+	struct hv_bus ports, mmio;
+	struct hv_pci *pci;
+	struct hv_power *power;
+	struct hv_serial *serial;
+	struct hv_rtc *rtc;
+	struct hv_pvpanic *pvpanic;
+	struct hv_rng *rng[VMCTL_DEVICES_MAX];
+	struct hv_virtio *virtio[VMCTL_DEVICES_MAX];
+	struct hv_virtio_pci *transport[VMCTL_DEVICES_MAX];
+	struct hv_vcpus *vcpus;
+};
+
+/* --- what processors ask ----------------------------------------------------------------------- */
+
+static void access_bus(struct hv_machine *m, struct hv_bus *bus, bool write, uint64_t address,
+		       void *data, unsigned size)
+{
+	uint64_t value = 0;
+
+	pthread_mutex_lock(m->c.lock);
+	if (write) {
+		memcpy(&value, data, size);
+		hv_bus_write(bus, address, size, value);
+	} else {
+		value = hv_bus_read(bus, address, size);
+		memcpy(data, &value, size);
+	}
+	pthread_mutex_unlock(m->c.lock);
+}
+
+static void vcpu_pio(void *opaque, bool write, uint16_t port, void *data, unsigned size)
+{
+	struct hv_machine *m = opaque;
+
+	access_bus(m, &m->ports, write, port, data, size);
+}
+
+static void vcpu_mmio(void *opaque, bool write, uint64_t address, void *data, unsigned size)
+{
+	struct hv_machine *m = opaque;
+
+	access_bus(m, &m->mmio, write, address, data, size);
+}
+
+static bool vcpu_may_run(void *opaque)
+{
+	struct hv_machine *m = opaque;
+
+	return hv_lease_runs(m->c.lease);
+}
+
+static void vcpu_frozen(void *opaque)
+{
+	struct hv_machine *m = opaque;
+
+	m->c.ops->frozen(m->c.opaque);
+}
+
+static void vcpu_shutdown(void *opaque)
+{
+	struct hv_machine *m = opaque;
+
+	m->c.ops->reset(m->c.opaque);
+}
+
+static void vcpu_failed(void *opaque, const char *why)
+{
+	struct hv_machine *m = opaque;
+
+	m->c.ops->crashed(m->c.opaque, why);
+}
+
+static const struct hv_vcpu_ops vcpu_ops = {
+	.pio = vcpu_pio,
+	.mmio = vcpu_mmio,
+	.may_run = vcpu_may_run,
+	.frozen = vcpu_frozen,
+	.shutdown = vcpu_shutdown,
+	.failed = vcpu_failed,
+};
+
+/* --- what devices tell ------------------------------------------------------------------------- */
+
+static void power_off(void *opaque)
+{
+	struct hv_machine *m = opaque;
+
+	hv_vcpus_stop(m->vcpus, HV_STOP_END);
+	m->c.ops->power_off(m->c.opaque);
+}
+
+static void reset(void *opaque)
+{
+	struct hv_machine *m = opaque;
+
+	hv_vcpus_stop(m->vcpus, HV_STOP_END);
+	m->c.ops->reset(m->c.opaque);
+}
+
+static const struct hv_power_ops power_ops = {.power_off = power_off, .reset = reset};
+
+/* --- assembly ---------------------------------------------------------------------------------- */
+
+static int add_device(struct hv_machine *m, unsigned i)
+{
+	const struct vmctl_device *d = &m->c.config->devices[i];
+
+	switch (d->kind) {
+	case VMCTL_DEVICE_SCSI:
+	case VMCTL_DEVICE_BLK:
+		m->virtio[i] = hv_vhost_device(m->c.vhost[i]);
+		break;
+	case VMCTL_DEVICE_RNG:
+		hv_rng_create(&m->rng[i], m->c.gmem, d->queue_size);
+		m->virtio[i] = hv_rng_device(m->rng[i]);
+		break;
+	}
+	return hv_virtio_pci_create(&m->transport[i], m->virtio[i], m->pci, m->kvm,
+				    SLOT_DEVICES + i);
+}
+
+static int add_devices(struct hv_machine *m)
+{
+	const struct vmctl_config *config = m->c.config;
+	int rc = 0;
+
+	hv_bus_init(&m->ports);
+	hv_bus_init(&m->mmio);
+	/* PCI before power: where both answer, at 0xcf9, the newer one wins. */
+	hv_pci_create(&m->pci, &m->ports, &m->mmio);
+	hv_power_create(&m->power, &m->ports, m->kvm, &power_ops, m);
+	hv_serial_create(&m->serial, &m->ports, m->kvm, m->c.ops->console, m->c.opaque);
+	hv_rtc_create(&m->rtc, &m->ports, config->memory_bytes, config->cpus);
+	hv_pvpanic_create(&m->pvpanic, m->pci, SLOT_PVPANIC, m->c.ops->panicked, m->c.opaque);
+	pthread_mutex_lock(m->c.lock);
+	for (unsigned i = 0; i < config->devices_n && !rc; i++)
+		rc = add_device(m, i);
+	pthread_mutex_unlock(m->c.lock);
+	return rc;
+}
+
+static int prepare_boot(struct hv_machine *m)
+{
+	const struct vmctl_config *config = m->c.config;
+	struct hv_entry entry;
+	int rc = hv_acpi_write(m->c.gmem, config->cpus);
+
+	if (rc)
+		return fail(rc, "acpi: the guest's memory is too small for the tables");
+	rc = hv_boot_linux(m->c.gmem, config, HV_ACPI_GPA, &entry);
+	return rc ? rc : hv_vcpus_set_entry(m->vcpus, &entry);
+}
+
+int hv_machine_create(struct hv_machine **out, const struct hv_machine_config *config)
+{
+	struct hv_machine *m = xcalloc(1, sizeof(*m));
+
+	m->c = *config;
+	int rc = hv_kvm_create(&m->kvm, config->kvm_fd, config->gmem);
+	if (!rc)
+		rc = add_devices(m);
+	if (!rc)
+		rc = hv_vcpus_create(&m->vcpus, m->kvm, config->config->cpus, &vcpu_ops, m);
+	if (!rc)
+		rc = prepare_boot(m);
+	if (rc) {
+		hv_machine_destroy(m);
+		return rc;
+	}
+	*out = m;
+	return 0;
+}
+
+void hv_machine_destroy(struct hv_machine *m)
+{
+	if (!m)
+		return;
+	hv_vcpus_destroy(m->vcpus);
+	pthread_mutex_lock(m->c.lock);
+	for (unsigned i = 0; i < VMCTL_DEVICES_MAX; i++) {
+		hv_virtio_pci_destroy(m->transport[i]);
+		hv_rng_destroy(m->rng[i]);
+	}
+	pthread_mutex_unlock(m->c.lock);
+	hv_pvpanic_destroy(m->pvpanic);
+	hv_rtc_destroy(m->rtc);
+	hv_serial_destroy(m->serial);
+	hv_power_destroy(m->power);
+	hv_pci_destroy(m->pci);
+	hv_kvm_destroy(m->kvm);
+	free(m);
+}
+
+/* --- running ----------------------------------------------------------------------------------- */
+
+int hv_machine_resume(struct hv_machine *m)
+{
+	if (!hv_lease_runs(m->c.lease))
+		return fail(-EPERM, "the lease has ended; the vm runs when it is renewed");
+	hv_vcpus_allow(m->vcpus, HV_STOP_PAUSE | HV_STOP_LEASE);
+	return 0;
+}
+
+void hv_machine_pause(struct hv_machine *m)
+{
+	hv_vcpus_stop(m->vcpus, HV_STOP_PAUSE);
+	hv_vcpus_wait(m->vcpus);
+}
+
+void hv_machine_freeze(struct hv_machine *m)
+{
+	hv_vcpus_stop(m->vcpus, HV_STOP_LEASE);
+	hv_vcpus_wait(m->vcpus);
+}
+
+void hv_machine_end(struct hv_machine *m)
+{
+	hv_vcpus_stop(m->vcpus, HV_STOP_END);
+}
+
+bool hv_machine_frozen(struct hv_machine *m)
+{
+	return hv_vcpus_stopped(m->vcpus) & HV_STOP_LEASE;
+}
+
+void hv_machine_power_button(struct hv_machine *m)
+{
+	hv_power_button(m->power);
+}
+
+size_t hv_machine_console_input(struct hv_machine *m, const uint8_t *data, size_t n)
+{
+	return hv_serial_input(m->serial, data, n);
+}
+
+uint64_t hv_machine_devices_ready(struct hv_machine *m)
+{
+	uint64_t bits = 0;
+
+	for (unsigned i = 0; i < m->c.config->devices_n; i++)
+		bits |= (uint64_t)hv_virtio_ready(m->virtio[i]) << i;
+	return bits;
+}
+
+unsigned hv_machine_poll_fds(struct hv_machine *m, int fds[HV_MACHINE_POLLS])
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < m->c.config->devices_n; i++) {
+		if (m->rng[i])
+			fds[n++] = m->virtio[i]->queue[0].kick_fd;
+	}
+	return n;
+}
+
+void hv_machine_serve(struct hv_machine *m, int fd)
+{
+	for (unsigned i = 0; i < m->c.config->devices_n; i++) {
+		if (m->rng[i] && m->virtio[i]->queue[0].kick_fd == fd)
+			hv_rng_serve(m->rng[i]);
+	}
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * machine.h: one life of a guest, from START to its reset or power-off: buses, chips, devices,
+ * processors. A reboot is a new machine on the same memory; so no device knows a "reset of all".
+ *
+ * One lock for all devices, held while a vCPU's exit is answered; what is fast (kicks, interrupts)
+ * never comes here. The lock belongs to the VMM, because the vhost devices outlive machines.
+ */
+#ifndef HV_MACHINE_H
+#define HV_MACHINE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/vmctl.h"
+
+struct hv_gmem;
+struct hv_lease;
+struct hv_machine;
+struct hv_vhost;
+
+/* What a machine tells, from any thread. `locked` ones come under the lock. */
+struct hv_machine_ops {
+	void (*console)(void *opaque, uint8_t byte); /* locked */
+	void (*panicked)(void *opaque);		     /* locked */
+	void (*power_off)(void *opaque); /* locked; the processors are stopped for good */
+	void (*reset)(void *opaque);	 /* the same; may come without the lock */
+	void (*frozen)(void *opaque);	 /* the lease has ended; all are stopped */
+	void (*crashed)(void *opaque, const char *why);
+};
+
+struct hv_machine_config {
+	int kvm_fd;
+	struct hv_gmem *gmem;
+	struct hv_lease *lease;
+	const struct vmctl_config *config;
+	struct hv_vhost *const *vhost; /* per device of config; NULL for the VMM's own */
+	pthread_mutex_t *lock;
+	const struct hv_machine_ops *ops;
+	void *opaque;
+};
+
+/* Builds the machine, writes its tables; the processors stand at the kernel's entry. Unlocked. */
+int hv_machine_create(struct hv_machine **out, const struct hv_machine_config *config);
+/* Ends the processors. Every vhost device must be idle. Unlocked. */
+void hv_machine_destroy(struct hv_machine *machine);
+
+/* Lets the processors run, unless the lease has ended (-EPERM then). */
+int hv_machine_resume(struct hv_machine *machine);
+/* Returns when all stand still. Unlocked. */
+void hv_machine_pause(struct hv_machine *machine);
+/* Stops them for the lease; returns when all stand still. Unlocked; any thread but a vCPU's. */
+void hv_machine_freeze(struct hv_machine *machine);
+/* Stops them for good; returns at once. */
+void hv_machine_end(struct hv_machine *machine);
+/* They stand still because the lease ended. */
+bool hv_machine_frozen(struct hv_machine *machine);
+
+/* Under the lock. */
+void hv_machine_power_button(struct hv_machine *machine);
+size_t hv_machine_console_input(struct hv_machine *machine, const uint8_t *data, size_t n);
+/* Bit per device: its driver runs it. */
+uint64_t hv_machine_devices_ready(struct hv_machine *machine);
+
+/* The VMM's own devices: descriptors to poll for, and what to call (under the lock) then. */
+#define HV_MACHINE_POLLS VMCTL_DEVICES_MAX
+unsigned hv_machine_poll_fds(struct hv_machine *machine, int fds[HV_MACHINE_POLLS]);
+void hv_machine_serve(struct hv_machine *machine, int fd);
+
+#endif

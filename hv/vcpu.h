@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * vcpu.h: a machine's virtual processors, a thread each, and the one brake for all of them.
+ *
+ * Reasons to stand still are bits; processors run while none is set. Anybody may stop them, whole;
+ * only who set a reason takes it back. Before a vCPU enters the guest it asks `may_run` (the lease,
+ * INV-HA-1), so that a process that was stopped itself does not run on afterwards.
+ *
+ * A vCPU parks only when the exit it was in is complete (KVM's rule for saving state).
+ */
+#ifndef HV_VCPU_H
+#define HV_VCPU_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct hv_kvm;
+struct hv_vcpus;
+
+enum hv_stop {
+	HV_STOP_PAUSE = 1, /* the daemon said so */
+	HV_STOP_LEASE = 2, /* the lease's end has passed */
+	HV_STOP_END = 4,   /* power-off, reset, crash: never taken back */
+};
+
+/* What vCPU threads ask and tell; called from them, several at once. */
+struct hv_vcpu_ops {
+	/* `data` holds `size` bytes, to fill or to take. */
+	void (*pio)(void *opaque, bool write, uint16_t port, void *data, unsigned size);
+	void (*mmio)(void *opaque, bool write, uint64_t address, void *data, unsigned size);
+	bool (*may_run)(void *opaque);
+	/* may_run said no: the processors were stopped with HV_STOP_LEASE. */
+	void (*frozen)(void *opaque);
+	/* A triple fault: on a PC, a reset. */
+	void (*shutdown)(void *opaque);
+	/* KVM cannot go on; the processors were stopped with HV_STOP_END. */
+	void (*failed)(void *opaque, const char *why);
+};
+
+/* The threads exist, stopped with HV_STOP_PAUSE. */
+int hv_vcpus_create(struct hv_vcpus **out, struct hv_kvm *kvm, unsigned cpus,
+		    const struct hv_vcpu_ops *ops, void *opaque);
+/* Stops and ends the threads. */
+void hv_vcpus_destroy(struct hv_vcpus *vcpus);
+
+/* How the first processor starts: in long mode, flat, interrupts off. The others wait for SIPI. */
+struct hv_entry {
+	uint64_t rip, rsi, rsp;
+	uint64_t cr3;
+	uint64_t gdt_gpa; /* selector 0x10: code, 0x18: data */
+	uint16_t gdt_bytes;
+};
+int hv_vcpus_set_entry(struct hv_vcpus *vcpus, const struct hv_entry *entry);
+
+/* Returns at once; from any thread. */
+void hv_vcpus_stop(struct hv_vcpus *vcpus, enum hv_stop reason);
+/* Until every vCPU stands still. Not from a vCPU's thread, not under a lock that one takes. */
+void hv_vcpus_wait(struct hv_vcpus *vcpus);
+/* Takes a reason back; the last one lets them run. */
+void hv_vcpus_allow(struct hv_vcpus *vcpus, enum hv_stop reason);
+/* The reasons that are set, as bits. */
+unsigned hv_vcpus_stopped(struct hv_vcpus *vcpus);
+
+#endif

@@ -1,0 +1,521 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * States of a VM. How a reboot goes: a vCPU's write (or the daemon's RESET) stops the processors
+ * for good; each back-end gives the rings back; when the last one has, the machine is taken apart
+ * and EVENT reset asks the daemon for a fresh kernel. Only then may guest memory be written.
+ *
+ * Locks: `life` (machine is there), then `lock` (devices).
+ */
+#include "hv/vmm.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "hv/console.h"
+#include "hv/gmem.h"
+#include "hv/lease.h"
+#include "hv/vhost.h"
+
+enum post {
+	POST_CONSOLE = 1,
+	POST_PANICKED = 2,
+	POST_POWER_OFF = 4,
+	POST_RESET = 8,
+	POST_CRASHED = 16,
+	POST_FROZEN = 32,
+	POST_VHOST = 64,
+	POST_DROPPED = 128,
+};
+
+struct hv_vmm {
+	int kvm_fd, wake_fd;
+	struct hv_gmem *gmem;
+	struct hv_lease *lease;
+	const struct hv_vmm_ops *ops;
+	void *opaque;
+	atomic_uint posted;
+
+	/* The main thread's. */
+	enum vmctl_state state;
+	struct vmctl_config config;
+	struct hv_vhost *vhost[VMCTL_DEVICES_MAX];
+	bool start_waits;  /* for back-ends */
+	bool resetting;	   /* the processors are stopped, rings are on their way back */
+	bool machine_ends; /* to be taken apart as soon as no back-end has rings */
+	uint32_t boots;
+	uint64_t start_ns;
+	char why[VMCTL_TEXT_MAX + 1]; /* of CRASHED */
+
+	pthread_mutex_t life;
+	struct hv_machine *machine;
+
+	pthread_mutex_t lock; /* the machine's; what follows is written under it by any thread */
+	struct hv_console console;
+	uint64_t first_output_ns;
+	bool panicked;
+	char crash[VMCTL_TEXT_MAX + 1];
+	char drop_why[VMCTL_TEXT_MAX + 1];
+	unsigned drop_device;
+};
+
+static void post(struct hv_vmm *vmm, enum post bit)
+{
+	if (!(atomic_fetch_or(&vmm->posted, bit) & bit))
+		eventfd_write(vmm->wake_fd, 1);
+}
+
+/* --- from other threads ------------------------------------------------------------------------ */
+
+static void machine_console(void *opaque, uint8_t byte)
+{
+	struct hv_vmm *vmm = opaque;
+
+	if (!vmm->first_output_ns)
+		vmm->first_output_ns = clock_boot_ns();
+	hv_console_put(&vmm->console, byte);
+	post(vmm, POST_CONSOLE);
+}
+
+static void machine_panicked(void *opaque)
+{
+	struct hv_vmm *vmm = opaque;
+
+	vmm->panicked = true;
+	post(vmm, POST_PANICKED);
+}
+
+static void machine_power_off(void *opaque)
+{
+	post(opaque, POST_POWER_OFF);
+}
+
+static void machine_reset(void *opaque)
+{
+	post(opaque, POST_RESET);
+}
+
+static void machine_frozen(void *opaque)
+{
+	post(opaque, POST_FROZEN);
+}
+
+static void machine_crashed(void *opaque, const char *why)
+{
+	struct hv_vmm *vmm = opaque;
+
+	pthread_mutex_lock(&vmm->lock);
+	(void)str_format(vmm->crash, sizeof(vmm->crash), "%s", why);
+	pthread_mutex_unlock(&vmm->lock);
+	post(vmm, POST_CRASHED);
+}
+
+static const struct hv_machine_ops machine_ops = {
+	.console = machine_console,
+	.panicked = machine_panicked,
+	.power_off = machine_power_off,
+	.reset = machine_reset,
+	.frozen = machine_frozen,
+	.crashed = machine_crashed,
+};
+
+static void vhost_changed(void *opaque)
+{
+	post(opaque, POST_VHOST);
+}
+
+static void vhost_dropped(void *opaque, unsigned index, const char *why)
+{
+	struct hv_vmm *vmm = opaque;
+
+	pthread_mutex_lock(&vmm->lock);
+	vmm->drop_device = index;
+	(void)str_format(vmm->drop_why, sizeof(vmm->drop_why), "%s", why);
+	pthread_mutex_unlock(&vmm->lock);
+	post(vmm, POST_DROPPED);
+}
+
+static const struct hv_vhost_ops vhost_ops = {.changed = vhost_changed, .dropped = vhost_dropped};
+
+/* The lease's thread: stops the guest by itself, then tells. */
+static void lease_ended(void *opaque)
+{
+	struct hv_vmm *vmm = opaque;
+
+	pthread_mutex_lock(&vmm->life);
+	if (vmm->machine)
+		hv_machine_freeze(vmm->machine);
+	pthread_mutex_unlock(&vmm->life);
+	post(vmm, POST_FROZEN);
+}
+
+/* --- events ------------------------------------------------------------------------------------ */
+
+static void tell(struct hv_vmm *vmm, enum vmctl_event_kind kind, uint32_t code, const char *text)
+{
+	struct vmctl_event event = {.kind = kind, .code = code};
+
+	(void)str_format(event.text, sizeof(event.text), "%s", text);
+	log_info("vmm", "%s%s%s", vmctl_event_name(kind), *text ? ": " : "", text);
+	vmm->ops->event(vmm->opaque, &event);
+}
+
+/* Stops the processors for good and asks for the rings. */
+static void end_machine(struct hv_vmm *vmm)
+{
+	hv_machine_end(vmm->machine);
+	vmm->machine_ends = true;
+	pthread_mutex_lock(&vmm->lock);
+	for (unsigned i = 0; i < vmm->config.devices_n; i++) {
+		if (vmm->vhost[i])
+			hv_vhost_stop(vmm->vhost[i]);
+	}
+	pthread_mutex_unlock(&vmm->lock);
+}
+
+static bool all_vhost(struct hv_vmm *vmm, bool (*is)(const struct hv_vhost *))
+{
+	bool all = true;
+
+	pthread_mutex_lock(&vmm->lock);
+	for (unsigned i = 0; i < vmm->config.devices_n; i++)
+		all = all && (!vmm->vhost[i] || is(vmm->vhost[i]));
+	pthread_mutex_unlock(&vmm->lock);
+	return all;
+}
+
+static void take_machine_apart(struct hv_vmm *vmm)
+{
+	pthread_mutex_lock(&vmm->life);
+	hv_machine_destroy(vmm->machine);
+	vmm->machine = NULL;
+	vmm->machine_ends = false;
+	pthread_mutex_unlock(&vmm->life);
+	if (!vmm->resetting)
+		return;
+	vmm->resetting = false;
+	vmm->state = VMCTL_STATE_RESET;
+	tell(vmm, VMCTL_EVENT_RESET, 0, "");
+}
+
+static bool alive(const struct hv_vmm *vmm)
+{
+	return vmm->machine && !vmm->machine_ends;
+}
+
+static void on_crash(struct hv_vmm *vmm)
+{
+	if (!alive(vmm))
+		return;
+	vmm->state = VMCTL_STATE_CRASHED;
+	pthread_mutex_lock(&vmm->lock);
+	memcpy(vmm->why, vmm->crash, sizeof(vmm->why));
+	pthread_mutex_unlock(&vmm->lock);
+	tell(vmm, VMCTL_EVENT_CRASHED, 0, vmm->why);
+	end_machine(vmm);
+}
+
+static void on_frozen(struct hv_vmm *vmm)
+{
+	if (!alive(vmm) || !hv_machine_frozen(vmm->machine) || vmm->state == VMCTL_STATE_FROZEN)
+		return;
+	hv_machine_freeze(vmm->machine); /* a vCPU saw it first: until all stand still */
+	vmm->state = VMCTL_STATE_FROZEN;
+	tell(vmm, VMCTL_EVENT_FROZEN, 0, "the lease has ended");
+}
+
+static void on_dropped(struct hv_vmm *vmm)
+{
+	char why[VMCTL_TEXT_MAX + 1];
+
+	pthread_mutex_lock(&vmm->lock);
+	unsigned device = vmm->drop_device;
+	memcpy(why, vmm->drop_why, sizeof(why));
+	pthread_mutex_unlock(&vmm->lock);
+	tell(vmm, VMCTL_EVENT_DEVICE, device, why);
+}
+
+/* --- start ------------------------------------------------------------------------------------- */
+
+static int create_machine(struct hv_vmm *vmm)
+{
+	const struct hv_machine_config config = {
+		.kvm_fd = vmm->kvm_fd,
+		.gmem = vmm->gmem,
+		.lease = vmm->lease,
+		.config = &vmm->config,
+		.vhost = vmm->vhost,
+		.lock = &vmm->lock,
+		.ops = &machine_ops,
+		.opaque = vmm,
+	};
+	struct hv_machine *machine;
+
+	if (!hv_lease_runs(vmm->lease))
+		return fail(-EPERM, "the lease has ended; the vm starts when it is renewed");
+	vmm->start_ns = clock_boot_ns();
+	vmm->first_output_ns = 0;
+	vmm->panicked = false;
+	int rc = hv_machine_create(&machine, &config);
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&vmm->life);
+	vmm->machine = machine;
+	pthread_mutex_unlock(&vmm->life);
+	rc = hv_machine_resume(machine);
+	if (rc) {
+		take_machine_apart(vmm);
+		return rc;
+	}
+	vmm->boots++;
+	vmm->state = VMCTL_STATE_RUNNING;
+	return 0;
+}
+
+int hv_vmm_start(struct hv_vmm *vmm)
+{
+	if (vmm->state != VMCTL_STATE_CONFIGURED && vmm->state != VMCTL_STATE_RESET)
+		return fail(-EBUSY, "vm: it is %s and cannot be started",
+			    vmctl_state_name(vmm->state));
+	if (vmm->start_waits)
+		return fail(-EBUSY, "vm: it is being started already");
+	if (all_vhost(vmm, hv_vhost_connected))
+		return create_machine(vmm);
+	vmm->start_waits = true;
+	return 1;
+}
+
+void hv_vmm_forget_start(struct hv_vmm *vmm)
+{
+	vmm->start_waits = false;
+}
+
+static void on_vhost(struct hv_vmm *vmm)
+{
+	if (vmm->machine_ends && all_vhost(vmm, hv_vhost_idle))
+		take_machine_apart(vmm);
+	if (vmm->start_waits && all_vhost(vmm, hv_vhost_connected)) {
+		vmm->start_waits = false;
+		vmm->ops->started(vmm->opaque, create_machine(vmm));
+	}
+}
+
+void hv_vmm_turn(struct hv_vmm *vmm)
+{
+	eventfd_t n;
+
+	eventfd_read(vmm->wake_fd, &n);
+	unsigned bits = atomic_exchange(&vmm->posted, 0);
+	if (bits & POST_PANICKED)
+		tell(vmm, VMCTL_EVENT_PANICKED, 0, "");
+	if (bits & POST_CRASHED)
+		on_crash(vmm);
+	if (bits & POST_POWER_OFF && alive(vmm)) {
+		vmm->state = VMCTL_STATE_POWERED_OFF;
+		tell(vmm, VMCTL_EVENT_POWERED_OFF, 0, "");
+		end_machine(vmm);
+	}
+	if (bits & POST_RESET && alive(vmm)) {
+		vmm->resetting = true;
+		end_machine(vmm);
+	}
+	if (bits & POST_FROZEN)
+		on_frozen(vmm);
+	if (bits & POST_DROPPED)
+		on_dropped(vmm);
+	on_vhost(vmm);
+}
+
+/* --- requests ---------------------------------------------------------------------------------- */
+
+int hv_vmm_configure(struct hv_vmm *vmm, const struct vmctl_config *config)
+{
+	int rc = 0;
+
+	if (vmm->state != VMCTL_STATE_NEW)
+		return fail(-EBUSY, "vm: it is configured already");
+	if (config->memory_bytes != hv_gmem_bytes(vmm->gmem))
+		return fail(-EINVAL,
+			    "vm: the configuration says %llu bytes of memory, the memfd "
+			    "has %llu",
+			    (unsigned long long)config->memory_bytes,
+			    (unsigned long long)hv_gmem_bytes(vmm->gmem));
+	vmm->config = *config;
+	for (unsigned i = 0; i < config->devices_n && !rc; i++) {
+		if (config->devices[i].kind == VMCTL_DEVICE_RNG)
+			continue;
+		rc = hv_vhost_create(&vmm->vhost[i], i, &config->devices[i], vmm->gmem, &vmm->lock,
+				     &vhost_ops, vmm);
+	}
+	if (rc)
+		return rc;
+	vmm->state = VMCTL_STATE_CONFIGURED;
+	return 0;
+}
+
+static int need_machine(struct hv_vmm *vmm)
+{
+	if (alive(vmm))
+		return 0;
+	return fail(-EINVAL, "vm: it is %s and does not run",
+		    vmm->resetting ? "being reset" : vmctl_state_name(vmm->state));
+}
+
+int hv_vmm_pause(struct hv_vmm *vmm)
+{
+	int rc = need_machine(vmm);
+
+	if (rc)
+		return rc;
+	hv_machine_pause(vmm->machine);
+	if (vmm->state == VMCTL_STATE_RUNNING)
+		vmm->state = VMCTL_STATE_PAUSED;
+	return 0;
+}
+
+int hv_vmm_resume(struct hv_vmm *vmm)
+{
+	int rc = need_machine(vmm);
+
+	if (!rc)
+		rc = hv_machine_resume(vmm->machine);
+	if (!rc)
+		vmm->state = VMCTL_STATE_RUNNING;
+	return rc;
+}
+
+int hv_vmm_reset(struct hv_vmm *vmm)
+{
+	int rc = need_machine(vmm);
+
+	if (rc)
+		return rc;
+	vmm->resetting = true;
+	end_machine(vmm);
+	post(vmm, POST_VHOST); /* EVENT reset comes after the REPLY */
+	return 0;
+}
+
+int hv_vmm_power_button(struct hv_vmm *vmm)
+{
+	int rc = need_machine(vmm);
+
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&vmm->lock);
+	hv_machine_power_button(vmm->machine);
+	pthread_mutex_unlock(&vmm->lock);
+	return 0;
+}
+
+void hv_vmm_status(struct hv_vmm *vmm, struct vmctl_status *out)
+{
+	*out = (struct vmctl_status){
+		.version = VMCTL_VERSION,
+		.state = vmm->state,
+		.pid = (uint32_t)getpid(),
+		.boots = vmm->boots,
+		.start_ns = vmm->start_ns,
+	};
+	memcpy(out->text, vmm->why, sizeof(out->text));
+	pthread_mutex_lock(&vmm->lock);
+	out->panicked = vmm->panicked;
+	out->first_output_ns = vmm->first_output_ns;
+	out->console_lost = vmm->console.lost;
+	if (vmm->machine)
+		out->devices_ready = hv_machine_devices_ready(vmm->machine);
+	for (unsigned i = 0; i < vmm->config.devices_n; i++) {
+		bool there = !vmm->vhost[i] || hv_vhost_connected(vmm->vhost[i]);
+		out->devices_connected |= (uint64_t)there << i;
+	}
+	pthread_mutex_unlock(&vmm->lock);
+}
+
+void hv_vmm_console_input(struct hv_vmm *vmm, const struct vmctl_console *input)
+{
+	if (!vmm->machine)
+		return;
+	pthread_mutex_lock(&vmm->lock);
+	hv_machine_console_input(vmm->machine, input->data, input->bytes);
+	pthread_mutex_unlock(&vmm->lock);
+}
+
+size_t hv_vmm_console_take(struct hv_vmm *vmm, uint8_t *dst, size_t max)
+{
+	pthread_mutex_lock(&vmm->lock);
+	size_t n = hv_console_take(&vmm->console, dst, max);
+	pthread_mutex_unlock(&vmm->lock);
+	return n;
+}
+
+int hv_vmm_connect(struct hv_vmm *vmm, unsigned device, int fd)
+{
+	if (device >= vmm->config.devices_n || !vmm->vhost[device]) {
+		close(fd);
+		return fail(-EINVAL, "vm: device %u has no back-end", device);
+	}
+	pthread_mutex_lock(&vmm->lock);
+	hv_vhost_connect(vmm->vhost[device], fd);
+	pthread_mutex_unlock(&vmm->lock);
+	return 0;
+}
+
+int hv_vmm_wake_fd(const struct hv_vmm *vmm)
+{
+	return vmm->wake_fd;
+}
+
+unsigned hv_vmm_poll_fds(struct hv_vmm *vmm, int fds[HV_MACHINE_POLLS])
+{
+	return vmm->machine ? hv_machine_poll_fds(vmm->machine, fds) : 0;
+}
+
+void hv_vmm_serve(struct hv_vmm *vmm, int fd)
+{
+	if (!vmm->machine)
+		return;
+	pthread_mutex_lock(&vmm->lock);
+	hv_machine_serve(vmm->machine, fd);
+	pthread_mutex_unlock(&vmm->lock);
+}
+
+/* --- creation ---------------------------------------------------------------------------------- */
+
+int hv_vmm_create(struct hv_vmm **out, int kvm_fd, int memory_fd, int lease_fd,
+		  const struct hv_vmm_ops *ops, void *opaque)
+{
+	struct hv_vmm *vmm = xcalloc(1, sizeof(*vmm));
+
+	*vmm = (struct hv_vmm){.kvm_fd = kvm_fd, .ops = ops, .opaque = opaque};
+	vmm->state = VMCTL_STATE_NEW;
+	pthread_mutex_init(&vmm->life, NULL);
+	pthread_mutex_init(&vmm->lock, NULL);
+	vmm->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int rc = vmm->wake_fd < 0 ? fail(-errno, "vmm: eventfd: %s", strerror(errno)) : 0;
+	if (!rc)
+		rc = hv_gmem_create(&vmm->gmem, memory_fd);
+	if (!rc)
+		rc = hv_lease_create(&vmm->lease, lease_fd, lease_ended, vmm);
+	if (rc) {
+		hv_gmem_destroy(vmm->gmem);
+		util_close(&vmm->wake_fd);
+		free(vmm);
+		return rc;
+	}
+	*out = vmm;
+	return 0;
+}
+
+int hv_vmm_watch(struct hv_vmm *vmm)
+{
+	return hv_lease_watch(vmm->lease);
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * vmm.h: the life of the one guest of this process, as base/vmctl.h tells it: states, requests,
+ * events. Knows no sockets; hv/control.h brings requests in and carries events out.
+ *
+ * All calls come from the main thread. Other threads (vCPUs, lease, vhost) only post bits and
+ * signal hv_vmm_wake_fd(); hv_vmm_turn() then does what they ask for.
+ */
+#ifndef HV_VMM_H
+#define HV_VMM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/vmctl.h"
+#include "hv/machine.h"
+
+struct hv_vmm;
+
+struct hv_vmm_ops {
+	void (*event)(void *opaque, const struct vmctl_event *event);
+	/* A START that had to wait for back-ends is decided. */
+	void (*started)(void *opaque, int rc);
+};
+
+/*
+ * Maps memory and lease (borrows `kvm_fd` and `memory_fd`, `lease_fd` may be closed). No thread is
+ * started before hv_vmm_watch, so that the process can lock itself up in between.
+ */
+int hv_vmm_create(struct hv_vmm **out, int kvm_fd, int memory_fd, int lease_fd,
+		  const struct hv_vmm_ops *ops, void *opaque);
+int hv_vmm_watch(struct hv_vmm *vmm);
+
+/* Requests; each 0 or -errno with words. */
+int hv_vmm_configure(struct hv_vmm *vmm, const struct vmctl_config *config);
+/* 1: waits for back-ends, ops->started tells the end of it. */
+int hv_vmm_start(struct hv_vmm *vmm);
+int hv_vmm_pause(struct hv_vmm *vmm);
+int hv_vmm_resume(struct hv_vmm *vmm);
+int hv_vmm_reset(struct hv_vmm *vmm);
+int hv_vmm_power_button(struct hv_vmm *vmm);
+void hv_vmm_status(struct hv_vmm *vmm, struct vmctl_status *out);
+void hv_vmm_console_input(struct hv_vmm *vmm, const struct vmctl_console *input);
+/* Bytes for the daemon, 0: none. */
+size_t hv_vmm_console_take(struct hv_vmm *vmm, uint8_t *dst, size_t max);
+/* Takes the socket of a back-end for a device; -EINVAL: no such device, the socket is closed. */
+int hv_vmm_connect(struct hv_vmm *vmm, unsigned device, int fd);
+/* A START that waits is forgotten: who asked for it is gone. */
+void hv_vmm_forget_start(struct hv_vmm *vmm);
+
+int hv_vmm_wake_fd(const struct hv_vmm *vmm);
+/* Does what other threads asked for. */
+void hv_vmm_turn(struct hv_vmm *vmm);
+/* As hv_machine_poll_fds and _serve. */
+unsigned hv_vmm_poll_fds(struct hv_vmm *vmm, int fds[HV_MACHINE_POLLS]);
+void hv_vmm_serve(struct hv_vmm *vmm, int fd);
+
+#endif

@@ -152,7 +152,8 @@ int cfs_checkpoint(struct cfs *fs, uint64_t owner)
 
 	pthread_mutex_lock(&j->checkpoint_lock);
 	collect(fs, owner, &c);
-	qsort(c.v, c.n, sizeof(*c.v), by_vbn);
+	if (c.n > 0)
+		qsort(c.v, c.n, sizeof(*c.v), by_vbn);
 	rc = commit_up_to(fs, c.last_stream);
 	if (rc == 0 && c.n > 0)
 		rc = write_in_place(fs, &c);

@@ -182,8 +182,10 @@ int cfs_groups_place_journal(struct cfs *fs, uint32_t blocks, uint64_t *vbn)
 			g->mem_free -= rc == 0 ? want : 0;
 			pthread_mutex_unlock(&gs->lock);
 		}
+		if (unit && rc == 0)
+			return 0; /* held for the caller */
 		cfs_group_unhold(fs, number);
-		if (unit)
+		if (rc < 0)
 			return rc;
 	}
 	return fail(-ENOSPC,

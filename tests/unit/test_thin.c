@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Thin disks against a model in memory: random reads, writes, discards and zeroes of any 512-byte
+ * alignment, several in flight on ranges of their own; then everything once more after a remount.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+/* Perilune has a function of that name. */
+#undef fail
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/loop.h"
+#include "base/pool.h"
+#include "blockdev/blk.h"
+#include "clusterfs/cfs.h"
+#include "tests/lib/lun.h"
+#include "vfs/chans.h"
+#include "vfs/iothread.h"
+#include "vfs/thin.h"
+
+#define SIZE  (48 * MiB)
+#define LANES 8u /* requests in flight, each in its own eighth */
+#define LANE  (SIZE / LANES)
+
+struct rig {
+	char *lun, state[64];
+	struct blk *blk;
+	struct cfs *fs;
+	struct cfs_file *file;
+	struct iothread *io;
+	struct pool *pool;
+	struct vfs_chans *chans;
+	struct vfs_disk *disk;
+};
+
+#define bad(...)                          \
+	do {                              \
+		print_error(__VA_ARGS__); \
+		assert_true(false);       \
+	} while (0)
+
+static void ok(int rc)
+{
+	if (rc < 0)
+		bad("%s", err_message(rc));
+}
+
+static void open_disk(struct rig *r)
+{
+	struct blk_options bo = {0};
+	struct cfs_options co = {.host_name = "unit", .state_dir = r->state};
+
+	ok(blk_open(r->lun, &bo, &r->blk));
+	ok(cfs_mount(&r->blk, 1, &co, &r->fs));
+	if (cfs_create(r->fs, "/d", CFS_DISK, SIZE) < 0)
+		err_clear();
+	ok(cfs_open(r->fs, "/d", CFS_OPEN_WRITE, 0, &r->file));
+	ok(iothread_create(&r->io, "io", 256));
+	ok(pool_create(&r->pool, "pool", 2));
+	ok(vfs_chans_open(r->fs, iothread_loop(r->io), r->pool, &r->chans));
+	ok(vfs_thin_open(r->chans, r->file, "v:/d", &r->disk));
+}
+
+struct closer {
+	struct rig *r;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	bool closed;
+};
+
+static void on_closed(void *arg)
+{
+	struct closer *c = arg;
+
+	pthread_mutex_lock(&c->lock);
+	c->closed = true;
+	pthread_cond_signal(&c->cond);
+	pthread_mutex_unlock(&c->lock);
+}
+
+static int start_close(void *arg)
+{
+	struct closer *c = arg;
+
+	vfs_close(c->r->disk, on_closed, c);
+	return 0;
+}
+
+static int put_chans(void *arg)
+{
+	vfs_chans_put(arg);
+	return 0;
+}
+
+static void close_disk(struct rig *r)
+{
+	struct closer c = {
+		.r = r, .lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+
+	iothread_call(r->io, start_close, &c);
+	pthread_mutex_lock(&c.lock);
+	while (!c.closed)
+		pthread_cond_wait(&c.cond, &c.lock);
+	pthread_mutex_unlock(&c.lock);
+	iothread_call(r->io, put_chans, r->chans);
+	iothread_destroy(r->io);
+	pool_destroy(r->pool);
+	ok(cfs_close(r->file));
+	ok(cfs_unmount(r->fs));
+	blk_close(r->blk);
+}
+
+static struct rig *setup_rig(uint64_t lun_bytes)
+{
+	struct rig *r = xcalloc(1, sizeof(*r));
+	struct cfs_format_options fo = {.name = "v"};
+	struct blk_options bo = {0};
+
+	r->lun = lun_make(lun_bytes);
+	(void)str_format(r->state, sizeof(r->state), "/tmp/perilune-thin-XXXXXX");
+	assert_non_null(mkdtemp(r->state));
+	ok(blk_open(r->lun, &bo, &r->blk));
+	ok(cfs_format(&r->blk, 1, &fo));
+	blk_close(r->blk);
+	open_disk(r);
+	return r;
+}
+
+static void teardown_rig(struct rig *r)
+{
+	char command[128];
+
+	close_disk(r);
+	lun_remove(r->lun);
+	(void)str_format(command, sizeof(command), "rm -rf '%s'", r->state);
+	assert_int_equal(system(command), 0);
+	free(r);
+}
+
+/* --- requests from the test's thread -------------------------------------------------------------------- */
+
+struct job {
+	struct vfs_req req;
+	struct iovec iov[3];
+	struct loop_work work;
+	struct rig *r;
+	int res;
+	bool done;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+};
+
+static void job_done(struct vfs_req *req, int res)
+{
+	struct job *j = container_of(req, struct job, req);
+
+	pthread_mutex_lock(&j->lock);
+	j->res = res;
+	j->done = true;
+	pthread_cond_signal(&j->cond);
+	pthread_mutex_unlock(&j->lock);
+}
+
+static void job_run(struct loop_work *work)
+{
+	struct job *j = container_of(work, struct job, work);
+
+	vfs_submit(j->r->disk, &j->req);
+}
+
+static void start(struct job *j, struct rig *r, enum vfs_op op, uint64_t offset, uint64_t length,
+		  uint8_t *buf, unsigned flags)
+{
+	uint64_t a = length / 3 / 512 * 512, b = a;
+
+	memset(&j->req, 0, sizeof(j->req));
+	j->req.op = op;
+	j->req.flags = flags;
+	j->req.offset = offset;
+	j->req.length = length;
+	j->req.iov = j->iov;
+	j->req.iovcnt = 0;
+	if (buf && a) { /* in three parts, as guests do */
+		j->iov[0] = (struct iovec){buf, a};
+		j->iov[1] = (struct iovec){buf + a, b};
+		j->iov[2] = (struct iovec){buf + a + b, length - a - b};
+		j->req.iovcnt = 3;
+	} else if (buf) {
+		j->iov[0] = (struct iovec){buf, length};
+		j->req.iovcnt = 1;
+	}
+	j->req.done = job_done;
+	j->r = r;
+	j->done = false;
+	pthread_mutex_init(&j->lock, NULL);
+	pthread_cond_init(&j->cond, NULL);
+	j->work.fn = job_run;
+	loop_post(iothread_loop(r->io), &j->work);
+}
+
+static int finish(struct job *j)
+{
+	pthread_mutex_lock(&j->lock);
+	while (!j->done)
+		pthread_cond_wait(&j->cond, &j->lock);
+	pthread_mutex_unlock(&j->lock);
+	return j->res;
+}
+
+static int run(struct rig *r, enum vfs_op op, uint64_t offset, uint64_t length, uint8_t *buf,
+	       unsigned flags)
+{
+	struct job *j = xaligned(64, sizeof(*j));
+	int rc;
+
+	start(j, r, op, offset, length, buf, flags);
+	rc = finish(j);
+	free(j);
+	return rc;
+}
+
+static void compare_all(struct rig *r, const uint8_t *model)
+{
+	uint8_t *buf = xaligned(4096, MiB);
+
+	for (uint64_t at = 0; at < SIZE; at += MiB) {
+		assert_int_equal(run(r, VFS_READ, at, MiB, buf, 0), 0);
+		if (memcmp(buf, model + at, MiB) != 0) {
+			for (uint64_t i = 0; i < MiB; i += 512)
+				if (memcmp(buf + i, model + at + i, 512) != 0)
+					bad("differs at sector %llu",
+					    (unsigned long long)((at + i) / 512));
+		}
+	}
+	free(buf);
+}
+
+/* --- tests ------------------------------------------------------------------------------------------------- */
+
+static void test_reads_zero_and_back(void **state)
+{
+	struct rig *r = setup_rig(512 * MiB);
+	uint8_t *buf = xaligned(4096, 8192);
+
+	(void)state;
+	memset(buf, 1, 8192);
+	assert_int_equal(run(r, VFS_READ, 12345 * 512, 8192, buf, 0), 0);
+	for (unsigned i = 0; i < 8192; i++)
+		assert_int_equal(buf[i], 0);
+	memset(buf, 7, 512);
+	assert_int_equal(run(r, VFS_WRITE, 99 * 512, 512, buf, VFS_FUA), 0);
+	assert_int_equal(run(r, VFS_READ, 98 * 512, 1536, buf, 0), 0);
+	assert_int_equal(buf[511], 0);
+	assert_int_equal(buf[512], 7);
+	assert_int_equal(buf[1023], 7);
+	assert_int_equal(buf[1024], 0);
+	assert_int_equal(run(r, VFS_WRITE, SIZE - 512, 1024, buf, 0), -EINVAL);
+	assert_int_equal(run(r, VFS_READ, 100, 512, buf, 0), -EINVAL);
+	free(buf);
+	teardown_rig(r);
+}
+
+static void random_op(struct job *j, struct rig *r, unsigned lane, unsigned *seed, uint8_t *model,
+		      uint8_t *buf, enum vfs_op *op)
+{
+	uint64_t max = rand_r(seed) % 8 == 0 ? 600 * 1024 : 40 * 1024;
+	uint64_t length = 512 * (1 + (uint64_t)rand_r(seed) % (max / 512));
+	uint64_t offset = lane * LANE + 512 * ((uint64_t)rand_r(seed) % ((LANE - length) / 512));
+	unsigned dice = (unsigned)rand_r(seed) % 10;
+
+	*op = dice < 5	 ? VFS_WRITE
+	      : dice < 8 ? VFS_READ
+	      : dice < 9 ? VFS_DISCARD
+			 : VFS_WRITE_ZEROES;
+	if (*op == VFS_WRITE) {
+		for (uint64_t i = 0; i < length; i++)
+			buf[i] = (uint8_t)(rand_r(seed) >> 3);
+		memcpy(model + offset, buf, length);
+	}
+	if (*op == VFS_DISCARD || *op == VFS_WRITE_ZEROES)
+		memset(model + offset, 0, length);
+	start(j, r, *op, offset, length, *op == VFS_READ || *op == VFS_WRITE ? buf : NULL,
+	      rand_r(seed) % 20 == 0 ? VFS_FUA : 0);
+}
+
+static void test_random_against_model(void **state)
+{
+	struct rig *r = setup_rig(512 * MiB);
+	uint8_t *model = xcalloc(1, SIZE), *buf = xaligned(4096, LANES * MiB);
+	struct job *jobs = xaligned(64, LANES * sizeof(*jobs));
+	enum vfs_op op[LANES];
+	unsigned seed = 4711;
+
+	(void)state;
+	for (unsigned round = 0; round < 400; round++) {
+		for (unsigned l = 0; l < LANES; l++)
+			random_op(&jobs[l], r, l, &seed, model, buf + l * MiB, &op[l]);
+		for (unsigned l = 0; l < LANES; l++) {
+			assert_int_equal(finish(&jobs[l]), 0);
+			if (op[l] == VFS_READ)
+				assert_memory_equal(buf + l * MiB, model + jobs[l].req.offset,
+						    jobs[l].req.length);
+		}
+		if (round % 50 == 0)
+			assert_int_equal(run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
+	}
+	compare_all(r, model);
+	close_disk(r);
+	open_disk(r);
+	compare_all(r, model);
+	free(model);
+	free(buf);
+	free(jobs);
+	teardown_rig(r);
+}
+
+/* Many small writes into one grain and one unit at once: none may wipe another. */
+static void test_same_grain_at_once(void **state)
+{
+	struct rig *r = setup_rig(512 * MiB);
+	struct job *jobs = xaligned(64, 64 * sizeof(*jobs));
+	uint8_t *buf = xaligned(4096, 64 * 512), *back = xaligned(4096, 64 * 512);
+
+	(void)state;
+	for (unsigned i = 0; i < 64; i++)
+		memset(buf + i * 512, (int)i + 1, 512);
+	for (unsigned i = 0; i < 64; i++)
+		start(&jobs[i], r, VFS_WRITE, MiB + i * 512, 512, buf + i * 512, 0);
+	for (unsigned i = 0; i < 64; i++)
+		assert_int_equal(finish(&jobs[i]), 0);
+	assert_int_equal(run(r, VFS_READ, MiB, 64 * 512, back, 0), 0);
+	assert_memory_equal(buf, back, 64 * 512);
+	free(jobs);
+	free(buf);
+	free(back);
+	teardown_rig(r);
+}
+
+/* What is discarded can be used again: write far more than the volume holds, discarding between. */
+static void test_discard_gives_space_back(void **state)
+{
+	struct rig *r = setup_rig(256 * MiB);
+	uint8_t *buf = xaligned(4096, MiB);
+	struct cfs_stat st;
+
+	(void)state;
+	memset(buf, 0x5a, MiB);
+	for (unsigned round = 0; round < 12; round++) {
+		for (uint64_t at = 0; at < SIZE; at += MiB)
+			assert_int_equal(run(r, VFS_WRITE, at, MiB, buf, 0), 0);
+		assert_int_equal(run(r, VFS_DISCARD, 0, SIZE, NULL, 0), 0);
+	}
+	for (unsigned i = 0; i < 100; i++) {
+		cfs_file_stat(r->file, &st);
+		if (st.allocated == 0)
+			break;
+		usleep(50000);
+	}
+	assert_int_equal(st.allocated, 0);
+	free(buf);
+	teardown_rig(r);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_reads_zero_and_back),
+		cmocka_unit_test(test_random_against_model),
+		cmocka_unit_test(test_same_grain_at_once),
+		cmocka_unit_test(test_discard_gives_space_back),
+	};
+
+	return cmocka_run_group_tests_name("thin", tests, NULL, NULL);
+}

@@ -2,7 +2,7 @@
 /*
  * mount.c: joining and leaving a volume: the order in which its parts come up and go down.
  *
- *	label - slot (fence, claim, beat) - cache - locks - groups - [journal's place] -
+ *	label - lease page - slot (fence, claim, beat) - cache - locks - groups - [journal's place] -
  *	journal (replay) - trash - recovery - janitor
  *
  * Down it goes in reverse; what holds locks goes before the locks, the locks before the journal
@@ -13,6 +13,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/err.h"
 #include "base/log.h"
@@ -33,6 +35,20 @@ static void copy_options(struct cfs *fs, const struct cfs_options *o)
 	fs->options.state_dir = xstrdup(o->state_dir ? o->state_dir : ".");
 	fs->options.address = xstrdup(o->address ? o->address : "");
 	fs->options.initiator = xstrdup(o->initiator ? o->initiator : "");
+}
+
+static int lease_page(struct cfs *fs)
+{
+	void *page;
+
+	fs->lease_fd = memfd_create("perilune-lease", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fs->lease_fd < 0 || ftruncate(fs->lease_fd, 4096) < 0)
+		return fail(-errno, "memfd for the lease: %s", strerror(errno));
+	page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fs->lease_fd, 0);
+	if (page == MAP_FAILED)
+		return fail(-errno, "memfd for the lease: %s", strerror(errno));
+	fs->lease_end = page;
+	return 0;
 }
 
 struct cfs *cfs_volume_create(const struct cfs_options *options)
@@ -57,11 +73,15 @@ int cfs_volume_open(struct cfs *fs, struct blk **blks, unsigned n)
 	cfs_text_copy(fs->name, sizeof(fs->name), fs->label.name, sizeof(fs->label.name));
 	fs->logical_block = le32_get(fs->label.logical_block);
 	fs->group_units = le32_get(fs->label.group_units);
-	return 0;
+	return lease_page(fs);
 }
 
 void cfs_volume_free(struct cfs *fs)
 {
+	if (fs->lease_end)
+		munmap((void *)fs->lease_end, 4096);
+	if (fs->lease_fd >= 0)
+		close(fs->lease_fd);
 	free((char *)fs->options.host_name);
 	free((char *)fs->options.state_dir);
 	free((char *)fs->options.address);
@@ -193,4 +213,9 @@ void cfs_abandon(struct cfs *fs)
 {
 	cfs_bring_down(fs, CFS_DOWN_ABANDON);
 	cfs_volume_free(fs);
+}
+
+int cfs_lease_fd(struct cfs *fs)
+{
+	return fs->lease_fd;
 }

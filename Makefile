@@ -30,6 +30,10 @@ UNIT     := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c
 HELPERS  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/hosts/*.c tests/bench/*.c tests/client/*.c tests/stub/*.c))
 FUZZ     := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
+# `make V=1` shows the commands.
+Q := $(if $(V),,@)
+say = $(if $(V),,@echo "  $(1) $@")
+
 .PHONY: all help deps install check check-fast check-headers soak fuzz bench bench-lab demo sanitize format format-check clean tests
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -43,20 +47,23 @@ help: ## this list
 
 $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+	$(call say,CC  )
+	$(Q)$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
 
 define library
 $(BUILD)/lib/lib$(1).a: $(call objs,$(1))
 	@mkdir -p $$(@D)
 	@rm -f $$@
-	ar rcs $$@ $$^
+	$$(call say,AR  )
+	$$(Q)ar rcs $$@ $$^
 endef
 $(foreach l,$(LAYERS) hv,$(eval $(call library,$(l))))
 
 define program
 $(BUILD)/bin/$(subst _,-,$(1)): $(BUILD)/obj/tools/main_$(1).o $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard tools/$(1)_*.c)) $(if $(filter perilune_vmm,$(1)),$(HVLIBS),$(LIBS))
 	@mkdir -p $$(@D)
-	$(CC) $(ALL_CFLAGS) -o $$@ $$^ $(LDLIBS)
+	$$(call say,LINK)
+	$$(Q)$(CC) $(ALL_CFLAGS) -o $$@ $$^ $(LDLIBS)
 endef
 $(foreach p,$(PROGRAMS),$(eval $(call program,$(p))))
 
@@ -64,7 +71,8 @@ $(foreach p,$(PROGRAMS),$(eval $(call program,$(p))))
 TESTLIB := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard tests/lib/*.c))
 $(BUILD)/tests/%: tests/%.c $(TESTLIB) $(LIBS) $(if $(wildcard hv/*.c),$(BUILD)/lib/libhv.a)
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -MF $@.d -o $@ $< $(TESTLIB) $(if $(wildcard hv/*.c),$(BUILD)/lib/libhv.a) $(LIBS) -lcmocka $(LDLIBS)
+	$(call say,TEST)
+	$(Q)$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -MF $@.d -o $@ $< $(TESTLIB) $(if $(wildcard hv/*.c),$(BUILD)/lib/libhv.a) $(LIBS) -lcmocka $(LDLIBS)
 
 tests: $(UNIT) $(HELPERS)
 
@@ -73,13 +81,15 @@ FUZZ_FLAGS := -std=c17 -g -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-s
 fuzzobjs = $(patsubst %.c,$(BUILD)/fuzzobj/%.o,$(foreach d,$(LAYERS) hv,$(wildcard $(d)/*.c)))
 $(BUILD)/fuzzobj/%.o: %.c
 	@mkdir -p $(@D)
-	$(CLANG) $(CPPFLAGS) $(FUZZ_FLAGS) -MMD -MP -c -o $@ $<
+	$(call say,CC  )
+	$(Q)$(CLANG) $(CPPFLAGS) $(FUZZ_FLAGS) -MMD -MP -c -o $@ $<
 $(BUILD)/fuzzobj/all.a: $(fuzzobjs)
 	@rm -f $@
-	ar rcs $@ $^
+	$(Q)ar rcs $@ $^
 $(BUILD)/fuzz/%: tests/fuzz/%.c $(BUILD)/fuzzobj/all.a
 	@mkdir -p $(@D)
-	$(CLANG) $(CPPFLAGS) $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined -o $@ $< $(BUILD)/fuzzobj/all.a -pthread $(LDLIBS)
+	$(call say,FUZZ)
+	$(Q)$(CLANG) $(CPPFLAGS) $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined -o $@ $< $(BUILD)/fuzzobj/all.a -pthread $(LDLIBS)
 
 fuzz-build: $(FUZZ)
 

@@ -6,7 +6,6 @@
  *	cfs_worker work LUN STATE NAME SEED SECONDS HISTORY
  *	cfs_worker verify LUN STATE NAME flushed|answered HISTORY...
  *	cfs_worker format LUN NAME
- *	cfs_worker check LUN
  *
  * Each 4 KiB carries file, block, counter and a checksum. History, a line an event:
  *	c PATH SIZE	created, durable		x PATH	deletion begins		X PATH	deleted
@@ -449,26 +448,6 @@ static int format(char **av)
 	return 0;
 }
 
-static void finding(void *arg, const char *object, const char *text, bool mended)
-{
-	(void)arg;
-	printf("%s: %s%s\n", object, text, mended ? " (mended)" : "");
-}
-
-static int check(char **av)
-{
-	struct cfs_check_options o = {.finding = finding, .host_name = "check"};
-	struct cfs_check_result r;
-	struct blk *blk = open_lun(av[0], "check");
-	int rc = cfs_check(&blk, 1, &o, &r);
-
-	if (rc < 0)
-		die("check", rc);
-	printf("%llu findings\n", (unsigned long long)r.findings);
-	blk_close(blk);
-	return r.findings ? 1 : 0;
-}
-
 int main(int ac, char **av)
 {
 	log_set_level(getenv("CFS_DEBUG") ? LOG_DEBUG : LOG_INFO);
@@ -478,8 +457,6 @@ int main(int ac, char **av)
 		return verify(av + 2);
 	if (ac == 4 && strcmp(av[1], "format") == 0)
 		return format(av + 2);
-	if (ac == 3 && strcmp(av[1], "check") == 0)
-		return check(av + 2);
 	fprintf(stderr, "usage: see the top of cfs_worker.c\n");
 	return 2;
 }

@@ -137,7 +137,7 @@ format: ## clang-format everything in place
 	clang-format -i $(FORMATTED)
 
 format-check: ## fail when clang-format would change something
-	clang-format --dry-run -Werror $(FORMATTED)
+	@clang-format --dry-run -Werror $(FORMATTED)
 
 clean: ## remove build/
 	rm -rf $(BUILD)

@@ -393,7 +393,8 @@ static unsigned verify_file(struct cfs *fs, struct known *k, bool answered)
 					"%s: block %llu: counter %lld, at least %llu was %s, at "
 					"most %llu was written\n",
 					k->path, (unsigned long long)b, (long long)c,
-					(unsigned long long)least, answered ? "answered" : "flushed",
+					(unsigned long long)least,
+					answered ? "answered" : "flushed",
 					(unsigned long long)k->written[b]);
 				if (++bad > 10)
 					return bad;

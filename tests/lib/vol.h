@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * vol.h: a volume on a file LUN for tests: formatted with short times, mounted by one host or more, each with a
+ * blk and a state directory of its own; all gone with vol_free.
+ */
+#ifndef TESTS_LIB_VOL_H
+#define TESTS_LIB_VOL_H
+
+#include <stdint.h>
+
+#include "blockdev/blk.h"
+#include "clusterfs/cfs.h"
+
+#define VOL_HOSTS 4u
+
+struct vol {
+	char *lun;
+	char *dir; /* of state directories */
+	struct blk *blk[VOL_HOSTS];
+	struct cfs *fs[VOL_HOSTS];
+};
+
+/* Formats a file of `size` bytes. MUST succeed. */
+struct vol *vol_make(uint64_t size);
+/* Mounts it as host `i`; through the recorder when `log` is not NULL. 0 or a negative errno. */
+int vol_mount(struct vol *v, unsigned i, const char *log);
+int vol_unmount(struct vol *v, unsigned i);
+/* As a crash of that host's daemon. */
+void vol_abandon(struct vol *v, unsigned i);
+/* Runs `volume check`; counts findings; those not mended are printed when `print`. */
+int vol_check(struct vol *v, bool repair, bool print, struct cfs_check_result *result);
+void vol_free(struct vol *v);
+
+#endif

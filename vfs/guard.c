@@ -8,7 +8,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -50,19 +49,12 @@ static void on_sigbus(int sig, siginfo_t *info, void *context)
 	signal(sig, SIG_DFL); /* not a client's memory: die of it as usual */
 }
 
-static void install(void)
+void guard_install(void)
 {
 	struct sigaction sa = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO};
 
 	sigemptyset(&sa.sa_mask);
 	MUST(sigaction(SIGBUS, &sa, NULL) == 0);
-}
-
-void guard_install(void)
-{
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
-
-	pthread_once(&once, install);
 }
 
 static int take_slot(void)

@@ -66,6 +66,8 @@ struct vhost_session {
 
 void vhost_session_ref(struct vhost_session *s);
 void vhost_session_unref(struct vhost_session *s);
+/* Kills the session, and returns true, when its client took shared memory away (guard.h). */
+bool vhost_session_check_memory(struct vhost_session *s);
 /* A ring has drained: goes on with the message that waits for it. */
 void vhost_session_drained(struct vhost_session *s);
 /* Closes a descriptor after the requests on it that are queued in the loop. */

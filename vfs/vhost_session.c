@@ -78,6 +78,15 @@ void vhost_session_kill(struct vhost_session *s, const char *why)
 	s->backend_fd = -1;
 }
 
+bool vhost_session_check_memory(struct vhost_session *s)
+{
+	if (!(s->memory && vhost_memory_was_hit(s->memory)) && !guard_was_hit(&s->inflight_map) &&
+	    !guard_was_hit(&s->log_map))
+		return false;
+	vhost_session_kill(s, "it took memory away that it had shared");
+	return true;
+}
+
 bool vhost_session_hung_up(const struct vhost_session *s)
 {
 	struct pollfd p = {.fd = s->fd, .events = POLLRDHUP};
@@ -180,6 +189,7 @@ static void handle(struct vhost_session *s, struct vhost_user_msg *msg)
 			close(reply.fds[i]);
 	}
 	finish(s, msg, rc);
+	vhost_session_check_memory(s);
 }
 
 void vhost_session_drained(struct vhost_session *s)

@@ -409,11 +409,12 @@ uint64_t scsi_sequence(const struct scsi_target *t)
 
 static bool lun_busy(const struct scsi_lun *lun, uint64_t seq, const uint64_t *tag)
 {
-	const struct scsi_cmd *cmd;
+	for (const struct list *at = lun->commands.next; at != &lun->commands; at = at->next) {
+		const struct scsi_cmd *cmd = list_entry(at, struct scsi_cmd, link);
 
-	list_for_each (cmd, &lun->commands, link)
 		if (cmd->seq <= seq && (!tag || cmd->tag == *tag))
 			return true;
+	}
 	return false;
 }
 

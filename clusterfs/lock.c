@@ -97,6 +97,11 @@ int cfs_locks_start(struct cfs *fs)
 	return 0;
 }
 
+void cfs_locks_serve(struct cfs *fs)
+{
+	fs->locks->serving = true;
+}
+
 /* Everything in one go: one checkpoint, one commit. Pinned locks are somebody's mistake. */
 static int give_up_all(struct cfs *fs)
 {

@@ -48,6 +48,7 @@ struct cfs_locks {
 	unsigned count;
 	pthread_t thread;
 	bool threaded, stop;
+	_Atomic bool serving;
 	/* Number of the last transaction under a lock that hashes here: a filter, may say too much. */
 	_Atomic uint64_t touched[CFS_TOUCH_SLOTS];
 	struct {

@@ -134,6 +134,8 @@ static int bring_up(struct cfs *fs)
 	if (rc == 0)
 		rc = start_journal(fs, resumed);
 	if (rc == 0)
+		cfs_locks_serve(fs);
+	if (rc == 0)
 		rc = cfs_trash_start(fs);
 	if (rc == 0)
 		rc = cfs_recover_start(fs);

@@ -282,7 +282,7 @@ void *cfs_release_main(void *arg)
 		if (t->stop)
 			break;
 		pthread_mutex_unlock(&t->mutex);
-		if (!atomic_load(&fs->dead)) {
+		if (t->serving && !atomic_load(&fs->dead)) {
 			serve_wished(fs);
 			look_for_wishes(fs);
 			drop_idle(fs);

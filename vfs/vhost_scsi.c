@@ -243,7 +243,9 @@ static void bad_command(struct vhost_scsi *scsi, struct scsi_request *r, int res
 {
 	struct virtio_scsi_cmd_resp resp = {.response = (uint8_t)response};
 
-	scsi->dev.stats.errors++;
+	/* A driver's scan asks for targets that are not there: no error. */
+	if (response != VIRTIO_SCSI_S_BAD_TARGET)
+		scsi->dev.stats.errors++;
 	respond(r, &resp, sizeof(resp), 0);
 }
 

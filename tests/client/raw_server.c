@@ -16,6 +16,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -101,6 +102,11 @@ int main(int argc, char **argv)
 		return die(rc);
 	for (int l = i + 2; l < argc; l++, n++) {
 		rc = blk_open(argv[l], NULL, &blk[n]);
+		/* Falls with the last request of a server that was killed before (INV-BLK-1). */
+		while (rc == 0 && (rc = blk_host_lock(blk[n], 0)) == -EBUSY) {
+			sleep_ms(1);
+			rc = 0;
+		}
 		if (rc == 0)
 			rc = attach(ctl, t, blk[n], n);
 		if (rc < 0)

@@ -138,6 +138,7 @@ static struct host *join_with(struct bare_volume *v, const char *name, bool faul
 	h->b->fs.sequence = 1;
 	assert_int_equal(cfs_slot_take(&h->b->fs, false, &resumed), 0);
 	assert_int_equal(cfs_locks_start(&h->b->fs), 0);
+	cfs_locks_serve(&h->b->fs);
 	return h;
 }
 

@@ -63,6 +63,7 @@ _Static_assert(sizeof(struct fadt) == 276, "fadt");
 #define FADT_WBINVD	(1u << 0)
 #define FADT_PROC_C1	(1u << 2)
 #define FADT_SLP_BUTTON (1u << 5) /* none as fixed hardware */
+#define FADT_FIX_RTC	(1u << 6) /* no wake-up by the clock */
 #define FADT_TMR_32	(1u << 8)
 #define FADT_RESET_REG	(1u << 10)
 #define BOOT_LEGACY	(1u << 0) /* COM1 and RTC; no keyboard controller (bit 1) */
@@ -115,11 +116,8 @@ static void finish(void *table, const char *signature, uint8_t revision, size_t 
 
 static uint64_t write_dsdt(struct writer *w)
 {
-	struct {
-		struct table_head head;
-		struct hv_aml aml;
-	} t = {0};
-	struct hv_aml *aml = &t.aml;
+	uint8_t t[sizeof(struct table_head) + HV_AML_BYTES];
+	struct hv_aml built = {.n = 0}, *aml = &built;
 	const uint8_t s5[] = {HV_SLEEP_TYPE_S5, HV_SLEEP_TYPE_S5, 0, 0};
 
 	size_t sb = hv_aml_scope(aml, "\\_SB_");
@@ -153,9 +151,10 @@ static uint64_t write_dsdt(struct writer *w)
 	hv_aml_end(aml, sb);
 	hv_aml_name_package(aml, "_S5_", s5, sizeof(s5));
 
-	size_t n = sizeof(t.head) + aml->n;
-	finish(&t, "DSDT", 2, n);
-	return place(w, &t, n);
+	size_t n = sizeof(struct table_head) + aml->n;
+	memcpy(t + sizeof(struct table_head), aml->bytes, aml->n);
+	finish(t, "DSDT", 2, n);
+	return place(w, t, n);
 }
 
 static uint64_t write_facs(struct writer *w)
@@ -195,8 +194,8 @@ static uint64_t write_fadt(struct writer *w, uint64_t facs, uint64_t dsdt)
 		.c3_latency = le16_of(0xfff),
 		.century = 0x32,
 		.boot_flags = le16_of(BOOT_LEGACY | BOOT_NO_VGA | BOOT_NO_ASPM),
-		.flags = le32_of(FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_TMR_32 |
-				 FADT_RESET_REG),
+		.flags = le32_of(FADT_WBINVD | FADT_PROC_C1 | FADT_SLP_BUTTON | FADT_FIX_RTC |
+				 FADT_TMR_32 | FADT_RESET_REG),
 		.reset = io_register(HV_RESET_PORT, 8),
 		.reset_value = HV_RESET_VALUE,
 		.minor = 4,

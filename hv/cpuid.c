@@ -2,12 +2,56 @@
 /* CPUID leaves for a vCPU. Sources: Intel SDM volume 2A, AMD APM volume 3 appendix E. */
 #include "hv/cpuid.h"
 
+#include <cpuid.h>
 #include <errno.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
 #include "base/err.h"
 #include "base/util.h"
+
+/*
+ * QEMU's emulation of SVM does not tell KVM when a guest executes XSETBV, so that KVM runs it with
+ * the wrong XCR0 later (seen with QEMU 7.2: guests die in XRSTOR). There, and only there, guests
+ * see no XSAVE, nor what needs it. The emulator signs its leaf 0x40000000.
+ */
+static bool host_is_emulated(void)
+{
+	uint32_t a, b, c, d;
+
+	__cpuid(1, a, b, c, d);
+	if (!(c & 1u << 31))
+		return false;
+	__cpuid(0x40000000, a, b, c, d);
+	const uint32_t signature[] = {b, c, d};
+	return !memcmp(signature, "TCGTCGTCGTCG", sizeof(signature));
+}
+
+static void hide_xsave(struct kvm_cpuid_entry2 *e)
+{
+	switch (e->function) {
+	case 0x1: /* FMA, XSAVE, OSXSAVE, AVX, F16C */
+		e->ecx &= ~(1u << 12 | 1u << 26 | 1u << 27 | 1u << 28 | 1u << 29);
+		break;
+	case 0x7: /* AVX2, MPX, all of AVX-512; PKU, OSPKE, VAES, VPCLMULQDQ; the rest of AVX-512 */
+		e->ebx &= ~(1u << 5 | 1u << 14 | 1u << 16 | 1u << 17 | 1u << 21 | 1u << 26 |
+			    1u << 27 | 1u << 28 | 1u << 30 | 1u << 31);
+		e->ecx &= ~(1u << 1 | 1u << 3 | 1u << 4 | 1u << 6 | 1u << 9 | 1u << 10 | 1u << 11 |
+			    1u << 12 | 1u << 14);
+		e->edx &= ~(1u << 2 | 1u << 3 | 1u << 8 | 1u << 22 | 1u << 23 | 1u << 24 |
+			    1u << 25);
+		break;
+	case 0xd:
+		e->eax = e->ebx = e->ecx = e->edx = 0;
+		break;
+	case 0x80000001: /* XOP, FMA4 */
+		e->ecx &= ~(1u << 11 | 1u << 16);
+		break;
+	default:
+		break;
+	}
+}
 
 int hv_cpuid_read(struct hv_cpuid *out, int kvm_fd)
 {
@@ -15,6 +59,10 @@ int hv_cpuid_read(struct hv_cpuid *out, int kvm_fd)
 	out->nent = HV_CPUID_MAX;
 	if (ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, out) < 0)
 		return fail(-errno, "kvm: KVM_GET_SUPPORTED_CPUID: %s", strerror(errno));
+	if (host_is_emulated()) {
+		for (unsigned i = 0; i < out->nent; i++)
+			hide_xsave(&out->entries[i]);
+	}
 	return 0;
 }
 

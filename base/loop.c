@@ -151,9 +151,10 @@ static void run_deferred(struct loop *loop)
 
 void loop_timer_arm(struct loop *loop, struct loop_timer *timer, uint64_t deadline_ns)
 {
-	struct list *at = loop->timers.prev;
+	struct list *at;
 
-	loop_timer_cancel(timer);
+	loop_timer_cancel(timer); /* first: it may be the last in the list itself */
+	at = loop->timers.prev;
 	timer->deadline_ns = deadline_ns;
 	while (at != &loop->timers &&
 	       list_entry(at, struct loop_timer, link)->deadline_ns > deadline_ns)

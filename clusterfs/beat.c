@@ -23,6 +23,13 @@
 
 #define FIRST_BEAT_MS 30000u /* a mount gives up when its first beat is not confirmed by then */
 #define LOOP_ENTRIES  64u
+/*
+ * While locks are wished for, beats carry the news: quicker, but so that all hosts together read the
+ * beats no more often than each QUICK_SHARE_MS.
+ */
+#define QUICK_MS       50u
+#define QUICK_SHARE_MS 12u
+#define QUICK_FOR_MS   2000u
 
 enum step { IDLE, WRITING, READING };
 
@@ -32,7 +39,8 @@ struct cfs_beat {
 	struct blk_chan *chan;
 	pthread_t thread;
 	struct loop_timer tick, lapse;
-	struct loop_work stop_work;
+	struct loop_work stop_work, hurry_work;
+	_Atomic bool hurrying; /* hurry_work is posted */
 	enum step step;
 	bool stop;
 	bool lapsed; /* told so */
@@ -40,6 +48,7 @@ struct cfs_beat {
 	uint64_t submitted_ns; /* of the beat under way */
 	uint64_t confirmed_ns; /* submission of the last confirmed one */
 	uint64_t next_ns;      /* when the next is due */
+	uint64_t counted_ns;   /* submission of the last one that counted for the others' silence */
 	uint8_t *block, *area;
 	struct iovec iov;
 	struct blk_req req;
@@ -74,7 +83,9 @@ static void restart_watches(struct cfs_slots *s)
 		s->view[i].silent_beats = 0;
 }
 
-static void see_slot(struct cfs *fs, unsigned slot, const uint8_t *area, uint64_t now_ms)
+/* `counts`: a whole beat has passed since the last look that counted. */
+static void see_slot(struct cfs *fs, unsigned slot, const uint8_t *area, uint64_t now_ms,
+		     bool counts)
 {
 	struct cfs_slots *s = fs->slots;
 	struct cfs_slot_view *v = &s->view[slot];
@@ -102,9 +113,13 @@ static void see_slot(struct cfs *fs, unsigned slot, const uint8_t *area, uint64_
 	if (moved) {
 		v->silent_beats = 0;
 		v->moved_ms = now_ms;
-	} else {
+	} else if (counts) {
 		v->silent_beats++;
 	}
+	for (unsigned i = 0; v->beat_valid && i < CFS_WISHES; i++)
+		if (le64_get(v->beat.wishes[i]) && v->claim.state == CFS_SLOT_ACTIVE &&
+		    now_ms - v->moved_ms < QUICK_FOR_MS)
+			s->wished_ms = now_ms;
 }
 
 enum own { OWN_STANDS, OWN_UNREADABLE, OWN_GONE };
@@ -174,13 +189,18 @@ static void confirmed(struct cfs_beat *b)
 	struct cfs *fs = b->fs;
 	struct cfs_slots *s = fs->slots;
 	uint64_t now = clock_boot_ns(), end = b->submitted_ns + s->lease_ms * NS_PER_MS;
-	bool in_time = now < end, in_row;
+	bool in_time = now < end, in_row, counts;
 
 	/* In a row: not so long after the one before that others may have been kept from theirs. */
 	in_row = b->submitted_ns - b->confirmed_ns < 3 * beat_ns(fs);
+	counts = b->submitted_ns - b->counted_ns >= beat_ns(fs) * 9 / 10;
+	if (counts)
+		b->counted_ns = b->submitted_ns;
+	if (in_time) /* before anybody hears of the beat */
+		atomic_store(fs->lease_end, end);
 	pthread_mutex_lock(&s->lock);
 	for (unsigned i = 0; i < CFS_MAX_SLOTS; i++)
-		see_slot(fs, i, b->area, now / NS_PER_MS);
+		see_slot(fs, i, b->area, now / NS_PER_MS, counts);
 	if (!in_time || !in_row || b->lapsed)
 		restart_watches(s);
 	if (in_time) {
@@ -190,7 +210,6 @@ static void confirmed(struct cfs_beat *b)
 	pthread_mutex_unlock(&s->lock);
 	if (!in_time)
 		return;
-	atomic_store(fs->lease_end, end);
 	loop_timer_arm(b->loop, &b->lapse, end);
 	b->confirmed_ns = b->submitted_ns;
 	if (b->lapsed) {
@@ -201,6 +220,26 @@ static void confirmed(struct cfs_beat *b)
 }
 
 /* --- one beat after the other ----------------------------------------------------------------------- */
+
+/* How long after its start the next beat follows. */
+static uint64_t period_ns(const struct cfs_beat *b)
+{
+	struct cfs_slots *s = b->fs->slots;
+	uint64_t now_ms = clock_boot_ms(), quick_ms = 0;
+	unsigned hosts = 0;
+
+	pthread_mutex_lock(&s->lock);
+	for (unsigned i = 0; i < CFS_WISHES; i++)
+		if (s->wish[i])
+			s->wished_ms = now_ms;
+	if (s->wished_ms && now_ms < s->wished_ms + QUICK_FOR_MS) {
+		for (unsigned i = 0; i < CFS_MAX_SLOTS; i++)
+			hosts += s->view[i].claim.state == CFS_SLOT_ACTIVE;
+		quick_ms = MAX(QUICK_MS, QUICK_SHARE_MS * hosts);
+	}
+	pthread_mutex_unlock(&s->lock);
+	return quick_ms ? MIN(quick_ms * NS_PER_MS, beat_ns(b->fs)) : beat_ns(b->fs);
+}
 
 static void schedule(struct cfs_beat *b)
 {
@@ -213,7 +252,7 @@ static void schedule(struct cfs_beat *b)
 	}
 	if (atomic_load(&b->fs->dead))
 		return;
-	b->next_ns = MAX(b->next_ns + beat_ns(b->fs), now);
+	b->next_ns = MAX(b->next_ns + period_ns(b), now);
 	loop_timer_arm(b->loop, &b->tick, b->next_ns);
 }
 
@@ -325,6 +364,26 @@ static void tick_fired(struct loop_timer *timer)
 	blk_submit(b->chan, &b->req);
 }
 
+static void hurry_posted(struct loop_work *work)
+{
+	struct cfs_beat *b = container_of(work, struct cfs_beat, hurry_work);
+	uint64_t soon = b->submitted_ns + QUICK_MS * NS_PER_MS;
+
+	b->hurrying = false;
+	if (b->step != IDLE || b->stop || soon >= b->next_ns)
+		return;
+	b->next_ns = MAX(soon, clock_boot_ns());
+	loop_timer_arm(b->loop, &b->tick, b->next_ns);
+}
+
+void cfs_beat_hurry(struct cfs *fs)
+{
+	struct cfs_beat *b = fs->slots->beat;
+
+	if (b && !atomic_exchange(&b->hurrying, true))
+		loop_post(b->loop, &b->hurry_work);
+}
+
 static void stop_posted(struct loop_work *work)
 {
 	struct cfs_beat *b = container_of(work, struct cfs_beat, stop_work);
@@ -368,6 +427,7 @@ int cfs_beat_start(struct cfs *fs)
 	b->tick.fn = tick_fired;
 	b->lapse.fn = lapse_fired;
 	b->stop_work.fn = stop_posted;
+	b->hurry_work.fn = hurry_posted;
 	b->block = xaligned(CFS_BLOCK, CFS_BLOCK);
 	b->area = xaligned(CFS_BLOCK, CFS_AREA_BYTES);
 	fs->slots->beat = b;

@@ -37,6 +37,7 @@ struct cfs_slots {
 	uint32_t refused[CFS_MAX_SLOTS];
 	uint64_t counter; /* of the own beat */
 	uint64_t label_sequence;
+	uint64_t wished_ms; /* BOOTTIME when a wish, ours or another's, stood last */
 };
 
 /* Claims and beats lie together: one read brings both. */
@@ -56,6 +57,11 @@ static inline const void *cfs_area_beat(const uint8_t *area, unsigned slot)
  * opens a beat channel of extent 0, beats, looks, and keeps *fs->lease_end.
  */
 int cfs_beat_start(struct cfs *fs);
+/* Somebody wishes: a beat at once, and quickly for a while. Any thread. */
+void cfs_beat_hurry(struct cfs *fs);
+/* As cfs_slot_wait_beat; ends with -ECANCELED when *stop is set and the watchers are woken. */
+int cfs_slot_wait_beat_or(struct cfs *fs, unsigned wait_ms, const _Atomic bool *stop);
+void cfs_slot_wake(struct cfs *fs);
 /* Ends it, whatever it is in the middle of; the lease is 0 afterwards. */
 void cfs_beat_stop(struct cfs *fs);
 

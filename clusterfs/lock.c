@@ -14,7 +14,7 @@
 #include "clusterfs/txn.h"
 
 #define POLL_FIRST_MS 5u
-#define POLL_MAX_MS   100u
+#define POLL_MAX_MS   40u
 #define RACES	      100u /* lost in a row without waiting, before it is called busy */
 
 /* --- the table ----------------------------------------------------------------------------------- */
@@ -353,7 +353,6 @@ static int get(struct cfs *fs, uint64_t vbn, struct cfs_want *w, unsigned wait_m
 		err_holder("host %s", fs->options.host_name);
 		return rc;
 	}
-	w->asked_ms = clock_boot_ms();
 	w->deadline_ns = deadline * NS_PER_MS;
 	if (!cfs_lock_covers(l, w)) {
 		if (l->held == CFS_LOCK_EXCLUSIVE && l->rec.owner_kind == CFS_OWNER_VM &&

@@ -97,8 +97,30 @@ static int may_take_from_host(const struct cfs_lock *l, const struct cfs_lock_re
 	return 0;
 }
 
-static int may_take(const struct cfs_lock *l, const struct cfs_lock_record *r,
-		    const struct cfs_want *w, bool *final, uint64_t *steal_from)
+/*
+ * The host that runs the VM has beaten since we asked: it lives, there is nothing to wait for. What it
+ * had beaten before it may have died of is read from its block at first.
+ */
+static bool has_beaten(const struct cfs_lock *l, struct cfs_want *w, unsigned slot)
+{
+	struct cfs_beat_record beat;
+	struct cfs_slot_view v;
+
+	if (slot >= CFS_MAX_SLOTS || slot == l->fs->slot)
+		return false;
+	if (!w->looked) {
+		w->looked = cfs_record_read(l->fs, cfs_vbn(0, CFS_BEATS + slot), CFS_T_BEAT,
+					    &beat) == 0;
+		w->counter = le64_get(beat.head.sequence);
+		return false;
+	}
+	cfs_slot_view(l->fs, slot, &v);
+	return v.claim.state == CFS_SLOT_ACTIVE && v.beat_valid &&
+	       le64_get(v.beat.head.sequence) > w->counter;
+}
+
+static int may_take(const struct cfs_lock *l, const struct cfs_lock_record *r, struct cfs_want *w,
+		    bool *final, uint64_t *steal_from)
 {
 	switch ((enum cfs_lock_mode)r->mode) {
 	case CFS_LOCK_FREE:
@@ -114,15 +136,9 @@ static int may_take(const struct cfs_lock *l, const struct cfs_lock_record *r,
 			return may_take_from_host(l, r);
 		if (is_running_mark(l, r)) {
 			int rc = may_take_from_host(l, r);
-			unsigned slot = le16_get(r->owner_slot);
-			struct cfs_slot_view v;
 
-			if (rc == -EBUSY && slot < CFS_MAX_SLOTS) {
-				cfs_slot_view(l->fs, slot, &v);
-				/* It has beaten since we asked: it runs it, nothing to wait for. */
-				*final = v.claim.state == CFS_SLOT_ACTIVE &&
-					 v.moved_ms > w->asked_ms;
-			}
+			if (rc == -EBUSY)
+				*final = has_beaten(l, w, le16_get(r->owner_slot));
 			return rc;
 		}
 		if (w->owner.kind == CFS_OWNER_VM && w->owner.vm == le64_get(r->vm))
@@ -194,6 +210,8 @@ static int take_from(struct cfs_lock *l, const struct cfs_lock_record *r, const 
 		return rc;
 	l->rec = next;
 	l->held = want.mode;
+	if (!kept)
+		l->taken_ms = clock_boot_ms();
 	if (!kept) {
 		/* A lock that was ours all along may have changes under it that we don't know. */
 		bool adopted = names_us(l->fs, r) || cfs_lock_is_vm(r);
@@ -229,7 +247,7 @@ static int steal(struct cfs_lock *l, const struct cfs_lock_record *r, const stru
 	return rc;
 }
 
-int cfs_lock_acquire(struct cfs_lock *l, const struct cfs_want *w, bool *final)
+int cfs_lock_acquire(struct cfs_lock *l, struct cfs_want *w, bool *final)
 {
 	struct cfs_lock_record r;
 	uint64_t vm = 0;

@@ -29,6 +29,7 @@ struct cfs_lock {
 	bool wished;	      /* another host waits for it */
 	bool fresh;	      /* was not ours without a break */
 	uint64_t give_way_ms; /* until then another host goes first */
+	uint64_t taken_ms;    /* on the disk since then */
 	void (*on_wish)(void *arg);
 	void *on_wish_arg;
 	/* the user's */
@@ -67,14 +68,17 @@ void cfs_locks_shrink(struct cfs_locks *t);
 /* lockdisk.c: what stands on the disk. The use mutex is held. */
 struct cfs_want {
 	enum cfs_lock_mode mode;
-	struct cfs_lock_owner owner;	/* exclusive only */
-	uint64_t asked_ms, deadline_ns; /* BOOTTIME */
+	struct cfs_lock_owner owner; /* exclusive only */
+	uint64_t deadline_ns;	     /* BOOTTIME */
+	/* lockdisk.c: the beat counter that the holder of a VM's lock had when we asked first */
+	bool looked;
+	uint64_t counter;
 };
 /*
  * One try: 0; -EILSEQ somebody was quicker; -EBUSY (holder named), then *final says that waiting does
  * not help; others.
  */
-int cfs_lock_acquire(struct cfs_lock *l, const struct cfs_want *want, bool *final);
+int cfs_lock_acquire(struct cfs_lock *l, struct cfs_want *want, bool *final);
 /* Whether what is held already will do. */
 bool cfs_lock_covers(const struct cfs_lock *l, const struct cfs_want *want);
 /* The fourth step: the compare-and-write. Afterwards it is not held, or nobody knows. */

@@ -181,9 +181,9 @@ static void *recovery_main(void *arg)
 	uint32_t beat_ms = le32_get(fs->label.beat_ms);
 
 	while (!r->stop && !atomic_load(&fs->dead)) {
-		int rc = cfs_slot_wait_beat(fs, beat_ms);
+		int rc = cfs_slot_wait_beat_or(fs, beat_ms, &r->stop);
 
-		if (rc == -ESTALE)
+		if (rc == -ESTALE || rc == -ECANCELED)
 			break;
 		if (rc < 0)
 			continue;
@@ -218,6 +218,7 @@ void cfs_recover_stop(struct cfs *fs)
 	if (!r)
 		return;
 	r->stop = true;
+	cfs_slot_wake(fs);
 	pthread_join(r->thread, NULL);
 	fs->slots->recovery = NULL;
 	free(r);

@@ -22,7 +22,8 @@
 #include "clusterfs/txn.h"
 
 #define GIVE_WAY_MS    300u /* longer than a waiting host's poll */
-#define LOOK_MS	       50u  /* how often the views are looked through for wishes */
+#define HOLD_MS	       30u  /* a lock that many want is used for that long before it goes on */
+#define LOOK_MS	       10u  /* how often the views are looked through for wishes */
 #define LOOK_AGAIN_MS  3000u
 #define RELEASED_BATCH 1000u /* records in a transaction */
 #define IDLE_BATCH     256u
@@ -107,6 +108,15 @@ static void let_go(struct cfs *fs, struct cfs_lock *l, bool wish)
 	cfs_lock_put(l);
 }
 
+/* Mutex held: the use mutex of a lock that others wish for, if it may go now. */
+static bool may_go(struct cfs_lock *l)
+{
+	if (l->held == CFS_LOCK_FREE || cfs_lock_is_vm(&l->rec) ||
+	    clock_boot_ms() < l->taken_ms + HOLD_MS)
+		return false;
+	return cfs_lock_try_use(l);
+}
+
 /* True when we may look at an unknown lock's block now; it is not looked at again for a while. */
 static bool look_now(struct cfs_locks *t, uint64_t vbn)
 {
@@ -181,7 +191,7 @@ static void on_wish_for(struct cfs *fs, uint64_t vbn)
 			fn = l->on_wish;
 			arg = l->on_wish_arg;
 		} else {
-			mine = !l->waiting && cfs_lock_try_use(l);
+			mine = may_go(l);
 		}
 	}
 	pthread_mutex_unlock(&t->mutex);
@@ -222,8 +232,7 @@ static void serve_wished(struct cfs *fs)
 		found = NULL;
 		pthread_mutex_lock(&t->mutex);
 		list_for_each (l, &t->lru, lru) {
-			if (!l->wished || l->held == CFS_LOCK_FREE || cfs_lock_is_vm(&l->rec) ||
-			    !cfs_lock_try_use(l))
+			if (!l->wished || !may_go(l))
 				continue;
 			found = l;
 			break;

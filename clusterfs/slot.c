@@ -515,7 +515,7 @@ uint64_t cfs_slot_lease_over_ms(struct cfs *fs, unsigned slot, uint32_t epoch)
 	return since == UINT64_MAX ? since : since + lease;
 }
 
-int cfs_slot_wait_beat(struct cfs *fs, unsigned wait_ms)
+int cfs_slot_wait_beat_or(struct cfs *fs, unsigned wait_ms, const _Atomic bool *stop)
 {
 	struct cfs_slots *s = fs->slots;
 	struct timespec end;
@@ -531,14 +531,14 @@ int cfs_slot_wait_beat(struct cfs *fs, unsigned wait_ms)
 	}
 	pthread_mutex_lock(&s->lock);
 	start = s->confirmed;
-	while (s->confirmed == start && !s->ended && rc == 0)
+	while (s->confirmed == start && !s->ended && rc == 0 && !(stop && *stop))
 		rc = pthread_cond_timedwait(&s->seen, &s->lock, &end);
-	if (s->confirmed != start)
+	if (stop && *stop)
+		rc = -ECANCELED;
+	else if (s->confirmed != start)
 		rc = 0;
-	else if (s->ended)
-		rc = -ESTALE;
 	else
-		rc = -ETIMEDOUT;
+		rc = s->ended ? -ESTALE : -ETIMEDOUT;
 	pthread_mutex_unlock(&s->lock);
 	if (rc < 0)
 		return fail(rc, "volume %s: %s", fs->name,
@@ -547,23 +547,35 @@ int cfs_slot_wait_beat(struct cfs *fs, unsigned wait_ms)
 	return 0;
 }
 
+int cfs_slot_wait_beat(struct cfs *fs, unsigned wait_ms)
+{
+	return cfs_slot_wait_beat_or(fs, wait_ms, NULL);
+}
+
+void cfs_slot_wake(struct cfs *fs)
+{
+	pthread_mutex_lock(&fs->slots->lock);
+	pthread_cond_broadcast(&fs->slots->seen);
+	pthread_mutex_unlock(&fs->slots->lock);
+}
+
 void cfs_slot_wish(struct cfs *fs, uint64_t lock_vbn)
 {
 	struct cfs_slots *s = fs->slots;
 	unsigned at = CFS_WISHES;
+	bool stands = false;
 
 	pthread_mutex_lock(&s->lock);
 	for (unsigned i = 0; i < CFS_WISHES; i++) {
-		if (s->wish[i] == lock_vbn)
-			goto out;
+		stands |= s->wish[i] == lock_vbn;
 		if (!s->wish[i] && at == CFS_WISHES)
 			at = i;
 	}
-	if (at == CFS_WISHES)
-		at = s->next_wish++ % CFS_WISHES;
-	s->wish[at] = lock_vbn;
-out:
+	if (!stands)
+		s->wish[at < CFS_WISHES ? at : s->next_wish++ % CFS_WISHES] = lock_vbn;
 	pthread_mutex_unlock(&s->lock);
+	if (!stands)
+		cfs_beat_hurry(fs);
 }
 
 void cfs_slot_unwish(struct cfs *fs, uint64_t lock_vbn)

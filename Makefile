@@ -68,7 +68,11 @@ endef
 $(foreach p,$(PROGRAMS),$(eval $(call program,$(p))))
 
 # Tests link every layer and hv; each is one file plus the helpers in tests/lib.
-TESTLIB := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard tests/lib/*.c))
+TESTLIB := $(BUILD)/lib/libtest.a
+$(TESTLIB): $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard tests/lib/*.c))
+	@mkdir -p $(@D)
+	@rm -f $@
+	@ar rcs $@ $^
 $(BUILD)/tests/%: tests/%.c $(TESTLIB) $(LIBS) $(if $(wildcard hv/*.c),$(BUILD)/lib/libhv.a)
 	@mkdir -p $(@D)
 	$(call say,TEST)

@@ -509,8 +509,10 @@ static void *groups_main(void *arg)
 		}
 		left = give_back_wished(fs);
 		pthread_mutex_unlock(&gs->lock);
-		groups_settle(fs);
-		stocks_refill(fs);
+		if (cfs_locks_serving(fs)) { /* else the journal is not there yet */
+			groups_settle(fs);
+			stocks_refill(fs);
+		}
 		pthread_mutex_lock(&gs->lock);
 	}
 	pthread_mutex_unlock(&gs->lock);
@@ -525,8 +527,9 @@ static void describe(struct cfs *fs, unsigned number)
 	g->fs = fs;
 	g->number = number;
 	cfs_group_place(fs, number, &g->vbn, &g->units);
-	g->maps = cfs_group_bitmap_blocks(g->units);
-	g->meta_units = cfs_group_meta_units(g->units);
+	/* As a whole group's, in a shorter last one too: it can grow. */
+	g->maps = cfs_group_bitmap_blocks(fs->group_units);
+	g->meta_units = cfs_group_meta_units(fs->group_units);
 	g->known_free = g->units;
 }
 

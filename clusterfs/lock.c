@@ -102,6 +102,11 @@ void cfs_locks_serve(struct cfs *fs)
 	fs->locks->serving = true;
 }
 
+bool cfs_locks_serving(const struct cfs *fs)
+{
+	return fs->locks->serving;
+}
+
 /* Everything in one go: one checkpoint, one commit. Pinned locks are somebody's mistake. */
 static int give_up_all(struct cfs *fs)
 {

@@ -24,6 +24,7 @@ struct cfs_lock;
 int cfs_locks_start(struct cfs *fs);
 /* The journal is there (replayed, if it was ours): from now on other hosts' wishes are served. */
 void cfs_locks_serve(struct cfs *fs);
+bool cfs_locks_serving(const struct cfs *fs);
 /* Gives up every lock (four steps each) and ends the release thread. `give_up` false: just ends. */
 int cfs_locks_stop(struct cfs *fs, bool give_up);
 

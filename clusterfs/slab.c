@@ -234,7 +234,11 @@ void cfs_meta_free(struct cfs_txn *txn, enum cfs_slab_type type, uint64_t vbn)
 	struct cfs_buf *buf = cfs_buf_peek(txn->fs, vbn);
 
 	MUST(g->out > 0);
-	if (buf)
+	/*
+	 * An inode goes in place as a free one: who found its name before must be able to read that it is
+	 * gone. It cannot hit another host's: that one takes the inode's lock first, which we hold.
+	 */
+	if (buf && type == CFS_SLAB_META)
 		cfs_txn_forget(txn, buf);
 	cfs_buf_put(txn->fs, buf);
 	set_used(txn, g, type, vbn, false);

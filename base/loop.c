@@ -17,6 +17,12 @@
 #include "base/clock.h"
 #include "base/err.h"
 
+/*
+ * Requests wait for the end of their turn, but not more of them than this: a device that gets them in
+ * bursts idles in between (a fifth of the throughput at depth 32 on a virtio disk).
+ */
+#define SUBMIT_AT 4
+
 struct loop {
 	struct io_uring ring;
 	int event_fd;
@@ -217,6 +223,8 @@ static void reap(struct loop *loop)
 		io_uring_cqe_seen(&loop->ring, cqe);
 		if (op)
 			op->done(op, res);
+		if (io_uring_sq_ready(&loop->ring) >= SUBMIT_AT)
+			(void)io_uring_submit(&loop->ring); /* what fails is tried at the end */
 	}
 }
 

@@ -3,6 +3,8 @@
 whatever the mode, and with answers swallowed or commands landing late. LIO has its turn in tests/lab."""
 import re, signal, subprocess, time
 
+import pytest
+
 from targets import Tgt, file_lun, program
 
 
@@ -94,3 +96,26 @@ def test_baton_array_forgets_keys():
             out, err = p.communicate(timeout=100)
             assert p.returncode == 0, (out, err[-3000:])
         assert counter(t.url) == 3 * 400
+
+
+@pytest.mark.slow
+def test_baton_stop_and_continue(tmp_path):
+    """A host that is stopped inside of a section, for longer than a holder may be silent, then goes on: it is taken
+    out, what it still sends is refused, and no update is lost."""
+    with Tgt() as t:
+        logs = [tmp_path / f'log{i}' for i in range(3)]
+        procs = [subprocess.Popen([program('cas_incr'), '--timeout', '4000', t.url, '1200'], stderr=log.open('w'),
+                                  stdout=subprocess.DEVNULL) for log in logs]
+        silent = 0
+        for i in range(40):
+            p = procs[i % 3]
+            if p.poll() is not None or silent:
+                break
+            time.sleep(0.05 + 0.007 * (i % 5))
+            p.send_signal(signal.SIGSTOP)
+            time.sleep(1.4)
+            p.send_signal(signal.SIGCONT)
+            silent = sum('is silent' in log.read_text() for log in logs)
+        for p, log in zip(procs, logs):
+            assert p.wait(100) == 0, log.read_text()[-3000:]
+        assert silent and counter(t.url) == 3 * 1200

@@ -327,13 +327,15 @@ static void *baton_main(void *arg)
 		list_del(&job->link);
 		pthread_mutex_unlock(&b->lock);
 		job->res = section(b, job);
-		if (job->kind == JOB_CAS)
+		if (job->kind == JOB_CAS) {
+			/* Once it is posted it may be gone: it lies in the request. */
 			loop_post(blk_priv(job->req)->chan->loop, &job->work);
-		pthread_mutex_lock(&b->lock);
-		if (job->kind != JOB_CAS) {
-			job->done = true;
-			pthread_cond_broadcast(&b->finished);
+			pthread_mutex_lock(&b->lock);
+			continue;
 		}
+		pthread_mutex_lock(&b->lock);
+		job->done = true;
+		pthread_cond_broadcast(&b->finished);
 	}
 	pthread_mutex_unlock(&b->lock);
 	nexus_drop(b);

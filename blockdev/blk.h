@@ -123,7 +123,7 @@ struct blk_req {
 	int iovcnt;		 /* CAS: iov[0] is compared, iov[1] written */
 	void (*done)(struct blk_req *req, int res); /* 0 or -errno as above */
 	bool maybe_done; /* on error: the command may have been executed, or may still be */
-	uint8_t priv[192] __attribute__((aligned(16))); /* the backend's */
+	uint8_t priv[192] __attribute__((aligned(8))); /* the backend's */
 };
 
 static inline void blk_prep_rw(struct blk_req *req, enum blk_op op, uint64_t offset,

@@ -74,7 +74,7 @@ struct blk_priv {
 	uint64_t start_ns; /* when sampled, else 0 */
 	int call_res;	   /* blk_call */
 	bool call_done;
-	uint8_t backend[192 - 32] __attribute__((aligned(16)));
+	uint8_t backend[192 - 32] __attribute__((aligned(8)));
 };
 _Static_assert(sizeof(struct blk_priv) <= sizeof(((struct blk_req *)0)->priv), "priv is too small");
 

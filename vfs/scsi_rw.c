@@ -184,12 +184,12 @@ void scsi_verify(struct scsi_cmd *cmd)
 		scsi_good(cmd);
 		return;
 	}
-	cmd->moved = cmd->blocks * cmd->lun->block;
-	if (cmd->out_bytes < cmd->moved) {
+	if (cmd->out_bytes < cmd->blocks * cmd->lun->block) {
 		cmd->overrun = true;
 		scsi_good(cmd);
 		return;
 	}
+	cmd->moved = cmd->blocks * cmd->lun->block;
 	read_blocks(cmd, verify_read);
 }
 

@@ -111,6 +111,12 @@ static void kick_arm(struct vhost_kick *kick)
 				     POLLIN);
 }
 
+static void kick_remove(struct vhost_kick *kick)
+{
+	io_uring_prep_poll_remove(loop_sqe(kick->session->dev->loop, NULL),
+				  (__u64)(uintptr_t)&kick->op);
+}
+
 static void kick_done(struct loop_op *op, int res)
 {
 	struct vhost_kick *kick = container_of(op, struct vhost_kick, op);
@@ -118,8 +124,12 @@ static void kick_done(struct loop_op *op, int res)
 
 	if (kick->ring && res > 0 && !(res & (POLLERR | POLLNVAL)))
 		vhost_ring_poke(kick->ring);
-	if (more)
+	if (more) {
+		/* A removal that met an event on its way (-EALREADY) has to be asked for again. */
+		if (!kick->ring)
+			kick_remove(kick);
 		return;
+	}
 	if (kick->ring && res > 0 && !(res & (POLLERR | POLLHUP | POLLNVAL))) {
 		kick_arm(kick); /* the kernel dropped it: its completion queue was full */
 		return;
@@ -139,7 +149,7 @@ static void kick_cancel(struct vhost_ring *ring)
 		return;
 	kick->ring = NULL;
 	ring->kick = NULL;
-	io_uring_prep_poll_remove(loop_sqe(ring_loop(ring), NULL), (__u64)(uintptr_t)&kick->op);
+	kick_remove(kick);
 }
 
 int vhost_ring_kick_fd(struct vhost_ring *ring, int fd)

@@ -68,6 +68,8 @@ void host_call_free(struct host_call *call)
 		close(call->body_fd);
 	if (call->answer_fd >= 0)
 		close(call->answer_fd);
+	if (call->upgrade)
+		call->upgrade(call->upgrade_arg, -1);
 	free(call);
 }
 
@@ -294,8 +296,7 @@ static void upgraded(void *cls, struct MHD_Connection *connection, void *con_cls
 	(void)con_cls;
 	(void)extra;
 	(void)extra_size;
-	if (fd >= 0)
-		call->upgrade(call->upgrade_arg, fd);
+	call->upgrade(call->upgrade_arg, fd);
 	MHD_upgrade_action(urh, MHD_UPGRADE_ACTION_CLOSE);
 	free(call);
 }
@@ -308,6 +309,7 @@ static enum MHD_Result send_upgrade(struct request *r)
 
 	copy->upgrade = r->call->upgrade;
 	copy->upgrade_arg = r->call->upgrade_arg;
+	r->call->upgrade = NULL;
 	response = MHD_create_response_for_upgrade(upgraded, copy);
 	MHD_add_response_header(response, MHD_HTTP_HEADER_UPGRADE, "perilune-console");
 	result = MHD_queue_response(r->connection, MHD_HTTP_SWITCHING_PROTOCOLS, response);

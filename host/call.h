@@ -45,7 +45,8 @@ struct host_call {
 	gid_t gid;
 	int body_fd;   /* HOST_BODY: what was sent, at offset 0; -1 */
 	int answer_fd; /* set by the verb: bytes to send instead of a result; the API closes it */
-	/* Set by the verb: the connection is handed over; the function owns the socket. */
+	/* Set by the verb: the connection is handed over; the function owns the socket. It is called
+	 * once; with -1 when the client went before. */
 	void (*upgrade)(void *arg, int fd);
 	void *upgrade_arg;
 };

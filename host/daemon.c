@@ -22,6 +22,11 @@
 #include "host/event.h"
 #include "host/lun.h"
 #include "host/task.h"
+#include "host/vm.h"
+#include "host/volume.h"
+
+/* The API waits for the first try to mount what is remembered, at most that long. */
+#define FIRST_MOUNT_MS 10000
 
 #define VMM_INSTALLED "/usr/lib/perilune/perilune-vmm"
 
@@ -99,11 +104,16 @@ static int bring_up(struct host *host, const struct host_options *o)
 		rc = host_tasks_create(host->db, &host->tasks);
 	if (rc == 0)
 		rc = host_luns_create(host, &host->luns);
+	if (rc == 0)
+		rc = host_vms_create(host, &host->vms);
+	if (rc == 0)
+		rc = host_volumes_create(host, &host->volumes);
 	if (rc < 0)
 		return rc;
 	host_event(host->events, "daemon", host->name, "started, pid %d, version %s", (int)getpid(),
 		   PERILUNE_VERSION);
 	host_luns_restore(host->luns);
+	host_volumes_restore(host->volumes, FIRST_MOUNT_MS);
 	api = o->api ? xstrdup(o->api) : xasprintf("%s/api.sock", host->state.dir);
 	return host_api_start(host, api, o->group, &host->api);
 }
@@ -133,6 +143,9 @@ void host_stop(struct host *host)
 		return;
 	host_api_stop(host->api);
 	host_tasks_destroy(host->tasks);
+	host_volumes_quiesce(host->volumes);
+	host_vms_destroy(host->vms);
+	host_volumes_destroy(host->volumes);
 	if (host->events)
 		host_event(host->events, "daemon", host->name, "stopped");
 	host_luns_destroy(host->luns);

@@ -100,23 +100,33 @@ static int take_lock(struct host_state *state)
 	return 0;
 }
 
+/* 16 bytes; clusterfs reads the same file, so that volumes know the host by the same id. */
 static int make_id(struct host_state *state)
 {
-	uint8_t b[16];
-	int rc = host_state_read(state, "host-id", state->id, sizeof(state->id));
+	cleanup_free char *path = xasprintf("%s/host-id", state->dir);
+	cleanup_free char *fresh = xasprintf("%s.new", path);
+	cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+	uint8_t b[17];
+	ssize_t n = fd < 0 ? 0 : read(fd, b, sizeof(b));
 
-	if (rc == 0 && strlen(state->id) == 36)
-		return 0;
-	if (rc != -ENOENT && rc != 0)
-		return rc;
-	random_bytes(b, sizeof(b));
-	b[6] = (uint8_t)((b[6] & 0x0f) | 0x40); /* RFC 4122, version 4 */
-	b[8] = (uint8_t)((b[8] & 0x3f) | 0x80);
+	if (fd < 0 && errno == ENOENT) {
+		random_bytes(b, 16);
+		b[6] = (uint8_t)((b[6] & 0x0f) | 0x40); /* RFC 4122, version 4 */
+		b[8] = (uint8_t)((b[8] & 0x3f) | 0x80);
+		fd = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+		n = fd < 0 ? -1 : write(fd, b, 16);
+		if (n != 16 || fsync(fd) < 0 || rename(fresh, path) < 0)
+			return fail(-errno, "%s: cannot write it: %s", path, strerror(errno));
+		if (sync_dir(state->dir) < 0)
+			return -EIO;
+	}
+	if (n != 16)
+		return fail(-EUCLEAN, "%s: not a host id; remove it", path);
 	(void)str_format(state->id, sizeof(state->id),
 			 "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x",
 			 b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11],
 			 b[12], b[13], b[14], b[15]);
-	return host_state_write(state, "host-id", state->id, 0644);
+	return 0;
 }
 
 /* The initiator's name and ISIDs are kept: a login with the same ones ends the old session. */

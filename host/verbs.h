@@ -10,6 +10,7 @@ extern const struct host_verb host_lun_verbs[];
 extern const struct host_verb host_fault_verbs[];
 extern const struct host_verb host_volume_raw_verbs[];
 extern const struct host_verb host_volume_check_verbs[];
+extern const struct host_verb host_volume_grow_verbs[];
 extern const struct host_verb host_volume_locks_verbs[];
 extern const struct host_verb host_volume_verbs[];
 extern const struct host_verb host_transfer_verbs[];
@@ -17,5 +18,7 @@ extern const struct host_verb host_bench_verbs[];
 extern const struct host_verb host_disk_verbs[];
 extern const struct host_verb host_file_verbs[];
 extern const struct host_verb host_vm_verbs[];
+extern const struct host_verb host_vm_create_verbs[];
+extern const struct host_verb host_status_verbs[];
 
 #endif

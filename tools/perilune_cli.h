@@ -123,7 +123,7 @@ void cli_help_markdown(void);
 
 extern const struct cli_verb cli_host_verbs[];
 extern const struct cli_verb cli_lun_verbs[];
-extern const struct cli_verb cli_format_verbs[];
+extern const struct cli_verb cli_check_verbs[];
 extern const struct cli_verb cli_volume_verbs[];
 extern const struct cli_verb cli_disk_verbs[];
 extern const struct cli_verb cli_file_verbs[];

@@ -45,7 +45,8 @@ const struct cli_verb cli_fault_verbs[] = {
 	{NULL, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL},
 };
 
+/* Verbs of one noun stand together. */
 const struct cli_verb *const cli_tables[] = {
-	cli_host_verbs,	 cli_lun_verbs,	 cli_format_verbs, /* nouns stay together */
-	cli_fault_verbs, cli_task_verbs, NULL,
+	cli_host_verbs, cli_lun_verbs, cli_volume_verbs, cli_check_verbs, cli_disk_verbs,
+	cli_file_verbs, cli_vm_verbs,  cli_fault_verbs,	 cli_task_verbs,  NULL,
 };

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * vm.h (private to host): the VMs of this host's volumes, and those that run here.
+ *
+ * A VM is a directory /vms/NAME on its volume: `vm` (an object whose lock decides who runs it; one
+ * lock decides for a VM), `definition.json`, `kernel`, `initrd`. Its disks are opened with locks that
+ * name the VM. A VM that runs here has a supervisor thread (vm_run.h), and a record in the inventory
+ * by which the next daemon finds its VMM.
+ */
+#ifndef HOST_VM_H
+#define HOST_VM_H
+
+#include <stdint.h>
+#include <jansson.h>
+
+struct host;
+struct host_call;
+struct host_vm;
+struct host_vms;
+struct host_volume;
+
+int host_vms_create(struct host *host, struct host_vms **out);
+/* Lets all VMs go, running: the next daemon takes them up. */
+void host_vms_destroy(struct host_vms *vms);
+/*
+ * A volume was mounted: VMs of a former daemon of this host that still run are taken up; locks that
+ * name this host but no living VMM are given up.
+ */
+void host_vms_adopt(struct host_vms *vms, struct host_volume *volume);
+/* For `status`: {"name", "volume", "state", "host"} of those that run here. */
+json_t *host_vms_running(struct host_vms *vms);
+
+#endif

@@ -10,12 +10,9 @@
 #ifndef HOST_VM_H
 #define HOST_VM_H
 
-#include <stdint.h>
 #include <jansson.h>
 
 struct host;
-struct host_call;
-struct host_vm;
 struct host_vms;
 struct host_volume;
 
@@ -24,9 +21,11 @@ int host_vms_create(struct host *host, struct host_vms **out);
 void host_vms_destroy(struct host_vms *vms);
 /*
  * A volume was mounted: VMs of a former daemon of this host that still run are taken up; locks that
- * name this host but no living VMM are given up.
+ * name this host but no living VMM are given up. Returns when each serves, or after a few seconds.
  */
 void host_vms_adopt(struct host_vms *vms, struct host_volume *volume);
+/* The volume's life is over (another host took our slot): its VMs here are ended. Never blocks. */
+void host_vms_lost(struct host_vms *vms, struct host_volume *volume);
 /* For `status`: {"name", "volume", "state", "host"} of those that run here. */
 json_t *host_vms_running(struct host_vms *vms);
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * vm_create.c: making, renaming and deleting VMs. A VM is there when its object /vms/NAME/vm is:
- * written last, taken away first; what else a crash leaves in the directory is nobody's.
+ * vm_create.c: `vm create`. The directory is built under a hidden name, made durable, and then gets
+ * its own: there is no half VM.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -19,284 +19,258 @@
 #include "host/names.h"
 #include "host/verbs.h"
 #include "host/vm_run.h"
-#include "host/vm_verbs.h"
+#include "host/vm_tree.h"
 #include "host/volume.h"
 
-#define DEFAULT_MEMORY (256 * MiB)
-#define DEFAULT_APPEND "console=ttyS0"
-#define PART_BYTES_MAX (2 * GiB)
+struct parts {
+	const char *name;
+	struct host_volume *volume;
+	struct cfs *fs;
+	struct vm_def def;
+	int kernel, initrd; /* -1: none */
+	uint64_t kernel_bytes, initrd_bytes;
+};
 
-static const char *const parts[] = {"definition.json", "kernel", "initrd"};
+char *vm_hidden_path(const char *what)
+{
+	uint64_t token;
 
-static void new_id(char id[40])
+	random_bytes(&token, sizeof(token));
+	return xasprintf(VM_DIR "/.%s-%016llx", what, (unsigned long long)token);
+}
+
+static int first_name(void *arg, const char *name, const struct cfs_stat *stat)
+{
+	(void)stat;
+	*(char **)arg = xstrdup(name);
+	return 1;
+}
+
+int vm_tree_delete(struct cfs *fs, const char *path)
+{
+	for (;;) {
+		cleanup_free char *name = NULL, *part = NULL;
+		int rc = cfs_readdir(fs, path, first_name, &name);
+
+		if (rc < 0)
+			return rc;
+		if (!name)
+			return cfs_unlink(fs, path);
+		part = xasprintf("%s/%s", path, name);
+		rc = cfs_unlink(fs, part);
+		if (rc < 0)
+			return rc;
+	}
+}
+
+/* --- what was asked for --------------------------------------------------------------------------- */
+
+static int open_part(struct host_call *call, const char *key, int *fd, uint64_t *bytes)
+{
+	const char *file = host_arg(call, key);
+	struct stat st;
+
+	if (!file)
+		return 0;
+	*fd = host_open_as_caller(call, file, O_RDONLY, 0);
+	if (*fd < 0)
+		return *fd;
+	if (fstat(*fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size == 0)
+		return fail(-EINVAL, "%s: not a file, or empty", file);
+	*bytes = (uint64_t)st.st_size;
+	return 0;
+}
+
+static int check_disk(struct parts *p, const char *text)
+{
+	struct vm_def *d = &p->def;
+	struct cfs_stat st;
+	char volume[64];
+	const char *path;
+	int rc = host_split_name(text, volume, &path);
+
+	if (rc < 0)
+		return rc;
+	if (strcmp(volume, host_volume_name(p->volume)))
+		return fail(-EINVAL,
+			    "vm %s: disk %s lies on another volume than %s; a VM's disks"
+			    " lie on its own volume",
+			    p->name, text, host_volume_name(p->volume));
+	rc = cfs_stat(p->fs, path, &st);
+	if (rc < 0)
+		return rc;
+	if (st.kind != CFS_DISK)
+		return fail(-EINVAL, "%s: a %s, not a disk", text, host_kind_name(st.kind));
+	for (unsigned i = 0; i < d->disks; i++)
+		if (!strcmp(d->disk[i], path))
+			return fail(-EINVAL, "%s: named twice", text);
+	if (str_format(d->disk[d->disks], sizeof(d->disk[0]), "%s", path) < 0)
+		return fail(-EINVAL, "%s: a disk's path has at most %zu bytes", text,
+			    sizeof(d->disk[0]) - 1);
+	d->disks++;
+	return 0;
+}
+
+static void make_id(char id[40])
 {
 	uint8_t b[16];
+	char *p = id;
 
 	random_bytes(b, sizeof(b));
-	b[6] = (uint8_t)((b[6] & 0x0f) | 0x40);
+	b[6] = (uint8_t)((b[6] & 0x0f) | 0x40); /* RFC 4122, version 4 */
 	b[8] = (uint8_t)((b[8] & 0x3f) | 0x80);
-	(void)str_format(id, 40,
-			 "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x",
-			 b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11],
-			 b[12], b[13], b[14], b[15]);
+	for (unsigned i = 0; i < sizeof(b); i++)
+		p += sprintf(p, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", b[i]);
 }
 
-static int take_disks(struct host_call *call, struct host_volume *v, struct vm_def *d)
-{
-	const char *names[VM_DISKS_MAX], *path;
-	char volume[64];
-	struct cfs_stat st;
-	int n = host_arg_list(call, "disk", names, VM_DISKS_MAX), rc = 0;
-
-	if (n < 0)
-		return n;
-	for (int i = 0; i < n && rc == 0; i++) {
-		rc = host_split_name(names[i], volume, &path);
-		if (rc == 0 && strcmp(volume, host_volume_name(v)))
-			rc = fail(-EINVAL, "%s: a VM's disks lie on its own volume, %s", names[i],
-				  host_volume_name(v));
-		if (rc == 0)
-			rc = cfs_stat(host_volume_fs(v), path, &st);
-		if (rc == 0 && st.kind != CFS_DISK)
-			rc = fail(-EINVAL, "%s: is a %s, not a disk", names[i],
-				  host_kind_name(st.kind));
-		if (rc == 0 && str_format(d->disk[i], sizeof(d->disk[0]), "%s", path) < 0)
-			rc = fail(-EINVAL, "%s: too long", names[i]);
-		for (int k = 0; k < i && rc == 0; k++)
-			if (!strcmp(d->disk[k], d->disk[i]))
-				rc = fail(-EINVAL, "%s: named twice", names[i]);
-	}
-	d->disks = (unsigned)n;
-	return rc;
-}
-
-static int take_values(struct host_call *call, struct host_volume *v, const char *name,
-		       struct vm_def *d)
+static int take_numbers(struct host_call *call, struct vm_def *d, const char *name)
 {
 	const char *append = host_arg(call, "append");
 	uint64_t cpus;
-	int rc = host_arg_u64(call, "memory", DEFAULT_MEMORY, &d->memory);
+	int rc = host_arg_u64(call, "memory", 0, &d->memory);
 
 	if (rc == 0)
 		rc = host_arg_u64(call, "cpus", 1, &cpus);
 	if (rc < 0)
 		return rc;
-	d->cpus = (unsigned)MIN(cpus, UINT32_MAX);
-	new_id(d->id);
+	if (!d->memory)
+		return fail(-EINVAL, "vm create: --memory is missing");
+	if (cpus > VM_CPUS_MAX)
+		return fail(-EINVAL, "vm %s: %llu CPUs; 1 to %d can be", name,
+			    (unsigned long long)cpus, VM_CPUS_MAX);
+	d->cpus = (unsigned)cpus;
+	if (append && str_format(d->append, sizeof(d->append), "%s", append) < 0)
+		return fail(-EINVAL, "vm %s: --append has at most %zu bytes", name,
+			    sizeof(d->append) - 1);
+	make_id(d->id);
 	clock_rfc3339(clock_wall_ns(), d->created, sizeof(d->created));
-	if (str_format(d->append, sizeof(d->append), "%s", append ? append : DEFAULT_APPEND) < 0)
-		return fail(-EINVAL, "--append: at most %zu bytes", sizeof(d->append) - 1);
-	rc = vm_def_check(d, name);
-	return rc < 0 ? rc : take_disks(call, v, d);
+	return vm_def_check(d, name);
 }
 
-static int open_part(struct host_call *call, const char *path, uint64_t *bytes)
+static int take_parts(struct host_call *call, struct parts *p)
 {
-	struct stat st;
-	int fd = host_open_as_caller(call, path, O_RDONLY, 0);
+	const char *disks[VM_DISKS_MAX];
+	struct vm_def *d = &p->def;
+	int n = host_arg_list(call, "disk", disks, VM_DISKS_MAX), rc = n < 0 ? n : 0;
 
-	if (fd < 0)
-		return fd;
-	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size == 0 ||
-	    (uint64_t)st.st_size > PART_BYTES_MAX) {
-		close(fd);
-		return fail(-EINVAL, "%s: not a file of a sensible size", path);
-	}
-	*bytes = (uint64_t)st.st_size;
-	return fd;
+	for (int i = 0; i < n && rc == 0; i++)
+		rc = check_disk(p, disks[i]);
+	if (rc == 0)
+		rc = open_part(call, "kernel", &p->kernel, &p->kernel_bytes);
+	if (rc == 0)
+		rc = open_part(call, "initrd", &p->initrd, &p->initrd_bytes);
+	d->has_kernel = p->kernel >= 0;
+	d->has_initrd = p->initrd >= 0;
+	if (rc == 0 && !d->has_kernel && (d->has_initrd || d->append[0]))
+		rc = fail(-EINVAL, "vm %s: --initrd and --append go with --kernel", p->name);
+	if (rc == 0 && d->has_kernel)
+		rc = vm_check_kernel(p->kernel, p->kernel_bytes, p->initrd_bytes, d->memory,
+				     host_arg(call, "kernel"));
+	return rc;
 }
 
-static void remove_parts(struct cfs *fs, const char *name)
+/* --- building ------------------------------------------------------------------------------------- */
+
+static int put_part(struct parts *p, const char *dir, const char *part, int fd)
 {
-	cleanup_free char *dir = vm_path(name, NULL);
+	cleanup_free char *path = xasprintf("%s/%s", dir, part);
 
-	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
-		cleanup_free char *path = vm_path(name, parts[i]);
-
-		(void)cfs_unlink(fs, path);
-	}
-	(void)cfs_unlink(fs, dir);
-	err_clear();
+	return fd < 0 ? 0 : host_write_file(p->fs, path, CFS_FILE, fd);
 }
 
-static int make_dir(struct cfs *fs, const char *path)
+static int build(struct host_call *call, struct parts *p, const char *dir)
 {
-	int rc = cfs_mkdir(fs, path);
+	cleanup_free char *vm = xasprintf("%s/vm", dir);
+	cleanup_free char *definition = xasprintf("%s/definition.json", dir);
+	int rc = cfs_mkdir(p->fs, dir);
 
-	if (rc == -EEXIST) {
+	if (rc == 0)
+		rc = cfs_create(p->fs, vm, CFS_VM, 0);
+	if (rc == 0)
+		rc = vm_def_store(p->fs, definition, &p->def);
+	if (rc == 0)
+		rc = host_progress(call, 0, 0, "copying the kernel");
+	if (rc == 0)
+		rc = put_part(p, dir, "kernel", p->kernel);
+	if (rc == 0)
+		rc = host_progress(call, 0, 0, "copying the initrd");
+	if (rc == 0)
+		rc = put_part(p, dir, "initrd", p->initrd);
+	return rc == 0 ? cfs_sync(p->fs) : rc;
+}
+
+static int make(struct host_call *call, struct parts *p)
+{
+	cleanup_free char *hidden = vm_hidden_path("new"), *dir = vm_path(p->name, NULL);
+	struct err_info why;
+	int rc = cfs_mkdir(p->fs, VM_DIR);
+
+	if (rc == -EEXIST)
+		rc = 0;
+	if (rc == 0)
+		rc = build(call, p, hidden);
+	if (rc == 0)
+		rc = cfs_rename(p->fs, hidden, dir);
+	if (rc == 0)
+		return cfs_sync(p->fs);
+	err_save(&why, rc);
+	(void)vm_tree_delete(p->fs, hidden);
+	return err_restore(&why);
+}
+
+static int exists(struct parts *p)
+{
+	cleanup_free char *dir = vm_path(p->name, NULL);
+	struct cfs_stat st;
+	int rc = cfs_stat(p->fs, dir, &st);
+
+	if (rc == 0) {
+		rc = fail(-EEXIST, "vm %s: exists already on volume %s", p->name,
+			  host_volume_name(p->volume));
+		err_object("%s:%s", host_volume_name(p->volume), p->name);
+	} else if (rc == -ENOENT) {
 		err_clear();
 		rc = 0;
 	}
 	return rc;
 }
 
-static int write_parts(struct cfs *fs, const char *name, const struct vm_def *d, int kernel,
-		       int initrd)
+int vm_create(struct host_call *call)
 {
-	cleanup_free char *dir = vm_path(name, NULL), *object = vm_path(name, "vm");
-	cleanup_free char *k = vm_path(name, "kernel"), *i = vm_path(name, "initrd");
-	int rc = make_dir(fs, VM_DIR);
+	struct parts *p = xcalloc(1, sizeof(*p));
+	const char *volume;
+	int rc = host_arg_need(call, "name", &p->name);
 
+	p->kernel = p->initrd = -1;
 	if (rc == 0)
-		rc = make_dir(fs, dir);
-	if (rc == 0)
-		rc = host_write_file(fs, k, CFS_FILE, kernel);
-	if (rc == 0 && initrd >= 0)
-		rc = host_write_file(fs, i, CFS_FILE, initrd);
-	if (rc == 0)
-		rc = vm_def_store(fs, name, d);
-	if (rc == 0)
-		rc = cfs_create(fs, object, CFS_VM, 0);
-	return rc;
-}
-
-static int check_free(struct cfs *fs, const char *volume, const char *name)
-{
-	cleanup_free char *object = vm_path(name, "vm");
-	struct cfs_stat st;
-	int rc = cfs_stat(fs, object, &st);
-
-	if (rc == 0)
-		return fail(-EEXIST, "vm %s:%s: exists; delete it or take another name", volume,
-			    name);
-	if (rc != -ENOENT)
-		return rc;
-	err_clear();
-	return 0;
-}
-
-static int create_on(struct host_call *call, struct host_volume *v, const char *name,
-		     const char *kernel_path)
-{
-	const char *initrd_path = host_arg(call, "initrd");
-	struct vm_def *d = xcalloc(1, sizeof(*d));
-	cleanup_fd int kernel = -1, initrd = -1;
-	uint64_t kernel_bytes = 0, initrd_bytes = 0;
-	struct err_info why;
-	int rc = check_free(host_volume_fs(v), host_volume_name(v), name);
-
-	if (rc == 0)
-		rc = take_values(call, v, name, d);
-	if (rc == 0) {
-		kernel = open_part(call, kernel_path, &kernel_bytes);
-		rc = MIN(kernel, 0);
-	}
-	if (rc == 0 && initrd_path) {
-		initrd = open_part(call, initrd_path, &initrd_bytes);
-		rc = MIN(initrd, 0);
-		d->has_initrd = true;
-	}
-	if (rc == 0)
-		rc = vm_check_kernel(kernel, kernel_bytes, initrd_bytes, d->memory, kernel_path);
-	if (rc == 0)
-		rc = host_progress(call, 0, 0, "copying the kernel");
-	if (rc == 0) {
-		rc = write_parts(host_volume_fs(v), name, d, kernel, initrd);
-		if (rc < 0) {
-			err_save(&why, rc);
-			remove_parts(host_volume_fs(v), name);
-			rc = err_restore(&why);
-		}
-	}
-	if (rc == 0)
-		call->result = json_pack("{s:s, s:s, s:s}", "name", name, "volume",
-					 host_volume_name(v), "id", d->id);
-	free(d);
-	return rc;
-}
-
-static int vm_create(struct host_call *call)
-{
-	const char *name, *volume, *kernel;
-	struct host_volume *v;
-	int rc = host_arg_need(call, "name", &name);
-
-	if (rc == 0)
-		rc = vm_check_name(name);
+		rc = vm_check_name(p->name);
 	if (rc == 0)
 		rc = host_arg_need(call, "volume", &volume);
 	if (rc == 0)
-		rc = host_arg_need(call, "kernel", &kernel);
+		rc = take_numbers(call, &p->def, p->name);
 	if (rc == 0)
-		rc = host_volume_get(call->host->volumes, volume, &v);
-	if (rc < 0)
-		return rc;
-	rc = create_on(call, v, name, kernel);
-	if (rc == 0)
-		host_event(call->host->events, "vm", name, "created on volume %s", volume);
-	host_volume_put(v);
-	return rc;
-}
-
-static int refuse_running(struct host_call *call, struct host_volume *v, const char *name)
-{
-	struct host_vm *vm = vm_find(call->host->vms, v, name);
-
-	if (!vm)
-		return vm_refuse_elsewhere(v, name);
-	vm_put(vm);
-	(void)fail(-EBUSY, "vm %s: runs on this host; stop it first", name);
-	err_object("%s", name);
-	err_holder("%s", call->host->name);
-	return -EBUSY;
-}
-
-/* With the lock in hand nobody can start it meanwhile. */
-static int vm_rename(struct host_call *call)
-{
-	cleanup_free char *from_dir = NULL, *to_dir = NULL, *object = NULL;
-	struct cfs_vm_lock *lock;
-	struct host_volume *v;
-	const char *name, *to;
-	int rc = host_arg_need(call, "to", &to), end;
-
-	if (rc == 0)
-		rc = vm_check_name(to);
-	if (rc == 0)
-		rc = vm_resolve(call, &v, &name);
-	if (rc < 0)
-		return rc;
-	from_dir = vm_path(name, NULL);
-	to_dir = vm_path(to, NULL);
-	object = vm_path(name, "vm");
-	rc = refuse_running(call, v, name);
-	if (rc == 0)
-		rc = check_free(host_volume_fs(v), host_volume_name(v), to);
-	if (rc == 0)
-		rc = cfs_vm_lock(host_volume_fs(v), object, 0, &lock);
+		rc = host_volume_get(call->host->volumes, volume, &p->volume);
 	if (rc == 0) {
-		rc = cfs_rename(host_volume_fs(v), from_dir, to_dir);
-		end = cfs_vm_unlock(lock);
-		rc = rc < 0 ? rc : end;
+		p->fs = host_volume_fs(p->volume);
+		rc = exists(p);
 	}
-	host_volume_put(v);
-	return rc;
-}
-
-static int vm_delete(struct host_call *call)
-{
-	cleanup_free char *object = NULL;
-	struct host_volume *v;
-	const char *name;
-	int rc = vm_resolve(call, &v, &name);
-
-	if (rc < 0)
-		return rc;
-	object = vm_path(name, "vm");
-	rc = refuse_running(call, v, name);
 	if (rc == 0)
-		rc = cfs_unlink(host_volume_fs(v), object); /* refused while somebody runs it */
+		rc = take_parts(call, p);
+	if (rc == 0)
+		rc = make(call, p);
 	if (rc == 0) {
-		remove_parts(host_volume_fs(v), name);
-		host_event(call->host->events, "vm", name, "deleted; its disks stay");
+		call->result = vm_def_json(&p->def, host_volume_name(p->volume));
+		json_object_set_new(call->result, "name", json_string(p->name));
+		json_object_set_new(call->result, "state", json_string("stopped"));
+		host_event(call->host->events, "vm", p->name, "created on volume %s",
+			   host_volume_name(p->volume));
 	}
-	host_volume_put(v);
+	if (p->kernel >= 0)
+		close(p->kernel);
+	if (p->initrd >= 0)
+		close(p->initrd);
+	if (p->volume)
+		host_volume_put(p->volume);
+	free(p);
 	return rc;
 }
-
-const struct host_verb host_vm_create_verbs[] = {
-	{"vm", "create", HOST_CHANGES | HOST_TASK, vm_create},
-	{"vm", "rename", HOST_CHANGES, vm_rename},
-	{"vm", "delete", HOST_CHANGES | HOST_TASK, vm_delete},
-	{NULL, NULL, 0, NULL},
-};

@@ -61,7 +61,7 @@ static void take_text(json_t *doc, const char *key, char *dst, size_t size)
 	(void)str_format(dst, size, "%s", s ? s : "");
 }
 
-static int parse(json_t *doc, const char *name, struct vm_def *d)
+int vm_def_parse(json_t *doc, const char *name, struct vm_def *d)
 {
 	json_t *disk;
 	size_t i;
@@ -76,6 +76,7 @@ static int parse(json_t *doc, const char *name, struct vm_def *d)
 	take_text(doc, "created", d->created, sizeof(d->created));
 	d->memory = (uint64_t)json_integer_value(json_object_get(doc, "memory"));
 	d->cpus = (unsigned)json_integer_value(json_object_get(doc, "cpus"));
+	d->has_kernel = json_is_true(json_object_get(doc, "kernel"));
 	d->has_initrd = json_is_true(json_object_get(doc, "initrd"));
 	json_array_foreach(json_object_get(doc, "disks"), i, disk)
 	{
@@ -103,31 +104,34 @@ int vm_def_load(struct cfs *fs, const char *name, struct vm_def *out)
 	doc = json_loadfd(fd, 0, NULL);
 	if (!doc)
 		return fail(-EUCLEAN, "vm %s: %s is no JSON", name, path);
-	rc = parse(doc, name, out);
+	rc = vm_def_parse(doc, name, out);
 	json_decref(doc);
 	return rc;
 }
 
-int vm_def_store(struct cfs *fs, const char *name, const struct vm_def *d)
+json_t *vm_def_record(const struct vm_def *d)
 {
-	cleanup_free char *path = vm_path(name, "definition.json");
-	cleanup_fd int fd = memfd_create("definition", MFD_CLOEXEC);
-	json_t *disks = json_array(), *doc;
-	int rc;
+	json_t *disks = json_array();
 
 	for (unsigned i = 0; i < d->disks; i++)
 		json_array_append_new(disks, json_string(d->disk[i]));
-	doc = json_pack("{s:i, s:s, s:I, s:i, s:o, s:s, s:b, s:s}", "version", DEF_VERSION, "id",
-			d->id, "memory", (json_int_t)d->memory, "cpus", (int)d->cpus, "disks",
-			disks, "append", d->append, "initrd", d->has_initrd, "created", d->created);
-	if (fd < 0 || json_dumpfd(doc, fd, JSON_INDENT(2)) < 0) {
-		json_decref(doc);
-		return fail(-EIO, "vm %s: cannot write the definition", name);
-	}
+	return json_pack("{s:i, s:s, s:I, s:i, s:o, s:s, s:b, s:b, s:s}", "version", DEF_VERSION,
+			 "id", d->id, "memory", (json_int_t)d->memory, "cpus", (int)d->cpus,
+			 "disks", disks, "append", d->append, "kernel", d->has_kernel, "initrd",
+			 d->has_initrd, "created", d->created);
+}
+
+int vm_def_store(struct cfs *fs, const char *path, const struct vm_def *d)
+{
+	cleanup_fd int fd = memfd_create("definition", MFD_CLOEXEC);
+	json_t *doc = vm_def_record(d);
+	int rc = fd < 0 || !doc ? -EIO : json_dumpfd(doc, fd, JSON_INDENT(2));
+
 	json_decref(doc);
+	if (rc < 0)
+		return fail(-EIO, "%s: cannot write the definition", path);
 	(void)lseek(fd, 0, SEEK_SET);
-	rc = host_write_file(fs, path, CFS_FILE, fd);
-	return rc;
+	return host_write_file(fs, path, CFS_FILE, fd);
 }
 
 json_t *vm_def_json(const struct vm_def *d, const char *volume)

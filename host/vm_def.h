@@ -3,6 +3,7 @@
 #ifndef HOST_VM_DEF_H
 #define HOST_VM_DEF_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <jansson.h>
 
@@ -20,7 +21,7 @@ struct vm_def {
 	unsigned disks;
 	char disk[VM_DISKS_MAX][256]; /* paths on the VM's own volume */
 	char append[2048];	      /* the kernel's command line */
-	int has_initrd;
+	bool has_kernel, has_initrd;
 	char created[40];
 };
 
@@ -30,8 +31,12 @@ char *vm_path(const char *name, const char *part);
 int vm_check_name(const char *name);
 /* Values a VM can have: memory, CPUs. -EINVAL in words. */
 int vm_def_check(const struct vm_def *def, const char *name);
+/* As it is stored; a new reference. -EUCLEAN for what is none. */
+json_t *vm_def_record(const struct vm_def *def);
+int vm_def_parse(json_t *doc, const char *name, struct vm_def *out);
 int vm_def_load(struct cfs *fs, const char *name, struct vm_def *out);
-int vm_def_store(struct cfs *fs, const char *name, const struct vm_def *def);
+/* Writes it to `path`: durable, all or nothing. */
+int vm_def_store(struct cfs *fs, const char *path, const struct vm_def *def);
 /* The definition's part of `vm show`, with disks as VOLUME:/path. */
 json_t *vm_def_json(const struct vm_def *def, const char *volume);
 

@@ -166,7 +166,7 @@ int vm_disks_open(struct host_vm *vm)
 	struct controller_options options = {
 		.kind = CONTROLLER_SCSI,
 		.name = vm->name,
-		.queues = MIN(vm->def.cpus, 4),
+		.queues = MIN(vm->def.cpus, VM_QUEUES_MAX),
 		.sealed = true,
 		.events = &events,
 		.arg = vm,

@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <jansson.h>
 
 #include "base/err.h"
@@ -28,10 +29,12 @@ struct pool;
 struct vfs_chans;
 
 #define VM_IO_THREADS 4
+#define VM_QUEUES_MAX 4	  /* request queues of a VM's controller: one a CPU up to that */
+#define VM_QUEUE_SIZE 256 /* descriptors */
 
 enum vm_phase { VM_STARTING, VM_RUNNING, VM_PAUSED, VM_FROZEN, VM_ENDED };
 
-/* A request of another thread to the supervisor. */
+/* A request of another thread to the supervisor. LET_GO: the daemon ends, the VM runs on. */
 enum vm_ask { VM_ASK_NONE, VM_ASK_BUTTON, VM_ASK_RESET, VM_ASK_KILL, VM_ASK_LET_GO };
 
 struct host_vm {
@@ -39,26 +42,31 @@ struct host_vm {
 	struct host_vms *all;
 	struct host_volume *volume; /* used */
 	char name[VM_NAME_MAX + 1];
-	char key[160]; /* "VOLUME-ID/NAME": the inventory's, and the VMM's --id */
+	char key[160]; /* "VOLUME-ID/NAME": the inventory's */
+	char id[256];  /* "STATE:VOLUME:NAME": what the VMM's command line says */
+	char base[96]; /* "STATE/vm/HASH": its files are this with a suffix */
 	struct vm_def def;
 	bool adopt; /* a VMM of a former daemon is taken up */
 	pthread_t thread;
+	unsigned uses; /* guarded by host_vms's lock, as `link` */
 
-	pthread_mutex_t lock; /* guards from here to `clients` */
+	pthread_mutex_t lock; /* guards from here to `client` */
 	pthread_cond_t changed;
 	enum vm_phase phase;
+	const char *step; /* what a start is doing, for its progress */
 	enum vm_ask ask;
 	bool answered;
 	struct err_info answer; /* of the request; .err 0: done */
 	struct err_info ended;	/* why it is over: .err 0 a power-off or kill */
-	bool crashed, panicked, full_paused;
-	int new_client; /* a console's socket for the supervisor, -1 */
+	bool panicked;
+	bool killed; /* VM_ASK_KILL: also a start that waits is given up */
 	uint64_t started_ns;
-	unsigned uses;
+	int client[CONSOLE_CLIENTS]; /* consoles' sockets for the supervisor; -1 */
 
-	int wake_fd;	  /* eventfd: look at ask, new_client, full */
+	int wake_fd;	  /* eventfd: look at ask, client, full, gone, lost */
 	atomic_int full;  /* disks that wait for space */
 	atomic_bool gone; /* the vhost-user client went */
+	atomic_bool lost; /* the volume's epoch is over: it must end */
 
 	/* The supervisor's alone. */
 	struct cfs_vm_lock *vm_lock;
@@ -67,15 +75,16 @@ struct host_vm {
 	unsigned io; /* index of the I/O thread */
 	struct vfs_chans *chans;
 	struct controller *controller;
-	int memory_fd, lease_fd, pid_fd;
-	pid_t pid;
-	uint64_t pid_start; /* field 22 of /proc/PID/stat */
-	unsigned uid_index;
-	char socket[108];
+	int memory_fd, pid_fd;
+	int memory_number;   /* the memory's descriptor in the VMM */
+	uint64_t memory_ino; /* and its inode */
+	pid_t pid;	     /* 0: no VMM */
+	uint64_t pid_start;  /* field 22 of /proc/PID/stat */
 	struct vmctl_conn *conn;
 	uint32_t tag;
 	unsigned events; /* bit per enum vmctl_event_kind that came */
 	char event_text[VMCTL_TEXT_MAX + 1];
+	uint64_t retry_ms; /* not before: the next attempt to connect the VMM's device again */
 	struct vm_console *console;
 	const _Atomic uint64_t *volume_end; /* the volume's lease, mapped */
 	_Atomic uint64_t *vmm_end;	    /* the VMM's page, mapped; the lease thread writes it */
@@ -83,9 +92,10 @@ struct host_vm {
 
 struct host_vms {
 	struct host *host;
-	pthread_mutex_t lock; /* guards all below, and VMs' links and uses */
+	pthread_mutex_t lock; /* guards all below, VMs' links and uses, lease mappings */
 	pthread_cond_t changed;
 	struct list list;
+	unsigned count; /* VMs that are not freed yet */
 	struct iothread *io[VM_IO_THREADS];
 	unsigned io_vms[VM_IO_THREADS];
 	struct pool *pool; /* metadata work of thin disks */
@@ -98,21 +108,41 @@ struct host_vms {
 
 /* --- vm_run.c --------------------------------------------------------------------------------- */
 
-/* Makes it known and starts its supervisor; takes `volume`'s use. `vm_lock` may be NULL: take it. */
+/*
+ * Makes it known and starts its supervisor; takes `volume`'s use, also when it fails. With `record`
+ * (the inventory's) its VMM is taken up. -EBUSY: it runs here or is being started. *out is a use.
+ */
 int vm_launch(struct host_vms *all, struct host_volume *volume, const char *name,
 	      const struct vm_def *def, json_t *record, struct host_vm **out);
 /* A use; NULL when it does not run here. */
 struct host_vm *vm_find(struct host_vms *all, struct host_volume *volume, const char *name);
 void vm_put(struct host_vm *vm);
-/* Posts and waits for the answer, at most `timeout_ms`. */
+/* Posts and waits for the answer, at most `timeout_ms`: 0, its error, -ETIMEDOUT. */
 int vm_ask(struct host_vm *vm, enum vm_ask ask, unsigned timeout_ms);
-/* Waits until it has left VM_STARTING, or has ended; 0, its error, -ETIMEDOUT. */
+/* Waits until it has left VM_STARTING: 0, the error of the start, -ETIMEDOUT. */
 int vm_wait_started(struct host_vm *vm, unsigned timeout_ms);
+/* Waits until it is over: 0, -ETIMEDOUT. */
 int vm_wait_ended(struct host_vm *vm, unsigned timeout_ms);
 void vm_wake(struct host_vm *vm);
-/* Caller holds vm->lock. */
-void vm_set_phase(struct host_vm *vm, enum vm_phase phase);
-const char *vm_phase_name(enum vm_phase phase);
+/* Hands a console's socket to the supervisor. */
+void vm_give_client(struct host_vm *vm, int fd);
+/* "running", "paused", "frozen", "crashed", "starting" of a VM that is here. */
+const char *vm_state_name(struct host_vm *vm);
+
+/* --- vm_control.c: talking to the VMM, from the supervisor -------------------------------------- */
+
+/* Connects the control socket; *status (may be NULL) is what READY said. */
+int vm_connect(struct host_vm *vm, struct vmctl_status *status);
+/* Sends a request and waits for its REPLY; events and console output that come are taken. */
+int vm_call(struct host_vm *vm, struct vmctl_msg *msg, unsigned timeout_ms);
+/* Takes what has come; -ECONNRESET, -EPROTO: the connection is over (and closed). */
+int vm_hear(struct host_vm *vm);
+void vm_say_console(struct host_vm *vm, const uint8_t *data, size_t n);
+/* Connects the VMM's SCSI device to the controller. */
+int vm_connect_disks(struct host_vm *vm);
+/* CONFIG: what the machine is; `config` holds the kernel's places already. */
+int vm_configure(struct host_vm *vm, struct vmctl_config *config);
+void vm_disconnect(struct host_vm *vm);
 
 /* --- vm_disks.c ------------------------------------------------------------------------------- */
 
@@ -123,17 +153,38 @@ void vm_disks_close(struct host_vm *vm, bool give_up);
 
 /* --- vm_spawn.c ------------------------------------------------------------------------------- */
 
+/* Names its files: base, id, key. */
+void vm_name_files(struct host_vm *vm, const char *volume_id);
+/* Where a VM's console is logged on this host; owned by the caller. */
+char *vm_console_path(const struct host *host, const char *volume_id, const char *name);
 /* Makes memory, lease page and socket, starts the VMM. */
 int vm_spawn(struct host_vm *vm);
 /* Takes up the VMM of the inventory's record: -ESRCH when it does not live. */
 int vm_take_up(struct host_vm *vm, json_t *record);
-/* Ends the VMM whatever it does, waits for its end. */
+/* The VMM is dead (a zombie counts). */
+bool vm_process_ended(struct host_vm *vm);
+/* Ends the VMM whatever it does, waits for its end, removes its files. */
 void vm_end_process(struct host_vm *vm);
-/* Ends a VMM that a former daemon had just started and not yet noted down. */
-void vm_end_stray(const char *key);
+/* Closes what we hold of a VMM that runs on. */
+void vm_let_go(struct host_vm *vm);
+/* Ends VMMs of this id that a former daemon had started and not yet noted down. */
+void vm_end_strays(const char *id);
+/* The inventory's record, durable: before the VM's lock is taken, and again with the pid. */
 int vm_remember(struct host_vm *vm);
 void vm_forget(struct host_vm *vm);
-int vm_map_lease(struct host_vm *vm);
+
+/* --- vm_lease.c ------------------------------------------------------------------------------- */
+
+/*
+ * The page the VMM looks at: a file of ours that outlives the daemon. A thread carries the volume's
+ * lease over to it. `create`: a new one; *fd (may be NULL) is read-only, for the VMM.
+ */
+int vm_lease_map(struct host_vm *vm, bool create, int *fd);
+void vm_lease_unmap(struct host_vm *vm);
+/* The volume's lease runs now. */
+bool vm_lease_runs(const struct host_vm *vm);
+int vm_lease_start(struct host_vms *all);
+void vm_lease_stop(struct host_vms *all);
 
 /* --- vm_boot.c -------------------------------------------------------------------------------- */
 

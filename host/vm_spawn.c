@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * vm_spawn.c: the VMM's process: its memory (a memfd that we make and seal, INV-HV-1), its lease
- * page, its listening socket; starting it with four descriptors and nothing else; finding it again.
- * A process is named by pid and start time, and held by a pidfd: a reused pid is not ours.
+ * vm_spawn.c: the VMM as a process: made with descriptors only, in a session, namespaces and cgroup
+ * of its own so that it outlives this daemon; found again by the next one by pid, start time and
+ * boot.
+ *
+ * The inventory knows of a VM before its lock is taken, and of its VMM before that may run anything:
+ * a daemon that dies anywhere in between leaves at most a VMM without a guest, which its command
+ * line names.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/magic.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -17,74 +21,110 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
-#include <sys/vfs.h>
 #include <sys/wait.h>
-#include <dirent.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "clusterfs/cfs.h"
 #include "host/daemon.h"
 #include "host/db.h"
+#include "host/vm_process.h"
 #include "host/vm_run.h"
 #include "host/volume.h"
 
-/* Each VMM its own user, so that none can touch another: a range that no system hands out. */
-#define UID_BASE	1879100000u
-#define UIDS_OF_A_STATE 256u /* per state directory, by its host id, so that hosts differ too */
-#define UID_STATES	4096u
+#define MEMORY_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) /* INV-HV-1 */
+#define FILE_HASH    0xffffffffffffULL
+#define DIE_MS	     5000 /* a killed process whose kernel work hangs is not waited for longer */
 
-/* Descriptors in the VMM. */
-enum { FD_KVM = 3, FD_MEMORY, FD_LEASE, FD_LISTEN, FD_END };
+/* FNV-1a: files of a VM are named by it, a socket's path is short. */
+static uint64_t hash_of(const char *text)
+{
+	uint64_t h = 0xcbf29ce484222325ULL;
 
-#define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+	for (; *text; text++)
+		h = (h ^ (unsigned char)*text) * 0x100000001b3ULL;
+	return h;
+}
+
+char *vm_console_path(const struct host *host, const char *volume_id, const char *name)
+{
+	cleanup_free char *key = xasprintf("%s/%s", volume_id, name);
+
+	return xasprintf("%s/vm/%012llx.console", host->state.dir,
+			 (unsigned long long)(hash_of(key) & FILE_HASH));
+}
+
+void vm_name_files(struct host_vm *vm, const char *volume_id)
+{
+	const char *state = vm->all->host->state.dir;
+
+	(void)str_format(vm->key, sizeof(vm->key), "%s/%s", volume_id, vm->name);
+	(void)str_format(vm->id, sizeof(vm->id), "%s:%s:%s", state, host_volume_name(vm->volume),
+			 vm->name);
+	(void)str_format(vm->base, sizeof(vm->base), "%s/vm/%012llx", state,
+			 (unsigned long long)(hash_of(vm->key) & FILE_HASH));
+}
+
+static void remove_files(struct host_vm *vm)
+{
+	static const char *const suffixes[] = {"lease", "sock"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(suffixes); i++) {
+		cleanup_free char *path = xasprintf("%s.%s", vm->base, suffixes[i]);
+
+		(void)unlink(path);
+	}
+}
+
+/* --- the inventory ------------------------------------------------------------------------------ */
+
+int vm_remember(struct host_vm *vm)
+{
+	json_t *record = json_pack("{s:s, s:s, s:i, s:I, s:i, s:I, s:I}", "name", vm->name,
+				   "volume", host_volume_name(vm->volume), "pid", (int)vm->pid,
+				   "start", (json_int_t)vm->pid_start, "memory_number",
+				   vm->memory_number, "memory_ino", (json_int_t)vm->memory_ino,
+				   "started_ns", (json_int_t)vm->started_ns);
+	char boot[40];
+	int rc;
+
+	process_boot(boot);
+	json_object_set_new(record, "boot", json_string(boot));
+	json_object_set_new(record, "definition", vm_def_record(&vm->def));
+	rc = host_db_put(vm->all->host->db, HOST_VMS, vm->key, record);
+	json_decref(record);
+	return rc;
+}
+
+void vm_forget(struct host_vm *vm)
+{
+	int rc = host_db_put(vm->all->host->db, HOST_VMS, vm->key, NULL);
+
+	if (rc < 0)
+		log_warn("host", "vm %s: still in the inventory: %s", vm->name, err_message(rc));
+}
+
+/* --- making one --------------------------------------------------------------------------------- */
 
 static int make_memory(struct host_vm *vm)
 {
-	vm->memory_fd = memfd_create("guest-memory", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (vm->memory_fd < 0 || ftruncate(vm->memory_fd, (off_t)vm->def.memory) < 0 ||
-	    fcntl(vm->memory_fd, F_ADD_SEALS, SEALS) < 0)
-		return fail(-errno, "vm %s: cannot make %llu bytes of memory: %s", vm->name,
-			    (unsigned long long)vm->def.memory, strerror(errno));
+	struct stat st;
+	int fd = memfd_create("guest", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (fd < 0)
+		return fail(-errno, "vm %s: no memory: %s", vm->name, strerror(errno));
+	if (ftruncate(fd, (off_t)vm->def.memory) < 0 || fcntl(fd, F_ADD_SEALS, MEMORY_SEALS) < 0 ||
+	    fstat(fd, &st) < 0) {
+		int rc = fail(-errno, "vm %s: its memory: %s", vm->name, strerror(errno));
+
+		close(fd);
+		return rc;
+	}
+	vm->memory_fd = fd;
+	vm->memory_ino = st.st_ino;
 	return 0;
-}
-
-int vm_map_lease(struct host_vm *vm)
-{
-	void *end = mmap(NULL, VMCTL_LEASE_BYTES, PROT_READ, MAP_SHARED,
-			 cfs_lease_fd(host_volume_fs(vm->volume)), 0);
-	void *own = mmap(NULL, VMCTL_LEASE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, vm->lease_fd,
-			 0);
-
-	if (end == MAP_FAILED || own == MAP_FAILED)
-		return fail(-errno, "vm %s: cannot map its lease: %s", vm->name, strerror(errno));
-	pthread_mutex_lock(&vm->all->lock);
-	vm->volume_end = end;
-	vm->vmm_end = own;
-	atomic_store(vm->vmm_end, atomic_load(vm->volume_end));
-	pthread_mutex_unlock(&vm->all->lock);
-	return 0;
-}
-
-/*
- * A file, not a memfd: the VMM keeps its mapping but no descriptor, and the next daemon must find
- * the page again. A new one for each start: an older VMM may still have the last one mapped.
- */
-static int open_lease(struct host_vm *vm, bool fresh)
-{
-	cleanup_free char *path = xasprintf("%s/vm/%.13s.lease", vm->all->host->state.dir,
-					    vm->def.id);
-
-	if (fresh)
-		(void)unlink(path);
-	vm->lease_fd = open(path, O_RDWR | O_CLOEXEC | (fresh ? O_CREAT | O_EXCL : 0), 0600);
-	if (vm->lease_fd < 0 || (fresh && ftruncate(vm->lease_fd, VMCTL_LEASE_BYTES) < 0))
-		return fail(-errno, "vm %s: its lease page %s: %s", vm->name, path,
-			    strerror(errno));
-	return vm_map_lease(vm);
 }
 
 static int make_socket(struct host_vm *vm, int *out)
@@ -92,338 +132,178 @@ static int make_socket(struct host_vm *vm, int *out)
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-	/* The id's first half is enough to be alone in a directory, and short. */
-	(void)str_format(vm->socket, sizeof(vm->socket), "%s/vm/%.13s.sock",
-			 vm->all->host->state.dir, vm->def.id);
-	(void)str_format(addr.sun_path, sizeof(addr.sun_path), "%s", vm->socket);
-	(void)unlink(vm->socket);
-	if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(fd, 16) < 0) {
-		int err = -errno;
+	if (str_format(addr.sun_path, sizeof(addr.sun_path), "%s.sock", vm->base) < 0) {
+		close(fd);
+		return fail(-ENAMETOOLONG, "%s.sock: too long for a socket", vm->base);
+	}
+	(void)unlink(addr.sun_path);
+	/* The mode is set before bind makes the file: nobody else gets in in between. */
+	if (fd < 0 || fchmod(fd, 0600) < 0 ||
+	    bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(fd, 16) < 0) {
+		int rc = fail(-errno, "%s: %s", addr.sun_path, strerror(errno));
 
 		if (fd >= 0)
 			close(fd);
-		return fail(err, "vm %s: %s: %s", vm->name, vm->socket, strerror(-err));
+		return rc;
 	}
 	*out = fd;
 	return 0;
 }
 
-/* --- the process ------------------------------------------------------------------------------- */
-
-static uint64_t start_time(pid_t pid, char *state)
+static int start_process(struct host_vm *vm, int kvm, int lease, int listener)
 {
-	char path[64], text[1024], *p;
-	unsigned long long start = 0;
-	cleanup_fd int fd = -1;
-	ssize_t n;
+	cleanup_free char *log = xasprintf("%s.log", vm->base);
+	const struct process_options o = {
+		.program = vm->all->host->vmm,
+		.id = vm->id,
+		.name = vm->name,
+		.log = log,
+		.uid_hash = hash_of(vm->id),
+		.kvm = kvm,
+		.memory = vm->memory_fd,
+		.lease = lease,
+		.listener = listener,
+	};
+	int rc = process_start(&o, &vm->pid, &vm->pid_fd);
 
-	(void)str_format(path, sizeof(path), "/proc/%d/stat", (int)pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-	if (n <= 0)
-		return 0;
-	text[n] = 0;
-	p = strrchr(text, ')'); /* the name before it may hold anything */
-	if (!p || sscanf(p + 2,
-			 "%c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d"
-			 " %*d %llu",
-			 state, &start) != 2)
-		return 0;
-	return start;
-}
-
-struct child {
-	const char *program, *id, *uid, *gid;
-	int fds[FD_END]; /* from FD_KVM on; all above FD_END */
-	int log;
-	bool change_user;
-};
-
-/* Between fork and exec of a process with threads: only async-signal-safe calls. */
-static void child_run(const struct child *c)
-{
-	const char *argv[] = {c->program, "--kvm",   "3",    "--memory",
-			      "4",	  "--lease", "5",    "--listen",
-			      "6",	  "--id",    c->id,  c->change_user ? "--uid" : NULL,
-			      c->uid,	  "--gid",   c->gid, NULL};
-	char *const env[] = {"PATH=/usr/bin:/bin", NULL};
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC), oom;
-	sigset_t none;
-
-	setsid();
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	signal(SIGPIPE, SIG_DFL);
-	/* The daemon is kept from the out-of-memory killer; a guest is not. */
-	oom = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-	if (oom >= 0 && write(oom, "0", 1) != 1)
-		_exit(126);
-	dup2(null, 0);
-	dup2(c->log >= 0 ? c->log : null, 1);
-	dup2(c->log >= 0 ? c->log : null, 2);
-	for (int fd = FD_KVM; fd < FD_END; fd++)
-		if (dup2(c->fds[fd], fd) != fd)
-			_exit(126);
-	execve(c->program, (char *const *)argv, env);
-	_exit(127);
-}
-
-/* Read-only, opened anew: the VMM can never make it writable (base/vmctl.h). */
-static int lease_read_only(struct host_vm *vm)
-{
-	char path[64];
-
-	(void)str_format(path, sizeof(path), "/proc/self/fd/%d", vm->lease_fd);
-	return open(path, O_RDONLY | O_CLOEXEC);
-}
-
-static int lift(int fd) /* above the VMM's numbers, so that dup2 overwrites none */
-{
-	int high = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, FD_END + 16);
-
-	if (fd >= 0)
-		close(fd);
-	return high;
-}
-
-/* The first index of this daemon's range that no VM uses. Caller holds the vms' lock. */
-static unsigned free_uid(struct host_vm *vm)
-{
-	struct host_vm *other;
-
-	for (unsigned i = 0; i < UIDS_OF_A_STATE; i++) {
-		bool used = false;
-
-		list_for_each (other, &vm->all->list, link)
-			if (other != vm && other->uid_index == i)
-				used = true;
-		if (!used)
-			return i;
-	}
-	return UIDS_OF_A_STATE - 1;
-}
-
-static unsigned uid_of(const struct host_vm *vm)
-{
-	unsigned hash = 0;
-
-	for (const char *p = vm->all->host->state.id; *p; p++)
-		hash = hash * 31 + (unsigned char)*p;
-	return UID_BASE + (hash % UID_STATES) * UIDS_OF_A_STATE + vm->uid_index;
-}
-
-static int fork_vmm(struct host_vm *vm, struct child *c)
-{
-	pid_t pid;
-
-	for (int fd = FD_KVM; fd < FD_END; fd++)
-		if (c->fds[fd] < 0)
-			return fail(-errno, "vm %s: descriptor %d for the VMM: %s", vm->name, fd,
-				    strerror(errno));
-	pid = fork();
-	if (pid == 0)
-		child_run(c);
-	if (pid < 0)
-		return fail(-errno, "vm %s: cannot start a process: %s", vm->name, strerror(errno));
-	vm->pid = pid;
-	vm->pid_fd = (int)syscall(SYS_pidfd_open, pid, 0);
-	return vm->pid_fd < 0 ? fail(-errno, "vm %s: pidfd_open: %s", vm->name, strerror(errno))
-			      : 0;
-}
-
-/* Best effort: a group of its own, for accounting and so that service managers leave it alone. */
-static void own_cgroup(struct host_vm *vm)
-{
-	struct statfs fs;
-	bool v2 = statfs("/sys/fs/cgroup", &fs) == 0 && fs.f_type == CGROUP2_SUPER_MAGIC;
-	const char *base = v2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/pids";
-	char path[160], pid[24];
-	int fd;
-
-	(void)str_format(path, sizeof(path), "%s/perilune", base);
-	(void)mkdir(path, 0755);
-	(void)str_format(path, sizeof(path), "%s/perilune/%.36s", base, vm->def.id);
-	(void)mkdir(path, 0755);
-	(void)str_format(path, sizeof(path), "%s/perilune/%.36s/cgroup.procs", base, vm->def.id);
-	(void)str_format(pid, sizeof(pid), "%d", (int)vm->pid);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0 || write(fd, pid, strlen(pid)) < 0)
-		log_debug("host", "vm %s: no cgroup of its own: %s", vm->name, strerror(errno));
-	if (fd >= 0)
-		close(fd);
-}
-
-static void leave_cgroup(struct host_vm *vm)
-{
-	char path[160];
-
-	(void)str_format(path, sizeof(path), "/sys/fs/cgroup/perilune/%.36s", vm->def.id);
-	(void)rmdir(path);
-	(void)str_format(path, sizeof(path), "/sys/fs/cgroup/pids/perilune/%.36s", vm->def.id);
-	(void)rmdir(path);
+	if (rc < 0)
+		return fail_prefix(rc, "vm %s", vm->name);
+	vm->memory_number = vm->memory_fd;
+	return process_start_time(vm->pid, &vm->pid_start);
 }
 
 int vm_spawn(struct host_vm *vm)
 {
-	struct host *host = vm->all->host;
-	cleanup_free char *log = xasprintf("%s/vm/%.13s.log", host->state.dir, vm->def.id);
-	char uid[24], state;
-	struct child c = {.program = host->vmm, .id = vm->key, .uid = uid, .gid = uid};
-	int listening = -1, rc;
+	cleanup_fd int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), listener = -1, lease = -1;
+	int rc;
 
-	if (access(host->vmm, X_OK) < 0)
-		return fail(-ENOENT, "%s: perilune-vmm is not there; start perilund with --vmm",
-			    host->vmm);
+	if (kvm < 0)
+		return fail(-errno, "/dev/kvm: %s; see perilune host check", strerror(errno));
 	rc = make_memory(vm);
 	if (rc == 0)
-		rc = open_lease(vm, true);
+		rc = vm_lease_map(vm, true, &lease);
 	if (rc == 0)
-		rc = make_socket(vm, &listening);
-	if (rc == 0)
-		rc = vm_remember(vm);
-	if (rc < 0)
-		return rc;
-	pthread_mutex_lock(&vm->all->lock);
-	vm->uid_index = free_uid(vm);
-	pthread_mutex_unlock(&vm->all->lock);
-	c.change_user = geteuid() == 0;
-	(void)str_format(uid, sizeof(uid), "%u", uid_of(vm));
-	c.log = open(log, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
-	c.fds[FD_KVM] = lift(open("/dev/kvm", O_RDWR | O_CLOEXEC));
-	c.fds[FD_MEMORY] = lift(fcntl(vm->memory_fd, F_DUPFD_CLOEXEC, 0));
-	c.fds[FD_LEASE] = lift(lease_read_only(vm));
-	c.fds[FD_LISTEN] = lift(listening);
-	rc = c.fds[FD_KVM] < 0
-		     ? fail(-EIO, "/dev/kvm: %s; see perilune host check", strerror(errno))
-		     : fork_vmm(vm, &c);
-	for (int fd = FD_KVM; fd < FD_END; fd++)
-		if (c.fds[fd] >= 0)
-			close(c.fds[fd]);
-	if (c.log >= 0)
-		close(c.log);
-	if (rc < 0)
-		return rc;
-	own_cgroup(vm);
-	vm->pid_start = start_time(vm->pid, &state);
-	return vm_remember(vm);
+		rc = make_socket(vm, &listener);
+	return rc < 0 ? rc : start_process(vm, kvm, lease, listener);
 }
 
-void vm_end_process(struct host_vm *vm)
-{
-	struct pollfd p = {.fd = vm->pid_fd, .events = POLLIN};
+/* --- taking one up ------------------------------------------------------------------------------ */
 
-	if (vm->pid_fd < 0)
-		return;
-	(void)syscall(SYS_pidfd_send_signal, vm->pid_fd, SIGKILL, NULL, 0);
-	while (poll(&p, 1, 10000) < 0 && errno == EINTR)
-		;
-	(void)waitpid(vm->pid, NULL, WNOHANG); /* not our child after a daemon's restart */
-	close(vm->pid_fd);
-	vm->pid_fd = -1;
-	leave_cgroup(vm);
-	if (vm->socket[0])
-		(void)unlink(vm->socket);
+static uint64_t number(json_t *record, const char *key)
+{
+	return (uint64_t)json_integer_value(json_object_get(record, key));
 }
 
-/* --- the inventory ---------------------------------------------------------------------------------- */
-
-int vm_remember(struct host_vm *vm)
+/* Nothing of a VMM is believed: the memory must be the one that was given, sealed as it was. */
+static int take_memory(struct host_vm *vm, json_t *record)
 {
-	json_t *d = json_pack("{s:s, s:s, s:s, s:i, s:I, s:s, s:i, s:I, s:s}", "state", "running",
-			      "name", vm->name, "volume", host_volume_name(vm->volume), "pid",
-			      (int)vm->pid, "pid_start", (json_int_t)vm->pid_start, "socket",
-			      vm->socket, "uid_index", (int)vm->uid_index, "started_ns",
-			      (json_int_t)vm->started_ns, "id", vm->def.id);
-	int rc = d ? host_db_put(vm->all->host->db, HOST_VMS, vm->key, d)
-		   : fail(-EINVAL, "vm %s: its name is not UTF-8", vm->name);
-
-	json_decref(d);
-	return rc;
-}
-
-void vm_forget(struct host_vm *vm)
-{
-	if (host_db_put(vm->all->host->db, HOST_VMS, vm->key, NULL) < 0)
-		log_warn("host", "vm %s: still in the inventory: %s", vm->name, err_message(-EIO));
-}
-
-/* A copy of the VMM's descriptor: no path of its making is opened. */
-static int copy_fd(struct host_vm *vm, int number, uint64_t bytes)
-{
-	int fd = (int)syscall(SYS_pidfd_getfd, vm->pid_fd, number, 0), seals;
+	int want = (int)number(record, "memory_number"), seals;
+	cleanup_free char *path = xasprintf("/proc/%d/fd/%d", (int)vm->pid, want);
 	struct stat st;
+	int fd = open(path, O_RDWR | O_CLOEXEC);
 
 	if (fd < 0)
-		return fail(-errno, "vm %s: descriptor %d of its VMM: %s", vm->name, number,
-			    strerror(errno));
+		return fail(-errno, "vm %s: the memory of its VMM: %s", vm->name, strerror(errno));
 	seals = fcntl(fd, F_GET_SEALS);
-	if (seals < 0 || (seals & SEALS) != SEALS || fstat(fd, &st) < 0 ||
-	    (uint64_t)st.st_size != bytes) {
+	if (seals < 0 || (seals & MEMORY_SEALS) != MEMORY_SEALS || fstat(fd, &st) < 0 ||
+	    st.st_ino != number(record, "memory_ino") || (uint64_t)st.st_size != vm->def.memory) {
 		close(fd);
-		return fail(-EPERM,
-			    "vm %s: its VMM has put something else in place of descriptor"
-			    " %d",
-			    vm->name, number);
+		return fail(-EPROTO, "vm %s: the memory of its VMM is another one", vm->name);
 	}
-	return fd;
+	vm->memory_fd = fd;
+	vm->memory_number = want;
+	vm->memory_ino = st.st_ino;
+	return 0;
 }
 
 int vm_take_up(struct host_vm *vm, json_t *record)
 {
-	uint64_t start = (uint64_t)json_integer_value(json_object_get(record, "pid_start"));
-	const char *sock = json_string_value(json_object_get(record, "socket"));
-	char state = 0;
+	const char *boot = json_string_value(json_object_get(record, "boot"));
+	uint64_t start = 0;
+	char now[40];
+	int rc;
 
-	vm->pid = (pid_t)json_integer_value(json_object_get(record, "pid"));
-	vm->started_ns = (uint64_t)json_integer_value(json_object_get(record, "started_ns"));
-	vm->uid_index = (unsigned)json_integer_value(json_object_get(record, "uid_index"));
-	(void)str_format(vm->socket, sizeof(vm->socket), "%s", sock ? sock : "");
-	if (vm->pid <= 0)
-		return fail(-ESRCH, "vm %s: was not started to the end", vm->name);
+	vm->started_ns = number(record, "started_ns");
+	process_boot(now);
+	if (!boot || strcmp(boot, now) || !number(record, "pid"))
+		return fail(-ESRCH, "vm %s: its VMM is gone", vm->name);
+	vm->pid = (pid_t)number(record, "pid");
 	vm->pid_fd = (int)syscall(SYS_pidfd_open, vm->pid, 0);
-	vm->pid_start = start_time(vm->pid, &state);
-	if (vm->pid_fd < 0 || vm->pid_start != start || state == 'Z' || state == 'X') {
-		if (vm->pid_fd >= 0)
-			close(vm->pid_fd);
+	rc = vm->pid_fd < 0 ? -ESRCH : process_start_time(vm->pid, &start);
+	if (rc < 0 || start != number(record, "start") || vm_process_ended(vm)) {
+		util_close(&vm->pid_fd);
 		vm->pid_fd = -1;
-		return fail(-ESRCH, "vm %s: its VMM (pid %d) is gone", vm->name, (int)vm->pid);
+		vm->pid = 0;
+		return fail(-ESRCH, "vm %s: its VMM ended while no daemon ran", vm->name);
 	}
-	vm->memory_fd = copy_fd(vm, FD_MEMORY, vm->def.memory);
-	return vm->memory_fd < 0 ? vm->memory_fd : open_lease(vm, false);
+	vm->pid_start = start;
+	rc = take_memory(vm, record);
+	return rc < 0 ? rc : vm_lease_map(vm, false, NULL);
 }
 
-static bool is_stray(int pid, const char *key)
+void vm_end_strays(const char *id)
 {
-	char path[64], text[2048];
-	cleanup_fd int fd = -1;
-	ssize_t n;
-	size_t len = strlen(key) + 1;
-
-	(void)str_format(path, sizeof(path), "/proc/%d/cmdline", pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	n = fd < 0 ? 0 : read(fd, text, sizeof(text) - 1);
-	if (n <= 0)
-		return false;
-	text[n] = 0;
-	return strstr(text, "perilune-vmm") &&
-	       memmem(text, (size_t)n + 1, key, len); /* a whole word */
-}
-
-void vm_end_stray(const char *key)
-{
-	DIR *dir = opendir("/proc");
+	DIR *proc = opendir("/proc");
 	struct dirent *e;
 
-	while (dir && (e = readdir(dir))) {
-		int pid = atoi(e->d_name);
-		int fd = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+	while (proc && (e = readdir(proc))) {
+		pid_t pid = (pid_t)atoi(e->d_name);
+		int fd;
 
-		if (fd < 0)
+		if (pid <= 0 || !process_is_vmm(pid, id))
 			continue;
-		if (is_stray(pid, key)) /* the pidfd came first: it is this one */
+		fd = (int)syscall(SYS_pidfd_open, pid, 0);
+		if (fd >= 0 && process_is_vmm(pid, id)) {
+			log_info("host", "a VMM without a guest is ended: %s, pid %d", id,
+				 (int)pid);
 			(void)syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0);
-		close(fd);
+		}
+		if (fd >= 0)
+			close(fd);
 	}
-	if (dir)
-		closedir(dir);
+	if (proc)
+		closedir(proc);
+}
+
+/* --- its end ------------------------------------------------------------------------------------ */
+
+static bool ended_within(struct host_vm *vm, int ms)
+{
+	struct pollfd p = {.fd = vm->pid_fd, .events = POLLIN};
+
+	return poll(&p, 1, ms) == 1;
+}
+
+bool vm_process_ended(struct host_vm *vm)
+{
+	return vm->pid_fd < 0 || ended_within(vm, 0);
+}
+
+void vm_let_go(struct host_vm *vm)
+{
+	vm_disconnect(vm);
+	vm_lease_unmap(vm);
+	if (vm->memory_fd >= 0)
+		close(vm->memory_fd);
+	if (vm->pid_fd >= 0)
+		close(vm->pid_fd);
+	vm->memory_fd = vm->pid_fd = -1;
+}
+
+void vm_end_process(struct host_vm *vm)
+{
+	siginfo_t info;
+
+	if (vm->pid_fd >= 0 && !vm_process_ended(vm)) {
+		(void)syscall(SYS_pidfd_send_signal, vm->pid_fd, SIGKILL, NULL, 0);
+		if (!ended_within(vm, DIE_MS))
+			log_warn("host", "vm %s: its VMM, pid %d, does not die", vm->name,
+				 (int)vm->pid);
+	}
+	if (vm->pid_fd >= 0) /* ours, or of a daemon before us: then init has it */
+		(void)waitid(P_PIDFD, (id_t)vm->pid_fd, &info, WEXITED | WNOHANG);
+	vm_let_go(vm);
+	vm->pid = 0;
+	remove_files(vm);
+	process_forget_cgroup(vm->id);
 }

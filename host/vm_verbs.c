@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* vm_verbs.c: the verbs of VMs that exist: start, stop, kill, reboot, list, show, console. */
+/* vm_verbs.c: the `vm` verbs on VMs that exist. Making one: vm_create.c. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -11,30 +11,40 @@
 #include "base/util.h"
 #include "clusterfs/cfs.h"
 #include "host/daemon.h"
+#include "host/event.h"
+#include "host/names.h"
 #include "host/verbs.h"
 #include "host/vm_run.h"
-#include "host/vm_verbs.h"
+#include "host/vm_tree.h"
 #include "host/volume.h"
 
-#define START_WAIT_MS	   180000 /* a dead host's takeover included */
-#define WAIT_STEP_MS	   500
-#define ASK_MS		   15000
-#define STOP_TIMEOUT_S	   60
-#define STOP_TIMEOUT_MAX_S 86400
-#define KILL_WAIT_MS	   30000
+#define STOP_S_DEFAULT 60
+#define STOP_S_MAX     86400
+#define KILL_MS	       30000
+#define ASK_MS	       15000
+#define LOOK_MS	       200 /* between looks at a VM that starts or stops */
+
+/* --- finding -------------------------------------------------------------------------------------- */
 
 struct search {
 	const char *name;
+	struct host_volumes *volumes;
 	struct host_volume *hit;
-	bool two;
+	char other[64];
 };
 
-static int search_one(void *arg, struct host_volume *v)
+static int has_vm(struct host_volume *volume, const char *name)
+{
+	cleanup_free char *path = vm_path(name, "vm");
+	struct cfs_stat st;
+
+	return cfs_stat(host_volume_fs(volume), path, &st);
+}
+
+static int search_one(void *arg, struct host_volume *volume)
 {
 	struct search *s = arg;
-	cleanup_free char *object = vm_path(s->name, "vm");
-	struct cfs_stat st;
-	int rc = cfs_stat(host_volume_fs(v), object, &st);
+	int rc = has_vm(volume, s->name);
 
 	if (rc == -ENOENT) {
 		err_clear();
@@ -42,379 +52,516 @@ static int search_one(void *arg, struct host_volume *v)
 	}
 	if (rc < 0)
 		return rc;
-	s->two = s->hit != NULL;
-	s->hit = v;
-	return s->two;
+	if (s->hit)
+		return fail(-EINVAL, "vm %s: on two volumes; say %s:%s or %s:%s", s->name,
+			    host_volume_name(s->hit), s->name, host_volume_name(volume), s->name);
+	return host_volume_get(s->volumes, host_volume_name(volume), &s->hit);
 }
 
-static int not_found(const char *name)
+/* "NAME" or "VOLUME:NAME" to a used volume and the VM's name. */
+static int find(struct host_call *call, struct host_volume **volume, const char **name)
 {
-	(void)fail(-ENOENT, "vm %s: there is none on the mounted volumes; see perilune vm list",
-		   name);
-	err_object("%s", name);
-	return -ENOENT;
-}
-
-int vm_resolve(struct host_call *call, struct host_volume **volume, const char **name)
-{
-	struct host_volumes *all = call->host->volumes;
-	struct search s = {0};
-	const char *given, *colon;
-	char text[64];
-	int rc = host_arg_need(call, "name", &given);
+	struct search s = {.volumes = call->host->volumes};
+	const char *text, *colon;
+	char volume_name[64];
+	int rc = host_arg_need(call, "name", &text);
 
 	if (rc < 0)
 		return rc;
-	colon = strchr(given, ':');
-	s.name = *name = colon ? colon + 1 : given;
+	colon = strchr(text, ':');
+	*name = s.name = colon ? colon + 1 : text;
 	rc = vm_check_name(*name);
 	if (rc < 0)
 		return rc;
 	if (colon) {
-		if (str_format(text, sizeof(text), "%.*s", (int)(colon - given), given) < 0)
-			return fail(-EINVAL, "%s: a volume's name has at most 63 bytes", given);
-		rc = host_volume_get(all, text, volume);
+		if (str_format(volume_name, sizeof(volume_name), "%.*s", (int)(colon - text),
+			       text) < 0)
+			return fail(-ENOENT, "vm %s: no such volume", text);
+		rc = host_volume_get(call->host->volumes, volume_name, volume);
 		if (rc < 0)
 			return rc;
-		rc = search_one(&s, *volume);
-		if (rc == 0 && !s.hit)
-			rc = not_found(given);
+		rc = has_vm(*volume, *name);
 		if (rc < 0)
 			host_volume_put(*volume);
-		return rc;
+	} else {
+		rc = host_volumes_each(call->host->volumes, search_one, &s);
+		if (rc < 0 && s.hit)
+			host_volume_put(s.hit);
+		if (rc == 0 && !s.hit)
+			rc = -ENOENT;
+		*volume = s.hit;
 	}
-	rc = host_volumes_each(all, search_one, &s);
-	if (s.two)
-		return fail(-EINVAL, "vm %s: two volumes have one; say VOLUME:%s", given, given);
-	if (rc == 0 && !s.hit)
-		rc = not_found(given);
-	/* Found among used volumes; used anew by name, it may have gone in between. */
-	return rc < 0 ? rc : host_volume_get(all, host_volume_name(s.hit), volume);
-}
-
-/* Who runs it elsewhere: -EBUSY with the holder; 0: nobody. */
-int vm_refuse_elsewhere(struct host_volume *v, const char *name)
-{
-	cleanup_free char *object = vm_path(name, "vm");
-	char owner[80];
-	int rc = cfs_vm_owner(host_volume_fs(v), object, owner, sizeof(owner));
-
 	if (rc == -ENOENT) {
-		err_clear();
-		return 0;
+		rc = fail(rc, "vm %s: there is none on the mounted volumes; see perilune vm list",
+			  text);
+		err_object("%s", text);
 	}
+	return rc;
+}
+
+/* The VM that runs here, used; NULL: it does not run; -EBUSY: it runs elsewhere. */
+static int find_running(struct host_call *call, struct host_vm **out)
+{
+	struct host_volume *volume;
+	const char *name;
+	char owner[64];
+	int rc = find(call, &volume, &name);
+
 	if (rc < 0)
 		return rc;
-	(void)fail(-EBUSY, "vm %s: runs on host %s; say it there", name, owner);
-	err_object("%s", name);
-	err_holder("%s", owner);
-	return -EBUSY;
-}
+	*out = vm_find(call->host->vms, volume, name);
+	if (!*out) {
+		cleanup_free char *path = vm_path(name, "vm");
 
-static void describe_here(struct host_vm *vm, json_t *d)
-{
-	pthread_mutex_lock(&vm->lock);
-	json_object_set_new(d, "state", json_string(vm_phase_name(vm->phase)));
-	json_object_set_new(d, "pid", json_integer(vm->pid));
-	json_object_set_new(d, "started", host_json_time(vm->started_ns));
-	json_object_set_new(d, "panicked", json_boolean(vm->panicked));
-	pthread_mutex_unlock(&vm->lock);
-	json_object_set_new(d, "host", json_string(vm->all->host->name));
-}
-
-static void describe_elsewhere(struct host_vms *all, struct host_volume *v, const char *name,
-			       json_t *d)
-{
-	cleanup_free char *object = vm_path(name, "vm"), *key = NULL;
-	struct cfs_info *info = xcalloc(1, sizeof(*info));
-	const char *why = NULL;
-	char owner[80] = "";
-	int rc = cfs_vm_owner(host_volume_fs(v), object, owner, sizeof(owner));
-
-	if (rc < 0)
-		err_clear();
-	if (cfs_info(host_volume_fs(v), info) == 0) {
-		key = xasprintf("%s/%s", info->id, name);
-		pthread_mutex_lock(&all->lock);
-		why = json_string_value(json_object_get(all->crashes, key));
-		if (rc < 0 && why)
-			json_object_set_new(d, "error", json_string(why));
-		pthread_mutex_unlock(&all->lock);
+		rc = cfs_vm_owner(host_volume_fs(volume), path, owner, sizeof(owner));
+		if (rc == 0) {
+			rc = fail(-EBUSY, "vm %s: runs on host %s; say it there", name, owner);
+			err_object("%s:%s", host_volume_name(volume), name);
+			err_holder("host %s", owner);
+		} else if (rc == -ENOENT) {
+			err_clear();
+			rc = 0;
+		}
 	}
+	host_volume_put(volume);
+	return rc;
+}
+
+static int need_running(struct host_call *call, struct host_vm **out)
+{
+	int rc = find_running(call, out);
+
+	return rc < 0 || *out
+		       ? rc
+		       : fail(-EINVAL, "vm %s: does not run; start it with perilune vm start",
+			      host_arg(call, "name"));
+}
+
+/* --- looking -------------------------------------------------------------------------------------- */
+
+static void state_here(struct host_vm *vm, json_t *d)
+{
+	json_object_set_new(d, "state", json_string(vm_state_name(vm)));
+	json_object_set_new(d, "host", json_string(vm->all->host->name));
+	json_object_set_new(d, "pid", vm->pid ? json_integer(vm->pid) : json_null());
+	json_object_set_new(d, "started", host_json_time(vm->started_ns));
+}
+
+static int state_elsewhere(struct host_call *call, struct host_volume *volume, const char *name,
+			   json_t *d)
+{
+	cleanup_free char *path = vm_path(name, "vm");
+	struct cfs_info *info = xcalloc(1, sizeof(*info));
+	char owner[64] = "", key[160] = "";
+	const char *state = "stopped";
+	json_t *why;
+	int rc = cfs_vm_owner(host_volume_fs(volume), path, owner, sizeof(owner));
+
+	if (cfs_info(host_volume_fs(volume), info) == 0)
+		(void)str_format(key, sizeof(key), "%s/%s", info->id, name);
 	free(info);
-	json_object_set_new(d, "state",
-			    json_string(rc == 0 ? "running"
-					: why	? "crashed"
-						: "stopped"));
+	if (rc < 0 && rc != -ENOENT)
+		return rc;
+	pthread_mutex_lock(&call->host->vms->lock);
+	why = json_incref(json_object_get(call->host->vms->crashes, key));
+	pthread_mutex_unlock(&call->host->vms->lock);
+	if (rc == 0)
+		state = "running";
+	else if (why)
+		state = "crashed";
+	if (rc < 0 && why)
+		json_object_set(d, "error", why);
+	json_decref(why);
+	err_clear();
+	json_object_set_new(d, "state", json_string(state));
 	json_object_set_new(d, "host", rc == 0 ? json_string(owner) : json_null());
 	json_object_set_new(d, "pid", json_null());
 	json_object_set_new(d, "started", json_null());
+	return 0;
 }
 
-static json_t *describe(struct host_vms *all, struct host_volume *v, const char *name)
+static int describe(struct host_call *call, struct host_volume *volume, const char *name,
+		    json_t **out)
 {
 	struct vm_def *def = xcalloc(1, sizeof(*def));
-	struct host_vm *vm = vm_find(all, v, name);
-	int rc = vm_def_load(host_volume_fs(v), name, def);
-	json_t *d = rc == 0 ? vm_def_json(def, host_volume_name(v)) : NULL;
+	struct host_vm *vm = vm_find(call->host->vms, volume, name);
+	json_t *d = json_pack("{s:s, s:s, s:n, s:n}", "name", name, "volume",
+			      host_volume_name(volume), "state", "host");
+	json_t *more = NULL;
+	int rc = 0;
 
-	if (!d) {
-		d = json_pack("{s:n, s:n, s:[], s:[], s:s, s:s}", "memory", "cpus", "disks", "nets",
-			      "policy", "manual", "error", err_message(rc));
-		err_clear();
-	}
-	free(def);
-	json_object_set_new(d, "name", json_string(name));
-	json_object_set_new(d, "volume", json_string(host_volume_name(v)));
-	if (vm) {
-		describe_here(vm, d);
+	if (vm)
+		*def = vm->def;
+	else
+		rc = vm_def_load(host_volume_fs(volume), name, def);
+	if (rc == 0)
+		more = vm_def_json(def, host_volume_name(volume));
+	if (rc == 0 && vm)
+		state_here(vm, d);
+	else if (rc == 0)
+		rc = state_elsewhere(call, volume, name, d);
+	if (more)
+		json_object_update_missing(d, more);
+	json_decref(more);
+	if (vm)
 		vm_put(vm);
-	} else {
-		describe_elsewhere(all, v, name, d);
-	}
-	return d;
-}
-
-static int vm_show(struct host_call *call)
-{
-	struct host_volume *v;
-	const char *name;
-	int rc = vm_resolve(call, &v, &name);
-
+	free(def);
 	if (rc < 0)
-		return rc;
-	call->result = describe(call->host->vms, v, name);
-	host_volume_put(v);
-	return 0;
+		json_decref(d);
+	else
+		*out = d;
+	return rc;
 }
 
-static int add_dir(void *arg, const char *name, const struct cfs_stat *st)
+struct listing {
+	struct host_call *call;
+	struct host_volume *volume;
+	json_t *names;
+};
+
+static int list_name(void *arg, const char *name, const struct cfs_stat *stat)
 {
-	if (st->kind == CFS_DIR)
-		json_array_append_new(arg, json_string(name));
+	struct listing *l = arg;
+
+	if (stat->kind == CFS_DIR && vm_check_name(name) == 0)
+		json_array_append_new(l->names, json_string(name));
+	err_clear();
 	return 0;
 }
 
-static int list_volume(void *arg, struct host_volume *v)
+/* One that cannot be read is listed with its error. */
+static int list_volume(void *arg, struct host_volume *volume)
 {
 	struct host_call *call = arg;
-	json_t *names = json_array(), *name;
-	int rc = cfs_readdir(host_volume_fs(v), VM_DIR, add_dir, names);
+	struct listing l = {call, volume, json_array()};
+	json_t *name, *d;
 	size_t i;
 
-	json_array_foreach(names, i, name)
-	{
-		cleanup_free char *object = vm_path(json_string_value(name), "vm");
-		struct cfs_stat st;
-
-		if (cfs_stat(host_volume_fs(v), object, &st) == 0)
-			json_array_append_new(call->result, describe(call->host->vms, v,
-								     json_string_value(name)));
-	}
-	json_decref(names);
+	(void)cfs_readdir(host_volume_fs(volume), VM_DIR, list_name, &l);
 	err_clear();
-	return rc == -ENOENT ? 0 : rc;
+	json_array_foreach(l.names, i, name)
+	{
+		int rc = describe(call, volume, json_string_value(name), &d);
+
+		if (rc < 0)
+			d = json_pack("{s:O, s:s, s:s, s:n, s:s}", "name", name, "volume",
+				      host_volume_name(volume), "state", "unknown", "host", "error",
+				      err_message(rc));
+		json_array_append_new(call->result, d);
+	}
+	json_decref(l.names);
+	return 0;
 }
 
 static int vm_list(struct host_call *call)
 {
 	call->result = json_array();
-	return host_volumes_each(call->host->volumes, list_volume, call);
+	(void)host_volumes_each(call->host->volumes, list_volume, call);
+	call->result = host_sorted(call->result);
+	return 0;
 }
 
-static int vm_start(struct host_call *call)
+static int vm_show(struct host_call *call)
 {
-	struct host_volume *v;
-	struct host_vm *vm;
-	struct vm_def *def;
+	struct host_volume *volume;
 	const char *name;
-	int rc = vm_resolve(call, &v, &name);
+	int rc = find(call, &volume, &name);
 
 	if (rc < 0)
 		return rc;
-	def = xcalloc(1, sizeof(*def));
-	rc = vm_def_load(host_volume_fs(v), name, def);
+	rc = describe(call, volume, name, &call->result);
+	host_volume_put(volume);
+	return rc;
+}
+
+/* --- start and stop ------------------------------------------------------------------------------- */
+
+/* Waits for what the supervisor does, saying how far it is; a cancelled task gives the start up. */
+static int follow_start(struct host_call *call, struct host_vm *vm)
+{
+	int rc;
+
+	while ((rc = vm_wait_started(vm, LOOK_MS)) == -ETIMEDOUT) {
+		const char *step;
+		int go_on;
+
+		pthread_mutex_lock(&vm->lock);
+		step = vm->step;
+		pthread_mutex_unlock(&vm->lock);
+		go_on = host_progress(call, 0, 0, step);
+		if (go_on < 0) {
+			pthread_mutex_lock(&vm->lock);
+			vm->killed = true;
+			pthread_mutex_unlock(&vm->lock);
+			return go_on;
+		}
+	}
+	return rc;
+}
+
+/* Takes the use of `volume`. */
+static int start(struct host_call *call, struct host_volume *volume, const char *name)
+{
+	struct vm_def *def = xcalloc(1, sizeof(*def));
+	struct host_vm *vm;
+	int rc = vm_def_load(host_volume_fs(volume), name, def);
+
+	if (rc == 0 && !def->has_kernel)
+		rc = fail(-EINVAL, "vm %s: has no kernel; make it with --kernel", name);
 	if (rc == 0)
-		rc = host_progress(call, 0, 0, "starting");
-	if (rc == 0)
-		rc = vm_launch(call->host->vms, v, name, def, NULL, &vm); /* takes `v` */
+		rc = vm_launch(call->host->vms, volume, name, def, NULL, &vm);
 	else
-		host_volume_put(v);
+		host_volume_put(volume);
 	free(def);
 	if (rc < 0)
 		return rc;
-	for (unsigned ms = 0;;
-	     ms += WAIT_STEP_MS) { /* in steps: it can be cancelled, the VM stays */
-		rc = vm_wait_started(vm, WAIT_STEP_MS);
-		if (rc != -ETIMEDOUT || ms >= START_WAIT_MS ||
-		    host_progress(call, ms / 1000, 0, "starting") < 0)
-			break;
-	}
-	if (rc == 0)
-		call->result = json_pack("{s:s, s:s, s:i}", "name", vm->name, "host",
-					 call->host->name, "pid", (int)vm->pid);
+	rc = follow_start(call, vm);
 	vm_put(vm);
 	return rc;
 }
 
-/* The VM that runs here: 0 and a use; 0 and NULL: it is stopped; -EBUSY: elsewhere. */
-static int running_vm(struct host_call *call, struct host_vm **out)
+static int vm_start(struct host_call *call)
 {
-	struct host_volume *v;
+	struct host_volume *volume, *again;
 	const char *name;
-	int rc = vm_resolve(call, &v, &name);
+	int rc = find(call, &volume, &name);
 
-	*out = NULL;
 	if (rc < 0)
 		return rc;
-	*out = vm_find(call->host->vms, v, name);
-	if (!*out)
-		rc = vm_refuse_elsewhere(v, name);
-	host_volume_put(v);
+	rc = host_volume_get(call->host->volumes, host_volume_name(volume), &again);
+	if (rc == 0)
+		rc = start(call, again, name);
+	if (rc == 0)
+		rc = describe(call, volume, name, &call->result);
+	host_volume_put(volume);
 	return rc;
 }
 
-static int must_run(struct host_call *call, struct host_vm **out)
+static int need_timeout(struct host_call *call, uint64_t *seconds)
 {
-	int rc = running_vm(call, out);
+	int rc = host_arg_u64(call, "timeout", STOP_S_DEFAULT, seconds);
 
-	if (rc == 0 && !*out)
-		rc = fail(-EINVAL, "vm %s: does not run; see perilune vm start",
-			  host_arg(call, "name"));
+	if (rc == 0 && (*seconds < 1 || *seconds > STOP_S_MAX))
+		rc = fail(-EINVAL, "--timeout: 1 to %d seconds", STOP_S_MAX);
 	return rc;
 }
 
-static int wait_end(struct host_call *call, struct host_vm *vm, unsigned timeout_s)
+/* The guest's own way: its ACPI button, then wait. */
+static int power_off(struct host_call *call, struct host_vm *vm, uint64_t seconds)
 {
-	uint64_t began = clock_boot_ms(), limit = began + 1000ULL * timeout_s;
-	int rc = -ETIMEDOUT;
+	uint64_t until = clock_boot_ms() + seconds * 1000;
+	int rc = vm_ask(vm, VM_ASK_BUTTON, ASK_MS);
 
-	while (rc == -ETIMEDOUT && clock_boot_ms() < limit) {
-		rc = vm_wait_ended(vm, (unsigned)MIN(500, limit - clock_boot_ms()));
-		if (rc == -ETIMEDOUT && host_progress(call, (clock_boot_ms() - began) / 1000,
-						      timeout_s, "waiting for the guest") < 0)
-			return -ECANCELED;
+	while (rc == 0 && vm_wait_ended(vm, LOOK_MS) == -ETIMEDOUT) {
+		rc = host_progress(call, 0, 0, "the guest shuts down");
+		if (rc == 0 && clock_boot_ms() >= until) {
+			rc = fail(-ETIMEDOUT,
+				  "vm %s: the guest has not powered off within %llu s; wait longer"
+				  " (--timeout), or end it with perilune vm kill",
+				  vm->name, (unsigned long long)seconds);
+			err_object("%s:%s", host_volume_name(vm->volume), vm->name);
+		}
 	}
 	return rc;
 }
 
+/* One that is off already is as it should be. */
 static int vm_stop(struct host_call *call)
 {
-	struct host_vm *vm = NULL;
-	uint64_t timeout_s;
-	int rc = host_arg_u64(call, "timeout", STOP_TIMEOUT_S, &timeout_s);
+	struct host_vm *vm;
+	uint64_t seconds;
+	int rc = need_timeout(call, &seconds);
 
-	if (rc == 0 && timeout_s > STOP_TIMEOUT_MAX_S)
-		rc = fail(-EINVAL, "--timeout: at most %d seconds", STOP_TIMEOUT_MAX_S);
 	if (rc == 0)
-		rc = running_vm(call, &vm);
-	if (rc < 0)
+		rc = find_running(call, &vm);
+	if (rc < 0 || !vm)
 		return rc;
-	if (vm) {
-		rc = vm_ask(vm, VM_ASK_BUTTON, ASK_MS);
-		if (rc == 0 || rc == -ENOENT)
-			rc = wait_end(call, vm, (unsigned)timeout_s);
-		if (rc == -ETIMEDOUT)
-			rc = fail(rc,
-				  "vm %s: the guest did not power off within %llu s and runs on;"
-				  " perilune vm kill %s ends it",
-				  vm->name, (unsigned long long)timeout_s, vm->name);
-		vm_put(vm);
-	}
-	if (rc == 0)
-		call->result = json_pack("{s:s}", "state", "stopped");
+	rc = power_off(call, vm, seconds);
+	vm_put(vm);
 	return rc;
+}
+
+static int kill_one(struct host_vm *vm)
+{
+	int rc = vm_ask(vm, VM_ASK_KILL, KILL_MS);
+
+	if (rc == 0)
+		rc = vm_wait_ended(vm, KILL_MS);
+	return rc == -ETIMEDOUT ? fail(rc, "vm %s: is not over after %d s; its storage may hang",
+				       vm->name, KILL_MS / 1000)
+				: rc;
 }
 
 static int vm_kill(struct host_call *call)
 {
 	struct host_vm *vm;
-	int rc = running_vm(call, &vm);
+	int rc = find_running(call, &vm);
 
-	if (rc == 0 && vm) {
-		rc = vm_ask(vm, VM_ASK_KILL, ASK_MS);
-		if (rc == 0 || rc == -ENOENT)
-			rc = vm_wait_ended(vm, KILL_WAIT_MS);
-		if (rc == -ETIMEDOUT)
-			rc = fail(rc, "vm %s: does not end; its storage may hang", vm->name);
-		vm_put(vm);
-	}
-	if (rc == 0)
-		call->result = json_pack("{s:s}", "state", "stopped");
-	return rc;
-}
-
-static int vm_reboot(struct host_call *call)
-{
-	struct host_vm *vm;
-	int rc = must_run(call, &vm);
-
-	if (rc < 0)
+	if (rc < 0 || !vm)
 		return rc;
-	rc = vm_ask(vm, VM_ASK_RESET, ASK_MS);
+	rc = kill_one(vm);
 	vm_put(vm);
 	return rc;
 }
 
-/* The API's thread: hands the socket to the supervisor. */
-static void attach(void *arg, int fd)
+/* As a person would: off by its button, then on; --force: its reset button. */
+static int vm_reboot(struct host_call *call)
+{
+	struct host_volume *volume = NULL;
+	char name[VM_NAME_MAX + 1];
+	struct host_vm *vm;
+	uint64_t seconds;
+	int rc = need_timeout(call, &seconds);
+
+	if (rc == 0)
+		rc = need_running(call, &vm);
+	if (rc < 0)
+		return rc;
+	memcpy(name, vm->name, sizeof(name));
+	if (host_arg_bool(call, "force")) {
+		rc = vm_ask(vm, VM_ASK_RESET, ASK_MS);
+	} else {
+		rc = host_volume_get(call->host->volumes, host_volume_name(vm->volume), &volume);
+		if (rc == 0)
+			rc = power_off(call, vm, seconds);
+	}
+	vm_put(vm);
+	if (!volume)
+		return rc;
+	if (rc == 0)
+		return start(call, volume, name);
+	host_volume_put(volume);
+	return rc;
+}
+
+/* --- console -------------------------------------------------------------------------------------- */
+
+/* The API's thread: hands the socket to the supervisor; -1: the client went before. */
+static void attach_console(void *arg, int fd)
 {
 	struct host_vm *vm = arg;
 
-	if (fd >= 0) {
-		pthread_mutex_lock(&vm->lock);
-		if (vm->phase == VM_ENDED || vm->new_client >= 0)
-			close(fd);
-		else
-			vm->new_client = fd;
-		pthread_mutex_unlock(&vm->lock);
-		vm_wake(vm);
-	}
+	if (fd >= 0)
+		vm_give_client(vm, fd);
 	vm_put(vm);
 }
 
 static int vm_console(struct host_call *call)
 {
 	struct host_vm *vm;
-	int rc = must_run(call, &vm);
+	int rc = need_running(call, &vm);
 
 	if (rc < 0)
 		return rc;
-	call->upgrade = attach;
+	call->upgrade = attach_console;
 	call->upgrade_arg = vm;
 	return 0;
 }
 
+/* What it has said on this host, also when it is off. */
 static int vm_console_log(struct host_call *call)
 {
-	cleanup_free char *path = NULL;
-	struct host_volume *v;
-	struct vm_def *def;
+	struct cfs_info *info;
+	struct host_volume *volume;
 	const char *name;
-	int rc = vm_resolve(call, &v, &name);
+	int rc = find(call, &volume, &name);
 
 	if (rc < 0)
 		return rc;
-	def = xcalloc(1, sizeof(*def));
-	rc = vm_def_load(host_volume_fs(v), name, def);
-	host_volume_put(v);
-	path = xasprintf("%s/vm/%.13s.console", call->host->state.dir, def->id);
-	free(def);
+	info = xcalloc(1, sizeof(*info));
+	rc = cfs_info(host_volume_fs(volume), info);
+	if (rc == 0) {
+		cleanup_free char *path = vm_console_path(call->host, info->id, name);
+
+		call->answer_fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (call->answer_fd < 0)
+			rc = fail(-ENOENT, "vm %s: has said nothing on this host", name);
+	}
+	free(info);
+	host_volume_put(volume);
+	return rc;
+}
+
+/* --- rename, delete ------------------------------------------------------------------------------- */
+
+/* Work on a definition that nobody runs meanwhile: its lock is held as a VM's. */
+static int hold(struct host_volume *volume, const char *name, struct cfs_vm_lock **lock)
+{
+	cleanup_free char *path = vm_path(name, "vm");
+	int rc = cfs_vm_lock(host_volume_fs(volume), path, 0, lock);
+
+	if (rc == -EBUSY)
+		err_object("%s:%s", host_volume_name(volume), name);
+	return rc;
+}
+
+static int vm_rename(struct host_call *call)
+{
+	struct host_volume *volume;
+	struct cfs_vm_lock *lock;
+	const char *name, *to;
+	int rc = host_arg_need(call, "to", &to);
+
+	if (rc == 0)
+		rc = vm_check_name(to);
+	if (rc == 0)
+		rc = find(call, &volume, &name);
 	if (rc < 0)
 		return rc;
-	call->answer_fd = open(path, O_RDONLY | O_CLOEXEC);
-	return call->answer_fd < 0 ? fail(-ENOENT, "vm %s: has said nothing on this host", name)
-				   : 0;
+	rc = hold(volume, name, &lock);
+	if (rc == 0) {
+		cleanup_free char *old = vm_path(name, NULL), *new = vm_path(to, NULL);
+
+		rc = cfs_rename(host_volume_fs(volume), old, new);
+		if (rc == 0)
+			rc = cfs_sync(host_volume_fs(volume));
+		(void)cfs_vm_unlock(lock);
+	}
+	if (rc == 0)
+		host_event(call->host->events, "vm", to, "renamed from %s", name);
+	host_volume_put(volume);
+	return rc;
+}
+
+/* It gets a name that is no VM's, then its parts go; its disks stay. */
+static int vm_delete(struct host_call *call)
+{
+	struct host_volume *volume;
+	struct cfs_vm_lock *lock;
+	const char *name;
+	int rc = find(call, &volume, &name);
+
+	if (rc < 0)
+		return rc;
+	rc = hold(volume, name, &lock);
+	if (rc == 0) {
+		struct cfs *fs = host_volume_fs(volume);
+		cleanup_free char *old = vm_path(name, NULL), *gone = vm_hidden_path("deleted");
+
+		rc = cfs_rename(fs, old, gone);
+		(void)cfs_vm_unlock(lock);
+		if (rc == 0)
+			rc = vm_tree_delete(fs, gone);
+		if (rc == 0)
+			rc = cfs_sync(fs);
+	}
+	if (rc == 0)
+		host_event(call->host->events, "vm", name, "deleted");
+	host_volume_put(volume);
+	return rc;
 }
 
 const struct host_verb host_vm_verbs[] = {
-	{"vm", "list", 0, vm_list},
-	{"vm", "show", 0, vm_show},
+	{"vm", "create", HOST_CHANGES | HOST_TASK, vm_create},
 	{"vm", "start", HOST_CHANGES | HOST_TASK, vm_start},
 	{"vm", "stop", HOST_CHANGES | HOST_TASK, vm_stop},
-	{"vm", "kill", HOST_CHANGES | HOST_TASK, vm_kill},
-	{"vm", "reboot", HOST_CHANGES, vm_reboot},
+	{"vm", "kill", HOST_CHANGES, vm_kill},
+	{"vm", "reboot", HOST_CHANGES | HOST_TASK, vm_reboot},
+	{"vm", "list", 0, vm_list},
+	{"vm", "show", 0, vm_show},
 	{"vm", "console", 0, vm_console},
 	{"vm", "console-log", 0, vm_console_log},
+	{"vm", "rename", HOST_CHANGES, vm_rename},
+	{"vm", "delete", HOST_CHANGES, vm_delete},
 	{NULL, NULL, 0, NULL},
 };

@@ -232,6 +232,7 @@ static void on_event(void *arg, const char *kind, const char *text)
 	v->lost = true;
 	pthread_cond_broadcast(&v->all->wake);
 	pthread_mutex_unlock(&v->all->lock);
+	host_vms_lost(v->all->host->vms, v);
 }
 
 static void luns_release(struct host_volumes *all, struct host_lun **luns, unsigned n)

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * vm_control.c: the control connection to a VMM (base/vmctl.h), and its device's connection to the
+ * controller. The VMM is not trusted: what it says is decoded with bounds, time-outs everywhere.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "host/vm_run.h"
+#include "vfs/controller.h"
+
+#define HELLO_MS 5000 /* a VMM answers at once; it may have to wait for a CPU */
+#define DEVICE	 0    /* the SCSI controller in CONFIG's list */
+
+static int connect_socket(struct host_vm *vm, enum vmctl_kind kind, struct vmctl_conn **out)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	struct vmctl_msg hello = {.type = VMCTL_HELLO};
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), rc;
+
+	(void)str_format(addr.sun_path, sizeof(addr.sun_path), "%s.sock", vm->base);
+	if (fd < 0 || connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
+		rc = fail(-ECONNREFUSED, "vm %s: its VMM does not listen: %s", vm->name,
+			  strerror(errno));
+		if (fd >= 0)
+			close(fd);
+		return rc;
+	}
+	rc = vmctl_conn_create(out, fd);
+	if (rc < 0)
+		return rc;
+	hello.hello.version = VMCTL_VERSION;
+	hello.hello.kind = kind;
+	hello.hello.device = DEVICE;
+	rc = vmctl_conn_send(*out, &hello);
+	if (rc < 0)
+		vmctl_conn_destroy(*out);
+	return rc;
+}
+
+void vm_disconnect(struct host_vm *vm)
+{
+	vmctl_conn_destroy(vm->conn);
+	vm->conn = NULL;
+}
+
+static void take_event(struct host_vm *vm, const struct vmctl_event *e)
+{
+	vm->events |= 1u << e->kind;
+	if (e->text[0])
+		(void)str_format(vm->event_text, sizeof(vm->event_text), "%s", e->text);
+	log_info("host", "vm %s: %s%s%s", vm->name, vmctl_event_name(e->kind),
+		 e->text[0] ? ": " : "", e->text);
+}
+
+/* Any message that is no REPLY; -EPROTO for what a VMM has no business to say. */
+static int take(struct host_vm *vm, struct vmctl_msg *msg)
+{
+	for (unsigned i = 0; i < msg->fds_n; i++)
+		close(msg->fds[i]);
+	switch (msg->type) {
+	case VMCTL_EVENT:
+		take_event(vm, &msg->event);
+		return 0;
+	case VMCTL_CONSOLE_OUTPUT:
+		vm_console_output(vm->console, msg->console.data, msg->console.bytes);
+		return 0;
+	case VMCTL_REPLY: /* of a request that was given up waiting for */
+	case VMCTL_READY:
+	case VMCTL_STATUS:
+		return 0;
+	case VMCTL_HELLO:
+	case VMCTL_CONFIG:
+	case VMCTL_START:
+	case VMCTL_PAUSE:
+	case VMCTL_RESUME:
+	case VMCTL_POWER_BUTTON:
+	case VMCTL_RESET:
+	case VMCTL_KILL:
+	case VMCTL_CONSOLE_INPUT:
+	case VMCTL_GET_STATUS:
+		break;
+	}
+	return fail(-EPROTO, "vm %s: its VMM sends message %u", vm->name, (unsigned)msg->type);
+}
+
+int vm_hear(struct host_vm *vm)
+{
+	struct vmctl_msg *msg = xcalloc(1, sizeof(*msg));
+	int rc = vm->conn ? 1 : -ECONNRESET;
+
+	while (rc == 1) {
+		rc = vmctl_conn_receive(vm->conn, msg);
+		if (rc == 1 && take(vm, msg) < 0)
+			rc = -EPROTO;
+	}
+	if (rc == 0 && vmctl_conn_pending(vm->conn) && vmctl_conn_flush(vm->conn) == -EPIPE)
+		rc = -ECONNRESET;
+	if (rc < 0)
+		vm_disconnect(vm);
+	free(msg);
+	return rc;
+}
+
+static int await_ready(struct host_vm *vm, struct vmctl_status *status)
+{
+	struct vmctl_msg *msg = xcalloc(1, sizeof(*msg));
+	uint64_t deadline = clock_boot_ns() + HELLO_MS * NS_PER_MS;
+	int rc = vmctl_conn_wait(vm->conn, msg, deadline);
+
+	if (rc == 1 && msg->type == VMCTL_REPLY)
+		rc = fail(-EPROTO, "vm %s: its VMM refuses: %s", vm->name, msg->reply.text);
+	else if (rc == 1 && msg->type != VMCTL_READY)
+		rc = fail(-EPROTO, "vm %s: its VMM sends message %u first", vm->name,
+			  (unsigned)msg->type);
+	if (rc == 1 && status)
+		*status = msg->status;
+	free(msg);
+	return rc < 0 ? rc : 0;
+}
+
+int vm_connect(struct host_vm *vm, struct vmctl_status *status)
+{
+	int rc;
+
+	vm_disconnect(vm);
+	rc = connect_socket(vm, VMCTL_KIND_CONTROL, &vm->conn);
+	if (rc < 0) {
+		vm->conn = NULL;
+		return rc;
+	}
+	rc = await_ready(vm, status);
+	if (rc < 0)
+		vm_disconnect(vm);
+	return rc;
+}
+
+static int reply_of(struct host_vm *vm, const struct vmctl_reply *reply)
+{
+	if (!reply->err)
+		return 0;
+	if (reply->err > 0 || reply->err < -4095)
+		return fail(-EPROTO, "vm %s: its VMM answers %d", vm->name, reply->err);
+	return fail(reply->err, "vm %s: %s", vm->name, reply->text);
+}
+
+int vm_call(struct host_vm *vm, struct vmctl_msg *msg, unsigned timeout_ms)
+{
+	uint64_t deadline = clock_boot_ns() + timeout_ms * NS_PER_MS;
+	struct vmctl_msg *in;
+	int rc;
+
+	if (!vm->conn)
+		return fail(-ENOTCONN, "vm %s: no connection to its VMM", vm->name);
+	msg->tag = ++vm->tag;
+	rc = vmctl_conn_send(vm->conn, msg);
+	if (rc < 0)
+		return fail(rc, "vm %s: its VMM does not listen", vm->name);
+	in = xcalloc(1, sizeof(*in));
+	for (;;) {
+		rc = vmctl_conn_wait(vm->conn, in, deadline);
+		if (rc == -ETIMEDOUT)
+			rc = fail(rc, "vm %s: its VMM did not answer within %u ms", vm->name,
+				  timeout_ms);
+		if (rc < 0)
+			break;
+		if (in->type == VMCTL_REPLY && in->tag == msg->tag) {
+			rc = reply_of(vm, &in->reply);
+			break;
+		}
+		rc = take(vm, in);
+		if (rc < 0)
+			break;
+	}
+	free(in);
+	return rc;
+}
+
+void vm_say_console(struct host_vm *vm, const uint8_t *data, size_t n)
+{
+	struct vmctl_msg *msg = xcalloc(1, sizeof(*msg));
+
+	msg->type = VMCTL_CONSOLE_INPUT;
+	while (n > 0 && vm->conn) {
+		msg->console.bytes = (uint32_t)MIN(n, VMCTL_CONSOLE_CHUNK);
+		memcpy(msg->console.data, data, msg->console.bytes);
+		if (vmctl_conn_send(vm->conn, msg) < 0)
+			break; /* a VMM that is that far behind reads no keys */
+		data += msg->console.bytes;
+		n -= msg->console.bytes;
+	}
+	free(msg);
+}
+
+int vm_connect_disks(struct host_vm *vm)
+{
+	struct vmctl_conn *conn;
+	int rc = connect_socket(vm, VMCTL_KIND_VHOST_USER, &conn), fd;
+
+	if (rc < 0)
+		return rc;
+	fd = vmctl_conn_detach(conn);
+	if (fd < 0) {
+		vmctl_conn_destroy(conn);
+		return fd;
+	}
+	return controller_serve(vm->controller, fd); /* takes it, also when it fails */
+}
+
+int vm_configure(struct host_vm *vm, struct vmctl_config *config)
+{
+	struct vmctl_msg *msg = xcalloc(1, sizeof(*msg));
+	int rc;
+
+	msg->type = VMCTL_CONFIG;
+	msg->config = *config;
+	msg->config.cpus = vm->def.cpus;
+	msg->config.memory_bytes = vm->def.memory;
+	msg->config.devices_n = 2;
+	msg->config.devices[DEVICE] = (struct vmctl_device){
+		.kind = VMCTL_DEVICE_SCSI,
+		.queues = (uint16_t)MIN(vm->def.cpus, VM_QUEUES_MAX),
+		.queue_size = VM_QUEUE_SIZE,
+	};
+	msg->config.devices[1] =
+		(struct vmctl_device){.kind = VMCTL_DEVICE_RNG, .queues = 1, .queue_size = 64};
+	(void)str_format(msg->config.cmdline, sizeof(msg->config.cmdline), "%s", vm->def.append);
+	rc = vm_call(vm, msg, HELLO_MS);
+	free(msg);
+	return rc;
+}

@@ -84,10 +84,14 @@ int iscsi_enrol(struct iscsi_blk *blk, struct isess *s)
 	generation = atomic_load(&blk->reg_generation);
 	pthread_mutex_unlock(&blk->reg_lock);
 	rc = scsi_run(&s->nexus, &ready);
-	if (rc < 0 && (rc != -EBADE || !key))
+	if (rc < 0 && rc != -EBADE)
 		return rc;
+	rc = 0;
 	if (key) {
-		rc = scsi_pr_register(&s->nexus, key);
+		/* A login does not end a registration everywhere, and on LIO a REGISTER of a nexus
+		 * that has one can deadlock the target with somebody's PREEMPT of it. */
+		if (!scsi_pr_is_registered(&s->nexus, blk->initiator, s->isid, key))
+			rc = scsi_pr_register(&s->nexus, key);
 		if (rc < 0)
 			return fail(rc, "LUN %s: registration of key %llx failed", s->name,
 				    (unsigned long long)key);
@@ -138,9 +142,15 @@ static int iscsi_pr_register(struct blk *node, uint64_t key, int (*look)(void *a
 static int iscsi_pr_unregister(struct blk *node)
 {
 	struct iscsi_blk *blk = iscsi_of(node);
+	struct isess s;
 
 	set_key(blk, 0, NULL, NULL);
 	iscsi_chans_unregister(blk);
+	/* What one-shot sessions have left. */
+	if (iscsi_login_as(blk, &s, ISID_ONE_SHOT, node->options.timeout_ms) == 0) {
+		(void)scsi_pr_register(&s.nexus, 0);
+		isess_close(&s, true);
+	}
 	return 0;
 }
 
@@ -166,9 +176,14 @@ int iscsi_one_shot(struct iscsi_blk *blk, struct isess *s, uint64_t *key)
 	return rc;
 }
 
-void iscsi_one_shot_end(struct isess *s)
+void iscsi_one_shot_end(struct iscsi_blk *blk, struct isess *s)
 {
-	if (s->registered && !s->lost)
+	uint64_t key;
+
+	pthread_mutex_lock(&blk->reg_lock);
+	key = blk->key;
+	pthread_mutex_unlock(&blk->reg_lock);
+	if (s->registered && !s->lost && !key)
 		(void)scsi_pr_register(&s->nexus, 0);
 	isess_close(s, true);
 }
@@ -193,7 +208,7 @@ static int iscsi_pr_reserve(struct blk *node, enum blk_pr_type type)
 	if (type == BLK_PR_WE_REGISTRANTS_ONLY && rc == 0)
 		isess_close(&s, true); /* unregistering the holder would release it */
 	else
-		iscsi_one_shot_end(&s);
+		iscsi_one_shot_end(blk, &s);
 	return rc < 0 ? fail(rc, "LUN %s: reservation of type %d failed", node->info.name, type)
 		      : 0;
 }
@@ -219,21 +234,22 @@ static int iscsi_pr_preempt(struct blk *node, enum blk_pr_type type, uint64_t vi
 			rc = -EBADE;
 		free(state);
 	}
-	iscsi_one_shot_end(&s);
+	iscsi_one_shot_end(blk, &s);
 	return rc;
 }
 
 static int iscsi_pr_clear(struct blk *node)
 {
+	struct iscsi_blk *blk = iscsi_of(node);
 	struct isess s;
 	uint64_t key;
-	int rc = iscsi_one_shot(iscsi_of(node), &s, &key);
+	int rc = iscsi_one_shot(blk, &s, &key);
 
 	if (rc < 0)
 		return rc;
 	rc = scsi_pr_clear(&s.nexus, key);
 	s.registered = false;
-	iscsi_one_shot_end(&s);
+	iscsi_one_shot_end(blk, &s);
 	return rc;
 }
 

@@ -45,6 +45,7 @@ struct isess {
 	bool lost;	     /* the context is unusable: commands fail */
 	uint64_t generation; /* of the registration it carries, iscsi_blk.reg_generation */
 	bool registered;
+	uint8_t isid[6]; /* as it logged in */
 };
 
 struct iscsi_blk {
@@ -94,9 +95,13 @@ int iscsi_login_as(struct iscsi_blk *blk, struct isess *s, unsigned index, unsig
  * date) in line with the blk's key. -ESTALE when the look says no.
  */
 int iscsi_enrol(struct iscsi_blk *blk, struct isess *s);
-/* A registered session for one disruptive command; to be ended with iscsi_one_shot_end. */
+/*
+ * A registered session for one disruptive command; to be ended with iscsi_one_shot_end. It stays
+ * registered when the host has a key: LIO enforces by the initiator's name, and taking the key off
+ * one of its sessions shuts out all of them.
+ */
 int iscsi_one_shot(struct iscsi_blk *blk, struct isess *s, uint64_t *key);
-void iscsi_one_shot_end(struct isess *s);
+void iscsi_one_shot_end(struct iscsi_blk *blk, struct isess *s);
 /* The session that blk_read in a look goes by, in this thread; NULL elsewhere. */
 struct isess *iscsi_looking(const struct blk *lowest);
 /* A read on a session in hand. */

@@ -138,8 +138,13 @@ static int try_portal(struct isess *s, const char *portal, const char *initiator
 	iscsi_set_targetname(s->ctx, s->target->iqn);
 	iscsi_set_session_type(s->ctx, ISCSI_SESSION_NORMAL);
 	iscsi_set_header_digest(s->ctx, ISCSI_HEADER_DIGEST_NONE_CRC32C);
-	iscsi_set_isid_random(s->ctx, isid & 0xffffff,
-			      ((uint32_t)s->target->lun * ISID_INDEXES + index) & 0xffff);
+	isid &= 0xffffff;
+	index = ((uint32_t)s->target->lun * ISID_INDEXES + index) & 0xffff;
+	iscsi_set_isid_random(s->ctx, isid, index);
+	s->isid[0] = 0x80; /* "random", RFC 7143 11.12.5 */
+	s->isid[1] = (uint8_t)(isid >> 16);
+	be16_put(s->isid + 2, (uint16_t)isid);
+	be16_put(s->isid + 4, (uint16_t)index);
 	if (s->target->user[0])
 		iscsi_set_initiator_username_pwd(s->ctx, s->target->user, s->target->password);
 	rc = step(s, &connect, iscsi_connect_async(s->ctx, portal, step_done, &connect), deadline);

@@ -14,6 +14,7 @@
 #define RESENDS	     100
 #define RESEND_MS    20
 #define PR_IN_LENGTH (8 + 8 * BLK_PR_MAX_KEYS)
+#define FULL_LENGTH  65528 /* some 200 registrations; beyond it one's own may be missed: harmless */
 
 enum {
 	KEY_NOT_READY = 2,
@@ -116,7 +117,7 @@ enum {
 	PR_OUT_PREEMPT = 4,
 	PR_OUT_REGISTER_IGNORE = 6,
 };
-enum { PR_IN_READ_KEYS = 0, PR_IN_READ_RESERVATION = 1 };
+enum { PR_IN_READ_KEYS = 0, PR_IN_READ_RESERVATION = 1, PR_IN_READ_FULL_STATUS = 3 };
 
 static int pr_out(struct scsi_nexus *nexus, uint8_t action, enum blk_pr_type type, uint64_t key,
 		  uint64_t service_key)
@@ -198,6 +199,54 @@ int scsi_pr_read(struct scsi_nexus *nexus, struct blk_pr_state *out)
 	}
 	free(data);
 	return rc;
+}
+
+/* An iSCSI TransportID of format 01b (SPC-4 7.6.4.6): the name, ",i,0x" and the ISID in hex. */
+static bool is_nexus(const uint8_t *id, uint32_t length, const char *initiator, const uint8_t *isid)
+{
+	char want[288], have[288];
+	uint32_t n;
+
+	if (length < 4 || id[0] != 0x45)
+		return false;
+	n = MIN(be16_get(id + 2), MIN(length - 4, (uint32_t)sizeof(have) - 1));
+	memcpy(have, id + 4, n);
+	have[n] = 0;
+	(void)str_format(want, sizeof(want), "%s,i,0x%02x%02x%02x%02x%02x%02x", initiator, isid[0],
+			 isid[1], isid[2], isid[3], isid[4], isid[5]);
+	return strcasecmp(have, want) == 0;
+}
+
+bool scsi_parse_full_status(const uint8_t *data, uint32_t length, const char *initiator,
+			    const uint8_t *isid, uint64_t key)
+{
+	uint32_t end;
+
+	if (length < 8)
+		return false;
+	end = 8 + MIN(be32_get(data + 4), length - 8);
+	for (uint32_t at = 8; at + 24 <= end;) {
+		uint32_t n = be32_get(data + at + 20);
+
+		if (n > end - at - 24)
+			return false;
+		if (be64_get(data + at) == key && is_nexus(data + at + 24, n, initiator, isid))
+			return true;
+		at += 24 + n;
+	}
+	return false;
+}
+
+bool scsi_pr_is_registered(struct scsi_nexus *nexus, const char *initiator, const uint8_t *isid,
+			   uint64_t key)
+{
+	uint8_t *data = xcalloc(1, FULL_LENGTH);
+	uint32_t got;
+	bool found = pr_in(nexus, PR_IN_READ_FULL_STATUS, data, FULL_LENGTH, &got) == 0 &&
+		     scsi_parse_full_status(data, got, initiator, isid, key);
+
+	free(data);
+	return found;
 }
 
 bool scsi_pr_has(const struct blk_pr_state *state, uint64_t key)

@@ -92,6 +92,15 @@ int scsi_pr_reserve(struct scsi_nexus *nexus, enum blk_pr_type type, uint64_t ke
 int scsi_pr_preempt(struct scsi_nexus *nexus, enum blk_pr_type type, uint64_t key, uint64_t victim);
 int scsi_pr_clear(struct scsi_nexus *nexus, uint64_t key);
 int scsi_pr_read(struct scsi_nexus *nexus, struct blk_pr_state *out);
+/*
+ * READ FULL STATUS: whether the nexus of `initiator` and `isid` (6 bytes) is registered with `key`.
+ * false where the target does not tell.
+ */
+bool scsi_pr_is_registered(struct scsi_nexus *nexus, const char *initiator, const uint8_t *isid,
+			   uint64_t key);
+/* Its parser: `data` as the target sent it. */
+bool scsi_parse_full_status(const uint8_t *data, uint32_t length, const char *initiator,
+			    const uint8_t *isid, uint64_t key);
 bool scsi_pr_has(const struct blk_pr_state *state, uint64_t key);
 
 #endif

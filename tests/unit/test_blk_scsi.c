@@ -172,12 +172,44 @@ static void test_keys(void **state)
 	free(st);
 }
 
+static void test_full_status(void **state)
+{
+	static const uint8_t isid[6] = {0x80, 1, 2, 3, 0, 63};
+	static const char name[] = "iqn.a:b,i,0x80010203003f";
+	uint8_t data[8 + 2 * (24 + 32)] = {0};
+
+	(void)state;
+	be32_put(data + 4, sizeof(data) - 8);
+	for (int i = 0; i < 2; i++) {
+		uint8_t *d = data + 8 + i * 56;
+
+		be64_put(d, 0x10 + (uint64_t)i);
+		be32_put(d + 20, 32);
+		d[24] = i ? 0x45 : 0x05;
+		be16_put(d + 26, 28);
+		memcpy(d + 28, name, sizeof(name));
+	}
+	assert_true(scsi_parse_full_status(data, sizeof(data), "iqn.a:b", isid, 0x11));
+	assert_false(scsi_parse_full_status(data, sizeof(data), "iqn.a:b", isid, 0x10));
+	assert_false(scsi_parse_full_status(data, sizeof(data), "iqn.a:c", isid, 0x11));
+	for (uint32_t n = 0; n < sizeof(data); n++) {
+		uint8_t *copy = malloc(n ? n : 1);
+
+		memcpy(copy, data, n);
+		assert_false(scsi_parse_full_status(copy, n, "iqn.a:b", isid, 0x11));
+		free(copy);
+	}
+	be32_put(data + 8 + 20, UINT32_MAX);
+	assert_false(scsi_parse_full_status(data, sizeof(data), "iqn.a:b", isid, 0x11));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_identity), cmocka_unit_test(test_serial),
-		cmocka_unit_test(test_sense),	 cmocka_unit_test(test_statuses),
-		cmocka_unit_test(test_run),	 cmocka_unit_test(test_keys),
+		cmocka_unit_test(test_identity),    cmocka_unit_test(test_serial),
+		cmocka_unit_test(test_sense),	    cmocka_unit_test(test_statuses),
+		cmocka_unit_test(test_run),	    cmocka_unit_test(test_keys),
+		cmocka_unit_test(test_full_status),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -37,7 +37,7 @@ class San(Machine):
 
     def serve(self, restore=False):
         """Brings LIO up. restore: feed saved registrations (APTPL) back first, as an array would."""
-        steps = [f'/lab/san.sh lun {n} /dev/lab/lun{n} 6d1f0a3e-0000-4000-8000-{n + 1:012d}' for n in range(len(self.luns))]
+        steps = [f'/lab/san.sh lun {n} /dev/lab/lun{n} {n + 1:08x}-6d1f-4a3e-8000-000000000000' for n in range(len(self.luns))]
         if restore:
             steps.append('/lab/san.sh restore')
         for net, group in GROUPS.items():

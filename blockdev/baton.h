@@ -25,7 +25,7 @@
 #include "blockdev/node.h"
 #include "blockdev/scsi.h"
 
-#define BATON_KEY	0x4241544f4eULL /* "BATON" */
+#define BATON_KEY	BLK_PR_BATON
 #define BATON_SILENT_MS 1000
 
 struct baton;

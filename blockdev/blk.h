@@ -198,6 +198,7 @@ enum blk_pr_type {
 	BLK_PR_WE_ALL_REGISTRANTS = 7,	/* with ATS */
 };
 #define BLK_PR_MAX_KEYS 1024
+#define BLK_PR_BATON	0x4241544f4eULL /* BLK_CAS_BATON: the mutex lies there; no host's key */
 struct blk_pr_state {
 	uint32_t generation;
 	unsigned keys;

@@ -45,6 +45,7 @@ struct cfs_beat {
 	bool stop;
 	bool lapsed; /* told so */
 	bool failing;
+	int write_res;	       /* of the beat under way */
 	uint64_t submitted_ns; /* of the beat under way */
 	uint64_t confirmed_ns; /* submission of the last confirmed one */
 	uint64_t next_ns;      /* when the next is due */
@@ -260,6 +261,11 @@ static void missed(struct cfs_beat *b, int rc, const char *what)
 {
 	struct cfs_slots *s = b->fs->slots;
 
+	if (atomic_load(&s->gone)) {
+		end_of_life(b->fs);
+		schedule(b);
+		return;
+	}
 	if (!b->failing)
 		log_warn("cfs", "volume %s: %s: %s", b->fs->name, what, err_message(rc));
 	b->failing = true;
@@ -283,6 +289,10 @@ static void read_done(struct blk_req *req, int res)
 	}
 	switch (look_at_own(b->fs, b->area)) {
 	case OWN_STANDS:
+		if (b->write_res < 0) {
+			missed(b, b->write_res, "writing the beat");
+			return;
+		}
 		confirmed(b);
 		break;
 	case OWN_UNREADABLE:
@@ -303,11 +313,8 @@ static void write_done(struct blk_req *req, int res)
 		schedule(b);
 		return;
 	}
-	if (res < 0) {
-		missed(b, res, "writing the beat");
-		return;
-	}
-	/* Only now: the look must come after the beat. */
+	/* Only now: the look must come after the beat. Also when it was refused: to learn why. */
+	b->write_res = res;
 	b->step = READING;
 	b->iov = (struct iovec){.iov_base = b->area, .iov_len = CFS_AREA_BYTES};
 	blk_prep_rw(&b->req, BLK_READ, (uint64_t)CFS_CLAIMS * CFS_BLOCK, &b->iov, 1, CFS_AREA_BYTES,

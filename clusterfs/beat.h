@@ -23,6 +23,7 @@ struct cfs_slots {
 	pthread_mutex_t claim_lock;  /* changes of the own claim; held across its I/O */
 	struct cfs_claim_record own; /* as it stands on the disk */
 	_Atomic bool claimed;
+	_Atomic bool gone; /* a look of the fence found another life in our claim */
 
 	pthread_mutex_t lock; /* all below; never held across I/O */
 	pthread_cond_t seen;  /* a beat was confirmed, or the life is over */

@@ -77,7 +77,10 @@ static int look(void *arg)
 	rc = cfs_record_read(fs, cfs_vbn(0, CFS_CLAIMS + fs->slot), CFS_T_CLAIM, &c);
 	if (rc < 0)
 		return rc;
-	return c.state == CFS_SLOT_ACTIVE && le32_get(c.epoch) == fs->epoch ? 0 : -ESTALE;
+	if (c.state == CFS_SLOT_ACTIVE && le32_get(c.epoch) == fs->epoch)
+		return 0;
+	atomic_store(&fs->slots->gone, true);
+	return -ESTALE;
 }
 
 static int join_one(struct cfs *fs, struct blk *blk)

@@ -228,6 +228,11 @@ static int refuse_content(const struct format *f)
 
 /* --- nobody else writes meanwhile ------------------------------------------------------------------- */
 
+static bool is_foreign(const struct blk *blk, uint64_t key, uint64_t own)
+{
+	return key != own && !(key == BLK_PR_BATON && blk_info(blk)->cas == BLK_CAS_BATON);
+}
+
 /* Preempts every foreign key: hosts of what was here before must never write again. */
 static int preempt_all(struct blk *blk, uint64_t key)
 {
@@ -242,12 +247,12 @@ static int preempt_all(struct blk *blk, uint64_t key)
 	else if (rc == 0)
 		type = pr->type;
 	for (unsigned i = 0; rc == 0 && i < pr->keys; i++)
-		if (pr->key[i] != key)
+		if (is_foreign(blk, pr->key[i], key))
 			rc = blk_pr_preempt(blk, type, pr->key[i]);
 	if (rc == 0)
 		rc = blk_pr_read(blk, pr);
 	for (unsigned i = 0; rc == 0 && i < pr->keys; i++)
-		if (pr->key[i] != key)
+		if (is_foreign(blk, pr->key[i], key))
 			rc = fail(
 				-EBUSY,
 				"LUN %s: key %#llx came back after it was preempted: a host still "
@@ -281,7 +286,7 @@ static int shut_out(struct format *f)
 				rc = preempt_all(blk, key);
 		}
 		if (rc < 0)
-			return fail_prefix(rc, "LUN %s", blk_info(blk)->name);
+			return rc;
 	}
 	return 0;
 }

@@ -3,7 +3,7 @@
  * cfs_host.c: a host that does what its standard input says: one command a line, one answer a line,
  * "ok ..." or "err ERRNO WORDS". For tests that kill, stop and race real mounts.
  *
- *	cfs_host LUN[,LUN...] STATE_DIR NAME
+ *	cfs_host LUN[,LUN...] STATE_DIR NAME [INITIATOR ISID]
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -21,7 +21,8 @@
 struct host {
 	struct blk *blk[CFS_MAX_EXTENTS];
 	unsigned n;
-	const char *state_dir, *name;
+	const char *state_dir, *name, *initiator;
+	uint32_t isid;
 	struct cfs *fs;
 	struct cfs_vm_lock *vm;
 	pthread_t hammer;
@@ -59,7 +60,8 @@ static void do_mount(struct host *h)
 	struct cfs_options o = {.host_name = h->name,
 				.state_dir = h->state_dir,
 				.address = "",
-				.initiator = "",
+				.initiator = h->initiator ? h->initiator : "",
+				.isid = h->isid,
 				.event = on_event};
 	int rc = cfs_mount(h->blk, h->n, &o, &h->fs);
 
@@ -266,15 +268,20 @@ static void obey(struct host *h, char *line)
 
 int main(int argc, char **argv)
 {
+	struct blk_options o = {.timeout_ms = 1000};
 	struct host h = {0};
 	char line[1024], *save = NULL;
 
-	if (argc != 4) {
-		fprintf(stderr, "usage: cfs_host LUN[,LUN...] STATE_DIR NAME\n");
+	if (argc != 4 && argc != 6) {
+		fprintf(stderr, "usage: cfs_host LUN[,LUN...] STATE_DIR NAME [INITIATOR ISID]\n");
 		return 2;
 	}
+	if (argc == 6) {
+		h.initiator = o.initiator = argv[4];
+		h.isid = o.isid = (uint32_t)strtoul(argv[5], NULL, 0);
+	}
 	for (char *lun = strtok_r(argv[1], ",", &save); lun; lun = strtok_r(NULL, ",", &save)) {
-		int rc = blk_open(lun, NULL, &h.blk[h.n++]);
+		int rc = blk_open(lun, &o, &h.blk[h.n++]);
 
 		if (rc < 0) {
 			fprintf(stderr, "%s\n", err_message(rc));

@@ -4,6 +4,8 @@ import os, pathlib, random, shutil, signal, subprocess, tempfile, time
 
 import pytest
 
+from targets import Tgt
+
 TOP = pathlib.Path(__file__).resolve().parents[2]
 PROG = TOP / os.environ.get('BUILD', 'build') / 'tests/hosts/cfs_host'
 BEAT, SILENCE, LEASE, FLIGHT = 200, 4, 1500, 500
@@ -18,8 +20,10 @@ class Host:
     def __init__(self, site, name):
         self.site, self.name = site, name
         self.log = site.dir / f'{name}.log'
-        self.proc = subprocess.Popen([PROG, site.lun, site.dir / f'state-{name}', name], stdin=subprocess.PIPE,
-                                     stdout=subprocess.PIPE, stderr=open(self.log, 'a'), text=True)
+        nexus = [] if site.file else [f'iqn.2026-01.org.perilune.test:{site.dir.name}.{name}', '0x00023d01']
+        with open(self.log, 'a') as log:
+            self.proc = subprocess.Popen([PROG, site.lun, site.dir / f'state-{name}', name, *nexus],
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
         site.hosts.append(self)
 
     def send(self, line):
@@ -66,11 +70,12 @@ class Host:
 
 
 class Site:
-    def __init__(self, beat=BEAT, silence=SILENCE, lease=LEASE, flight=FLIGHT):
+    def __init__(self, beat=BEAT, silence=SILENCE, lease=LEASE, flight=FLIGHT, lun=None):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix='perilune-slots-', dir='/var/tmp'))
-        self.lun, self.hosts = self.dir / 'lun', []
-        with open(self.lun, 'wb') as f:
-            f.truncate(1 << 30)
+        self.lun, self.file, self.hosts = lun or self.dir / 'lun', not lun, []
+        if self.file:
+            with open(self.lun, 'wb') as f:
+                f.truncate(1 << 30)
         h = Host(self, 'format')
         h(f'format {beat} {silence} {lease} {flight}')
         h.end()
@@ -93,6 +98,12 @@ class Site:
 @pytest.fixture
 def site():
     with Site() as s:
+        yield s
+
+
+@pytest.fixture
+def san():
+    with Tgt(size='1G') as t, Site(lun=t.url) as s:
         yield s
 
 
@@ -282,3 +293,64 @@ def test_chaos(site, seed):
             except Refused:
                 assert time.monotonic() < end
         assert got >= max(values), f'seed {seed}: {got} < {max(values)}: what was durable is lost'
+
+
+# --- on a real target: reservations fence, nobody can kill anybody --------------------------------------
+
+
+def test_san_stopped_and_continued(san):
+    """Stopped past its lease and taken over by reservations: when it goes on it writes nothing."""
+    a, b = san.mount('alpha'), san.mount('beta')
+    log = san.dir / 'hammer'
+    a('create /n')
+    a(f'add /n 300 {san.dir}/a.n')
+    a(f'hammer {SPARE} {log}')
+    time.sleep(0.5)
+    a.signal(signal.SIGSTOP)
+    start = time.monotonic()
+    until(dead(b, a.slot, a.epoch), 20, 'takeover')
+    took = time.monotonic() - start
+    assert took <= (SILENCE + 4) * BEAT / 1000 + FLIGHT / 1000 + 3, took
+    before = b(f'peek {SPARE}')
+    last = max(map(int, (san.dir / 'a.n').read_text().split()))
+    assert int(b('value /n')) == last
+    a.signal(signal.SIGCONT)
+    until(lambda: a.heard('evicted'), 10, 'evicted')
+    time.sleep(1)
+    assert b(f'peek {SPARE}') == before
+    rows = [tuple(map(int, r.split())) for r in log.read_text().splitlines()[:-1]]
+    assert rows[-1][1] == -116
+    b(f'add /n 300 {san.dir}/b.n')
+    with pytest.raises(Refused, match='err 116'):
+        a(f'add /n 300 {san.dir}/a.n')
+
+
+def test_san_kill_and_takeover(san):
+    a, b = san.mount('alpha'), san.mount('beta')
+    a('create /n')
+    a.send(f'add /n 60000 {san.dir}/a.n')
+    time.sleep(1.5)
+    a.kill()
+    start = time.monotonic()
+    until(dead(b, a.slot, a.epoch), 20, 'takeover')
+    print('takeover', time.monotonic() - start)
+    last = max(map(int, (san.dir / 'a.n').read_text().split()))
+    assert last <= int(b('value /n')) <= last + 1
+    a = san.mount('alpha')
+    assert a.epoch == 2
+    a(f'add /n 300 {san.dir}/a.n')
+    for h in (a, b):
+        h('unmount')
+
+
+def test_san_restart_goes_on(san):
+    a, b = san.mount('alpha'), san.mount('beta')
+    a('create /n')
+    a.send(f'add /n 60000 {san.dir}/a.n')
+    time.sleep(0.7)
+    a.kill()
+    a = san.mount('alpha')
+    assert a.epoch == 1
+    last = max(map(int, (san.dir / 'a.n').read_text().split()))
+    assert last <= int(a('value /n')) <= last + 1
+    assert not b.heard('recovering')

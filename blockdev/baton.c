@@ -71,6 +71,7 @@ static int enrol(struct baton *b)
 	int rc;
 
 	random_bytes(&b->key, sizeof(b->key));
+	b->key = BATON_TAG << 48 | b->key >> 16;
 	b->left = false;
 	rc = scsi_pr_register(b->nexus, b->key);
 	return rc < 0 ? rc : b->ops->look(b->blk, b->nexus);
@@ -378,6 +379,23 @@ int baton_preempt(struct baton *b, uint64_t victim)
 	struct job job = {.kind = JOB_PREEMPT, .victim = victim};
 
 	return run_job(b, &job);
+}
+
+static bool own(uint64_t key)
+{
+	return key == BATON_KEY || key >> 48 == BATON_TAG;
+}
+
+void baton_hide(struct blk_pr_state *state)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < state->keys; i++)
+		if (!own(state->key[i]))
+			state->key[n++] = state->key[i];
+	state->keys = n;
+	if (own(state->holder))
+		state->holder = 0;
 }
 
 int baton_reserve(struct baton *b)

@@ -17,7 +17,8 @@
  *
  * A holder that is silent (the generation of the keys does not move for BATON_SILENT_MS) is taken
  * out by PREEMPT of its key: whoever does that is inside, and what the holder still sends is
- * refused. Keys of the baton are random, a new one for each nexus, so nobody else's.
+ * refused. The keys of control nexuses are BATON_TAG and random bits, a new one for each nexus; they
+ * and BATON are this layer's own affair: baton_hide takes them out of what others are shown.
  */
 #ifndef BLOCKDEV_BATON_H
 #define BLOCKDEV_BATON_H
@@ -26,6 +27,7 @@
 #include "blockdev/scsi.h"
 
 #define BATON_KEY	BLK_PR_BATON
+#define BATON_TAG	0xba70ULL /* the upper 16 bits of control nexuses' keys */
 #define BATON_SILENT_MS 1000
 
 struct baton;
@@ -46,6 +48,7 @@ void baton_destroy(struct baton *baton);
 void baton_submit(struct baton *baton, struct blk_chan *chan, struct blk_req *req);
 /* Inside of the mutex: PREEMPT of `victim`; absent is 0. Blocking, any thread. */
 int baton_preempt(struct baton *baton, uint64_t victim);
+void baton_hide(struct blk_pr_state *state);
 /* Sees to it that the reservation stands. Blocking. */
 int baton_reserve(struct baton *baton);
 

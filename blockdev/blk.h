@@ -204,7 +204,7 @@ struct blk_pr_state {
 	unsigned keys;
 	uint64_t key[BLK_PR_MAX_KEYS];
 	enum blk_pr_type type; /* of the reservation that is held */
-	uint64_t holder;       /* its key; 0 with type 7 */
+	uint64_t holder; /* its key; 0 with type 7, and with the baton, whose keys are not shown */
 };
 /*
  * Registers `key` (never 0) on every session this blk has and will have, before its first use:

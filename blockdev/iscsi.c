@@ -264,6 +264,8 @@ static int iscsi_pr_read(struct blk *node, struct blk_pr_state *out)
 		return rc;
 	rc = scsi_pr_read(&s.nexus, out);
 	isess_close(&s, true);
+	if (blk->baton)
+		baton_hide(out);
 	return rc;
 }
 

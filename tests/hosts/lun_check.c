@@ -345,6 +345,8 @@ static void fence(void)
 	EXPECT(blk_pr_read(b, st), 0);
 	EXPECT(st->type, type);
 	CHECK(has(st, 0xaaaa) && has(st, 0xbbbb));
+	for (unsigned i = 0; i < st->keys; i++) /* nothing of blockdev's own is shown */
+		CHECK(st->key[i] == 0xaaaa || st->key[i] == 0xbbbb);
 	EXPECT(blk_pr_preempt(b, type, 0xaaaa), 0);
 	EXPECT(blk_pr_preempt(b, type, 0xaaaa), 0); /* absent: success */
 	EXPECT(blk_pr_read(b, st), 0);

@@ -99,7 +99,8 @@ struct controller_stats {
 	bool connected;
 	unsigned in_flight;
 	uint64_t reads, writes, flushes, discards, others; /* requests answered */
-	uint64_t read_bytes, write_bytes, errors;
+	uint64_t read_bytes, write_bytes;
+	uint64_t errors; /* answered so: the disk failed, or the request made no sense */
 };
 void controller_stats(struct controller *ctl, struct controller_stats *out);
 

@@ -278,7 +278,8 @@ static void count(struct controller_stats *st, const struct scsi_cmd *cmd)
 	default:
 		st->others++;
 	}
-	if (cmd->status == SCSI_CHECK_CONDITION)
+	if (cmd->status == SCSI_CHECK_CONDITION && ((cmd->sense[2] & 15) == KEY_MEDIUM_ERROR ||
+						    (cmd->sense[2] & 15) == KEY_HARDWARE_ERROR))
 		st->errors++;
 }
 

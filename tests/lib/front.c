@@ -313,6 +313,11 @@ void front_kick(struct front *f, unsigned queue, uint16_t old)
 		eventfd_write(q->kick_fd, 1);
 }
 
+void front_kick_always(struct front *f, unsigned queue)
+{
+	eventfd_write(f->q[queue].kick_fd, 1);
+}
+
 int front_get(struct front *f, unsigned queue, uint32_t *written)
 {
 	struct front_queue *q = &f->q[queue];

@@ -66,6 +66,8 @@ struct front_piece {
 int front_add(struct front *f, unsigned queue, const struct front_piece *pieces, unsigned out,
 	      unsigned in);
 void front_kick(struct front *f, unsigned queue, uint16_t old_avail);
+/* Kicks whether it is asked for or not: after a reconnect. */
+void front_kick_always(struct front *f, unsigned queue);
 /* The next answered head, or -EAGAIN; its bytes in *written. The chain is free again. */
 int front_get(struct front *f, unsigned queue, uint32_t *written);
 /* As front_get, sleeping on the call descriptor up to timeout_ms: -ETIMEDOUT. */

@@ -23,10 +23,11 @@ static json_t *describe(const char *volume, const char *path, const struct cfs_s
 
 	for (unsigned i = 0; i < 16; i++)
 		(void)str_format(id + 2 * i, 3, "%02x", st->id[i]);
-	return json_pack("{s:s, s:s, s:I, s:I, s:b, s:i, s:o, s:b}", "path", name, "id", id, "size",
-			 (json_int_t)st->size, "allocated", (json_int_t)st->allocated, "thin",
-			 !st->thick, "generation", (int)st->generation, "created",
-			 host_json_time(st->created_ns), "deleting", st->deleting);
+	return json_pack("{s:s, s:s, s:I, s:I, s:b, s:i, s:o, s:b, s:I}", "path", name, "id", id,
+			 "size", (json_int_t)st->size, "allocated", (json_int_t)st->allocated,
+			 "thin", !st->thick, "generation", (int)st->generation, "created",
+			 host_json_time(st->created_ns), "deleting", st->deleting, "inode",
+			 (json_int_t)st->inode);
 }
 
 static int stat_disk(struct host_volume *v, const char *path, struct cfs_stat *st)

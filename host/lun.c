@@ -208,6 +208,24 @@ void host_lun_put(struct host_luns *luns, struct host_lun *lun)
 	free(lun);
 }
 
+int host_lun_claim(struct host_luns *luns, struct host_lun *lun, const char *user)
+{
+	char other[80];
+
+	pthread_mutex_lock(&luns->lock);
+	memcpy(other, lun->user, sizeof(other));
+	if (!other[0])
+		(void)str_format(lun->user, sizeof(lun->user), "%s", user);
+	pthread_mutex_unlock(&luns->lock);
+	if (!other[0])
+		return 0;
+	(void)fail(-EBUSY, "%s: in use here by %s; unmount or wait for that first", lun->name,
+		   other);
+	err_object("%s", lun->name);
+	err_holder("%s, %s", luns->host->name, other);
+	return -EBUSY;
+}
+
 void host_lun_set_user(struct host_luns *luns, struct host_lun *lun, const char *user)
 {
 	pthread_mutex_lock(&luns->lock);
@@ -298,32 +316,51 @@ void host_luns_destroy(struct host_luns *luns)
 	free(luns);
 }
 
-void host_luns_release(struct host_call *call, struct host_lun **luns, unsigned n)
+void host_luns_release(struct host_call *call, struct host_lun **luns, unsigned n, bool read_only)
 {
-	for (unsigned i = 0; i < n; i++)
+	for (unsigned i = 0; i < n; i++) {
+		if (!read_only)
+			host_lun_set_user(call->host->luns, luns[i], NULL);
 		host_lun_put(call->host->luns, luns[i]);
+	}
+}
+
+static int hold_one(struct host_call *call, const char *name, bool read_only, struct host_lun **out)
+{
+	struct host_luns *all = call->host->luns;
+	cleanup_free char *user = xasprintf("%s %s", call->verb->noun, call->verb->verb);
+	int rc = host_lun_get(all, name, host_arg(call, "chap_file"), read_only, out);
+
+	if (rc < 0 || read_only)
+		return rc;
+	rc = host_lun_claim(all, *out, user);
+	if (rc < 0)
+		host_lun_put(all, *out);
+	return rc;
 }
 
 int host_luns_hold(struct host_call *call, const char *const *names, unsigned n, bool read_only,
 		   struct host_lun **luns, struct blk **blks)
 {
 	for (unsigned i = 0; i < n; i++) {
-		int rc = host_lun_get(call->host->luns, names[i], host_arg(call, "chap_file"),
-				      read_only, &luns[i]);
+		int rc = hold_one(call, names[i], read_only, &luns[i]);
 
 		if (rc < 0) {
 			struct err_info why;
 
 			err_save(&why, rc);
-			host_luns_release(call, luns, i);
+			for (unsigned k = 0; k < i; k++) {
+				if (strcmp(names[k], names[i]))
+					continue;
+				memset(&why, 0, sizeof(why));
+				why.err = -EINVAL;
+				(void)str_format(why.message, sizeof(why.message),
+						 "%s: named twice", names[i]);
+			}
+			host_luns_release(call, luns, i, read_only);
 			return err_restore(&why);
 		}
 		blks[i] = host_lun_blk(luns[i]);
-		for (unsigned k = 0; k < i; k++)
-			if (luns[k] == luns[i]) {
-				host_luns_release(call, luns, i + 1);
-				return fail(-EINVAL, "%s and %s: the same LUN", names[k], names[i]);
-			}
 	}
 	return 0;
 }

@@ -32,7 +32,11 @@ int host_lun_get(struct host_luns *luns, const char *name, const char *chap_file
 void host_lun_put(struct host_luns *luns, struct host_lun *lun);
 struct blk *host_lun_blk(struct host_lun *lun);
 const char *host_lun_name(const struct host_lun *lun);
-/* Names what uses it ("volume v1"), for `lun list` and refusals; NULL: nothing any more. */
+/*
+ * One user at a time may write to a LUN ("volume v1", "volume check"): -EBUSY, in words, when there
+ * is one. Named in `lun list` and in refusals. The holder of the claim may rename or end it (NULL).
+ */
+int host_lun_claim(struct host_luns *luns, struct host_lun *lun, const char *user);
 void host_lun_set_user(struct host_luns *luns, struct host_lun *lun, const char *user);
 
 /*
@@ -43,9 +47,12 @@ int host_luns_each(struct host_luns *luns, int (*fn)(void *arg, struct host_lun 
 /* `volume paths`: the way this LUN is reached; a new reference. */
 json_t *host_lun_path(struct host_luns *luns, struct host_lun *lun);
 
-/* For verbs on unmounted LUNs: uses of all `names`, and their blks. On error none is held. */
+/*
+ * For verbs on unmounted LUNs: uses of all `names`, and their blks; claimed unless only read. On
+ * error none is held.
+ */
 int host_luns_hold(struct host_call *call, const char *const *names, unsigned n, bool read_only,
 		   struct host_lun **luns, struct blk **blks);
-void host_luns_release(struct host_call *call, struct host_lun **luns, unsigned n);
+void host_luns_release(struct host_call *call, struct host_lun **luns, unsigned n, bool read_only);
 
 #endif

@@ -411,6 +411,20 @@ static int check_not_mounted(struct host_volumes *all, struct search *s)
 	return 0;
 }
 
+static int claim_all(struct host_volumes *all, struct search *s)
+{
+	for (unsigned i = 0; i < s->n; i++) {
+		int rc = host_lun_claim(all->host->luns, s->lun[i], "volume mount");
+
+		if (rc < 0) {
+			for (unsigned k = 0; k < i; k++)
+				host_lun_set_user(all->host->luns, s->lun[k], NULL);
+			return rc;
+		}
+	}
+	return 0;
+}
+
 int host_volume_mount(struct host_volumes *all, const char *const *names, unsigned n,
 		      const char *chap_file, bool new_identity, char name[64])
 {
@@ -432,7 +446,12 @@ int host_volume_mount(struct host_volumes *all, const char *const *names, unsign
 	if (rc == 0)
 		rc = check_not_mounted(all, &s);
 	if (rc == 0)
+		rc = claim_all(all, &s);
+	if (rc == 0) {
 		rc = do_mount(all, &s, new_identity, &v);
+		for (unsigned i = 0; i < s.n && rc < 0; i++)
+			host_lun_set_user(all->host->luns, s.lun[i], NULL);
+	}
 	if (rc == 0) {
 		MUST(v);
 		memcpy(name, v->name, 64);

@@ -76,7 +76,7 @@ static int volume_check(struct host_call *call)
 		return rc;
 	f.list = json_array();
 	rc = cfs_check(blks, (unsigned)n, &options, &r);
-	host_luns_release(call, luns, (unsigned)n);
+	host_luns_release(call, luns, (unsigned)n, false);
 	if (rc < 0) {
 		json_decref(f.list);
 		return rc;
@@ -126,7 +126,7 @@ static int debug_dump(struct host_call *call)
 	if (v)
 		host_volume_put(v);
 	else
-		host_luns_release(call, luns, n);
+		host_luns_release(call, luns, n, true);
 	if (rc == 0)
 		call->result = json_pack("{s:O}", "lines", lines);
 	json_decref(lines);

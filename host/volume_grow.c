@@ -38,7 +38,7 @@ static int volume_grow(struct host_call *call)
 		struct err_info why;
 
 		err_save(&why, rc);
-		host_luns_release(call, luns, (unsigned)n);
+		host_luns_release(call, luns, (unsigned)n, false);
 		rc = err_restore(&why);
 	} else {
 		rc = host_volume_add_luns(v, luns, (unsigned)n);

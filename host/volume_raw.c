@@ -39,12 +39,14 @@ static int volume_format(struct host_call *call)
 		return fail(-EINVAL, "--fence=%s: say auto or time", fence);
 	options.fence_time = fence && !strcmp(fence, "time");
 	rc = host_luns_hold(call, names, (unsigned)n, false, luns, blks);
+	if (rc == -EBUSY) /* one's own mount: never overwritten, insist who may */
+		return fail(-EPERM, "%s", err_message(rc));
 	if (rc < 0)
 		return rc;
 	rc = host_progress(call, 0, 0, "writing the volume");
 	if (rc == 0)
 		rc = cfs_format(blks, (unsigned)n, &options);
-	host_luns_release(call, luns, (unsigned)n);
+	host_luns_release(call, luns, (unsigned)n, false);
 	if (rc < 0)
 		return rc;
 	host_event(call->host->events, "volume", options.name, "formatted on %d LUN%s", n,

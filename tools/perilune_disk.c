@@ -29,6 +29,31 @@ static const struct cli_option export_options[] = {
 	{NULL, CLI_FLAG, NULL, NULL, false},
 };
 
+static const struct cli_option bench_options[] = {
+	{"op", CLI_TEXT, "read|write", "write destroys what the disk holds (read)", false},
+	{"pattern", CLI_TEXT, "random|stride", "where requests go (random)", false},
+	{"stride", CLI_SIZE, "S", "bytes from one request to the next (their size)", false},
+	{"bs", CLI_SIZE, "S", "bytes of a request (4K)", false},
+	{"depth", CLI_SIZE, "N", "requests in flight (32)", false},
+	{"seconds", CLI_SIZE, "T", "how long (5)", false},
+	{"requests", CLI_SIZE, "N", "or how many", false},
+	{"seed", CLI_SIZE, "N", "of the random order (1)", false},
+	{NULL, CLI_FLAG, NULL, NULL, false},
+};
+
+/* Writing destroys. */
+static int bench_run(struct cli_call *call)
+{
+	const char *op = json_string_value(json_object_get(call->args, "op"));
+	struct cli_verb asking = *call->verb;
+	struct cli_call with = *call;
+
+	if (op && !strcmp(op, "write"))
+		asking.flags |= CLI_ASKS;
+	with.verb = &asking;
+	return cli_run_default(&with);
+}
+
 /* --shrink destroys data, so it asks; growing does not. */
 static int resize_run(struct cli_call *call)
 {
@@ -63,6 +88,8 @@ const struct cli_verb cli_disk_verbs[] = {
 	{"disk", "extents", "path=VOLUME:/path", "where a disk's data lies",
 	 "perilune disk extents v1:/web1", NULL, 0,
 	 "offset=OFFSET,length=LENGTH,extent=EXTENT,address=ADDRESS", NULL},
+	{"disk", "bench", "path=VOLUME:/path", "requests a second, latency, CPU of a disk",
+	 "perilune disk bench v1:/web1 --depth 32 --bs 4K", bench_options, 0, NULL, bench_run},
 	{NULL, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL},
 };
 

@@ -27,6 +27,8 @@ struct lane {
 	struct iovec iov;
 	struct bench *bench;
 	uint64_t submitted_ns;
+	bool inside;		/* of vfs_submit */
+	struct loop_work again; /* answered at once: goes on in the loop, not deeper on the stack */
 };
 
 struct bench {
@@ -36,7 +38,7 @@ struct bench {
 	struct lane *lanes;
 	uint8_t *buffers;
 	uint64_t blocks, next, started, end_ns, state;
-	unsigned in_flight;
+	unsigned in_flight, waiting; /* waiting: answered at once, looked at again by the loop */
 	bool ending;
 	uint64_t *histogram;
 	pthread_mutex_t lock;
@@ -126,7 +128,27 @@ static void submit(struct lane *lane)
 	lane->req.iovcnt = 1;
 	lane->submitted_ns = clock_boot_ns();
 	b->in_flight++;
+	lane->inside = true;
 	vfs_submit(b->disk, &lane->req);
+	lane->inside = false;
+}
+
+static void go_on(struct lane *lane)
+{
+	struct bench *b = lane->bench;
+
+	if (!b->ending)
+		submit(lane);
+	else if (b->in_flight + b->waiting == 0)
+		finish(b);
+}
+
+static void submit_again(struct loop_work *work)
+{
+	struct lane *lane = container_of(work, struct lane, again);
+
+	lane->bench->waiting--;
+	go_on(lane);
 }
 
 static void answered(struct vfs_req *req, int res)
@@ -143,10 +165,12 @@ static void answered(struct vfs_req *req, int res)
 	if ((b->o.requests && b->result->requests + b->in_flight >= b->o.requests) ||
 	    now >= b->end_ns)
 		b->ending = true;
-	if (!b->ending)
-		submit(lane);
-	else if (b->in_flight == 0)
-		finish(b);
+	if (lane->inside) {
+		b->waiting++;
+		loop_defer(b->disk->loop, &lane->again);
+	} else {
+		go_on(lane);
+	}
 }
 
 static int begin(void *arg)
@@ -159,7 +183,7 @@ static int begin(void *arg)
 	b->in_flight++; /* so that answers in between do not end it */
 	for (unsigned i = 0; i < b->o.depth && !b->ending; i++)
 		submit(&b->lanes[i]);
-	if (--b->in_flight == 0)
+	if (--b->in_flight + b->waiting == 0)
 		finish(b);
 	return 0;
 }
@@ -197,6 +221,7 @@ int vfs_bench(struct iothread *thread, struct vfs_disk *disk,
 	for (unsigned i = 0; i < options->depth; i++) {
 		b.lanes[i].bench = &b;
 		b.lanes[i].req.done = answered;
+		b.lanes[i].again.fn = submit_again;
 		b.lanes[i].iov.iov_base = b.buffers + (size_t)i * options->block;
 		b.lanes[i].iov.iov_len = options->block;
 	}

@@ -84,6 +84,11 @@ static int load_header(struct check *c, struct check_group *g)
 		snprintf(why, sizeof(why), "its header has two slabs in one place");
 		rc = 1;
 	}
+	/* A short group of an extent that grew is extended by who takes it first: as if it was. */
+	if (rc == 0 && le32_get(h->units) < g->units) {
+		h->free_units = le32_of(le32_get(h->free_units) + g->units - le32_get(h->units));
+		h->units = le32_of(g->units);
+	}
 	if (rc >= 1) {
 		check_found(c, true, what, "%s; its slabs are found again", why);
 		fresh_header(c, g);

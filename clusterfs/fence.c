@@ -99,13 +99,25 @@ static int join_one(struct cfs *fs, struct blk *blk)
 	return rc < 0 ? fail_prefix(rc, "LUN %s: joining the fence", blk_info(blk)->name) : 0;
 }
 
+int cfs_fence_join_extent(struct cfs *fs, unsigned extent)
+{
+	struct blk *blk = fs->extent[extent];
+
+	return kind_of(fs, blk) == CFS_FENCE_BY_PR ? join_one(fs, blk) : 0;
+}
+
+void cfs_fence_leave_extent(struct cfs *fs, unsigned extent)
+{
+	if (kind_of(fs, fs->extent[extent]) == CFS_FENCE_BY_PR)
+		(void)blk_pr_unregister(fs->extent[extent]);
+}
+
 int cfs_fence_join(struct cfs *fs)
 {
 	int rc = 0;
 
 	for (unsigned i = 0; i < fs->extents && rc == 0; i++)
-		if (kind_of(fs, fs->extent[i]) == CFS_FENCE_BY_PR)
-			rc = join_one(fs, fs->extent[i]);
+		rc = cfs_fence_join_extent(fs, i);
 	return rc;
 }
 

@@ -409,7 +409,9 @@ static int write_group(const struct format *f, unsigned extent, uint32_t g)
 struct writer {
 	pthread_t thread;
 	const struct format *f;
-	unsigned turn; /* writes each group whose number is `turn` modulo WRITERS */
+	unsigned from;	/* the first extent with something new, */
+	uint32_t first; /* and its first new group */
+	unsigned turn;	/* writes each group whose number is `turn` modulo WRITERS */
 	int rc;
 	struct err_info err;
 };
@@ -418,8 +420,8 @@ static void *writer_main(void *arg)
 {
 	struct writer *w = arg;
 
-	for (unsigned i = 0; i < w->f->n && w->rc == 0; i++)
-		for (uint32_t g = w->turn;
+	for (unsigned i = w->from; i < w->f->n && w->rc == 0; i++)
+		for (uint32_t g = w->turn + (i == w->from ? w->first : 0);
 		     g < le32_get(w->f->label.extent_table[i].groups) && w->rc == 0; g += WRITERS)
 			w->rc = write_group(w->f, i, g);
 	if (w->rc < 0)
@@ -427,7 +429,7 @@ static void *writer_main(void *arg)
 	return NULL;
 }
 
-static int write_groups(const struct format *f)
+static int write_groups(const struct format *f, unsigned from, uint32_t first)
 {
 	struct writer w[WRITERS] = {0};
 	unsigned started = 0;
@@ -435,6 +437,8 @@ static int write_groups(const struct format *f)
 
 	for (; started < WRITERS && rc == 0; started += rc == 0) {
 		w[started].f = f;
+		w[started].from = from;
+		w[started].first = first;
 		w[started].turn = started;
 		rc = -pthread_create(&w[started].thread, NULL, writer_main, &w[started]);
 	}
@@ -500,7 +504,7 @@ static int write_all(struct format *f)
 	for (unsigned i = 0; i < f->n && rc == 0; i++)
 		rc = write_front(f, i, false);
 	if (rc == 0)
-		rc = write_groups(f);
+		rc = write_groups(f, 0, 0);
 	if (rc == 0)
 		rc = write_roots(f);
 	if (rc == 0)
@@ -533,6 +537,75 @@ int cfs_format(struct blk **blks, unsigned n, const struct cfs_format_options *o
 	if (rc == 0)
 		rc = write_all(f);
 	let_in(f);
+	free(f);
+	return rc;
+}
+
+/* --- growing ---------------------------------------------------------------------------------------- */
+
+/* New LUNs must be empty: nobody is asked whether to overwrite them. */
+static int check_added(struct format *f, unsigned from)
+{
+	const char *what = NULL;
+	struct cfs_label old;
+	int rc = check_luns(f);
+
+	for (unsigned i = from; i < f->n && rc == 0; i++) {
+		const char *lun = blk_info(f->blks[i])->name;
+
+		rc = cfs_label_read(f->blks[i], &old);
+		if (rc == 0)
+			return fail(-EPERM,
+				    "LUN %s holds the volume %.63s; zero its first 4 MiB "
+				    "if it is not needed any more",
+				    lun, old.name);
+		if (rc == -ENOENT)
+			rc = cfs_signature_find(f->blks[i], &what);
+		if (rc == 0 && what)
+			return fail(-EPERM, "LUN %s holds %s; zero it if it is not needed any more",
+				    lun, what);
+	}
+	return rc;
+}
+
+static int write_grown(struct format *f, const struct cfs_label *old)
+{
+	unsigned olds = le16_get(old->extents), last = olds - 1;
+	int rc = 0;
+
+	for (unsigned i = olds; i < f->n && rc == 0; i++)
+		rc = write_front(f, i, true);
+	/* What the last extent had stays; a group that was shorter is extended by who takes it. */
+	if (rc == 0)
+		rc = write_groups(f, last, le32_get(old->extent_table[last].groups));
+	return rc < 0 ? rc : flush_all(f);
+}
+
+int cfs_format_grow(struct cfs_label *next, const struct cfs_label *old, struct blk **blks,
+		    unsigned n)
+{
+	struct format *f = xcalloc(1, sizeof(*f));
+	unsigned olds = le16_get(old->extents);
+	int rc;
+
+	MUST(n >= olds);
+	f->blks = blks;
+	f->n = n;
+	f->label = *old;
+	f->label.extents = le16_of((uint16_t)n);
+	rc = check_added(f, olds);
+	for (unsigned i = olds - 1; i < n && rc == 0; i++)
+		plan_extent(f, i, le32_get(old->group_units));
+	if (rc == 0 && n == olds &&
+	    le64_get(f->label.extent_table[n - 1].blocks) <=
+		    le64_get(old->extent_table[n - 1].blocks))
+		rc = fail(-EINVAL,
+			  "volume %.63s: LUN %s is not larger than it was (only the last one may "
+			  "grow); make it larger, or give new ones",
+			  old->name, blk_info(blks[n - 1])->name);
+	if (rc == 0)
+		rc = write_grown(f, old);
+	*next = f->label;
 	free(f);
 	return rc;
 }

@@ -254,10 +254,38 @@ static int check_header(const struct group *g)
 {
 	const struct cfs_group *h = group_header(g);
 
-	if (le32_get(h->units) != g->units || le32_get(h->meta_units) != g->meta_units ||
+	if (le32_get(h->units) > g->units || le32_get(h->meta_units) != g->meta_units ||
 	    le32_get(h->free_units) > g->units || le16_get(h->slabs) > CFS_SLABS)
 		return fail(-EUCLEAN, "group %u: its header says what cannot be; run volume check",
 			    g->number);
+	return 0;
+}
+
+/*
+ * The last group of an extent that grew: its header says less than the label until somebody takes it.
+ * Lock's use mutex held. Before the journal is there it stays as it is.
+ */
+static int extend_header(struct group *g)
+{
+	struct cfs_group *h = group_header(g);
+	uint32_t more = g->units - le32_get(h->units);
+	struct cfs_txn txn;
+	int rc;
+
+	if (!more)
+		return 0;
+	if (!cfs_locks_serving(g->fs)) {
+		g->units = le32_get(h->units);
+		return 0;
+	}
+	rc = cfs_txn_begin_wait(g->fs, &txn);
+	if (rc < 0)
+		return rc;
+	h->units = le32_of(g->units);
+	h->free_units = le32_of(le32_get(h->free_units) + more);
+	cfs_txn_patch(&txn, g->header, &h->units, sizeof(h->units));
+	cfs_txn_patch(&txn, g->header, &h->free_units, sizeof(h->free_units));
+	cfs_txn_end(&txn);
 	return 0;
 }
 
@@ -332,7 +360,10 @@ int group_acquire(struct group *g, unsigned wait_ms)
 		cfs_lock_put(lock);
 		return 0;
 	}
+	cfs_group_place(g->fs, g->number, &g->vbn, &g->units); /* it may have grown */
 	rc = load_bufs(g);
+	if (rc == 0)
+		rc = extend_header(g);
 	if (rc < 0) {
 		put_bufs(g);
 		cfs_lock_put(lock);

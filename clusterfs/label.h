@@ -24,6 +24,13 @@ int cfs_label_write_copy(struct blk *blk, const struct cfs_label *label, unsigne
  */
 int cfs_label_new_identity(struct blk **blks, unsigned n);
 /*
+ * Plans `next` (a copy of `old`) for the LUNs as they are now: more of them than `old` has, or the last
+ * one larger; writes what is new. `next` is to be stored afterwards. -EINVAL when nothing has grown,
+ * -EPERM when a new LUN holds something. (format.c)
+ */
+int cfs_format_grow(struct cfs_label *next, const struct cfs_label *old, struct blk **blks,
+		    unsigned n);
+/*
  * Whether somebody is alive on a volume: watches the beats of the slots that are not free, for as
  * long as its label calls silence. `extent0` is its first LUN. -EBUSY (err_holder) or 0.
  */

@@ -126,7 +126,9 @@ static int bring_up(struct cfs *fs)
 
 	if (rc < 0)
 		return rc;
-	rc = cfs_cache_create(fs, cache);
+	rc = cfs_label_refresh(fs); /* it may have changed before our claim was seen */
+	if (rc == 0)
+		rc = cfs_cache_create(fs, cache);
 	if (rc == 0)
 		rc = cfs_locks_start(fs);
 	if (rc == 0)

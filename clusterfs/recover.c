@@ -174,6 +174,28 @@ static void watch_slots(struct cfs *fs, struct cfs_recovery *r)
 	}
 }
 
+/* Somebody's beat says that the label is newer than ours. */
+static void watch_label(struct cfs *fs)
+{
+	uint64_t ours = le64_get(fs->label.head.sequence), newest = ours;
+	int rc;
+
+	for (unsigned slot = 0; slot < CFS_MAX_SLOTS; slot++) {
+		struct cfs_slot_view v;
+
+		cfs_slot_view(fs, slot, &v);
+		if (slot != fs->slot && v.claim.state == CFS_SLOT_ACTIVE && v.beat_valid)
+			newest = MAX(newest, le64_get(v.beat.label_sequence));
+	}
+	if (newest == ours)
+		return;
+	rc = cfs_label_refresh(fs);
+	if (rc < 0)
+		log_warn("cfs", "volume %s: its label has changed: %s", fs->name, err_message(rc));
+	else
+		tell(fs, "label", "the volume was changed by another host");
+}
+
 static void *recovery_main(void *arg)
 {
 	struct cfs *fs = arg;
@@ -188,6 +210,7 @@ static void *recovery_main(void *arg)
 		if (rc < 0)
 			continue;
 		watch_slots(fs, r);
+		watch_label(fs);
 		if (!r->stop)
 			(void)cfs_slot_update_sessions(fs);
 	}

@@ -67,6 +67,26 @@ static int lock_host(struct cfs *fs, unsigned slot, unsigned wait_ms)
 	return rc;
 }
 
+int cfs_slot_join_extent(struct cfs *fs, unsigned extent)
+{
+	int rc = 0;
+
+	if (blk_info(fs->extent[extent])->kind == BLK_FILE) {
+		rc = blk_host_lock(fs->extent[extent], fs->slot);
+		if (rc == 0)
+			fs->slots->held |= 1u << extent;
+	}
+	return rc < 0 ? rc : cfs_fence_join_extent(fs, extent);
+}
+
+void cfs_slot_leave_extent(struct cfs *fs, unsigned extent)
+{
+	if (fs->slots->held & 1u << extent)
+		blk_host_unlock(fs->extent[extent], fs->slot);
+	fs->slots->held &= ~(1u << extent);
+	cfs_fence_leave_extent(fs, extent);
+}
+
 /* --- the own claim ------------------------------------------------------------------------------------ */
 
 static unsigned sessions_now(const struct cfs *fs)

@@ -56,6 +56,11 @@ int cfs_slot_set_journal(struct cfs *fs, uint64_t vbn, uint32_t blocks);
 void cfs_slot_journal(struct cfs *fs, unsigned slot, uint64_t *vbn, uint32_t *blocks);
 /* Claims more sessions when the LUNs have come to use more than the claim says. */
 int cfs_slot_update_sessions(struct cfs *fs);
+/* Grow: host lock and fence of one more extent, and giving them back. */
+int cfs_slot_join_extent(struct cfs *fs, unsigned extent);
+void cfs_slot_leave_extent(struct cfs *fs, unsigned extent);
+/* Reads the label again when another host has changed it: sizes, name. -EBUSY: more LUNs. (grow.c) */
+int cfs_label_refresh(struct cfs *fs);
 /* From now on this host's beats say that it serves (slot, epoch) no more. */
 void cfs_slot_refuse(struct cfs *fs, unsigned slot, uint32_t epoch);
 
@@ -71,6 +76,8 @@ enum cfs_fence_kind cfs_fence_kind(struct cfs *fs);
 /* Registers own key (slot, epoch) on every extent; takes the reservation where nobody holds it. */
 int cfs_fence_join(struct cfs *fs);
 int cfs_fence_leave(struct cfs *fs);
+int cfs_fence_join_extent(struct cfs *fs, unsigned extent);
+void cfs_fence_leave_extent(struct cfs *fs, unsigned extent);
 /* Makes sure that nothing of (slot, epoch) reaches the medium any more; `claim` is its claim. */
 int cfs_fence_host(struct cfs *fs, const struct cfs_claim_record *claim);
 

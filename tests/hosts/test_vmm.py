@@ -508,26 +508,30 @@ def test_daemon_and_backend_come_back_after_many_deaths():
         assert vm.status()['state'] == RUNNING
 
 
-def test_guest_reset_waits_for_the_backend():
-    # While a request is under way the device's status does not read 0.
-    body = ('mov $3, %r13d;' + READ + say('asked') + 'movb $0, 20(%rbx);'
-            '2: movb 20(%rbx), %al; test %al, %al; jz 3f; incl 0x190000; jmp 2b; 3:' + say('reset'))
-    with Vmm(virtio_guest(body), devices=[(BLK, 1, 16)]) as vm:
+# A request is under way; once the test says so the guest resets the device and waits for status 0.
+RESET_DEVICE = ('mov $3, %r13d;' + READ + '2: cmpb $0, 0x190000; je 2b;' + say('asked') + 'movb $0, 20(%rbx);'
+                '2: movb 20(%rbx), %al; test %al, %al; jnz 2b;' + say('reset'))
+
+
+def test_guest_reset_takes_the_ring_back():
+    with Vmm(virtio_guest(RESET_DEVICE), devices=[(BLK, 1, 16)]) as vm:
         vm.configure()
         first = Backend(vm.connect(2, 0), blk_disk(), hold=True)
         vm.start()
+        assert first.took.wait(10)
+        vm.mem[0x190000] = 1
         vm.expect(b'asked')
         vm.expect(b'reset')                         # this back-end gives the ring back at once
         assert GET_VRING_BASE in first.messages
 
 
 def test_guest_reset_waits_for_the_successor_of_a_dead_backend():
-    body = ('mov $3, %r13d;' + READ + say('asked') + 'movb $0, 20(%rbx);'
-            '2: movb 20(%rbx), %al; test %al, %al; jnz 2b;' + say('reset'))
-    with Vmm(virtio_guest(body), devices=[(BLK, 1, 16)]) as vm:
+    with Vmm(virtio_guest(RESET_DEVICE), devices=[(BLK, 1, 16)]) as vm:
         vm.configure()
         first = Backend(vm.connect(2, 0), blk_disk(), hold=True, never=GET_VRING_BASE)
         vm.start()
+        assert first.took.wait(10)
+        vm.mem[0x190000] = 1
         vm.expect(b'asked')
         while vm.receive(0.5):
             pass

@@ -11,8 +11,9 @@
 #include "hv/bus.h"
 #include "hv/kvm.h"
 
-#define PM1_PWRBTN	 (1 << 8)
-#define PM1_STATUS_BITS	 (1 << 0 | 1 << 4 | 1 << 5 | PM1_PWRBTN | 1 << 15)
+#define PM1_PWRBTN (1 << 8)
+/* Timer, bus master, global, power button, clock, wake; only the power button ever comes on. */
+#define PM1_STATUS_BITS	 (1 << 0 | 1 << 4 | 1 << 5 | PM1_PWRBTN | 1 << 10 | 1 << 15)
 #define PM1_SCI_EN	 1
 #define PM1_SLP_EN	 (1 << 13)
 #define PM1_SLP_TYP(x)	 ((x) >> 10 & 7)

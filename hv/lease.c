@@ -56,15 +56,16 @@ static void *lease_thread(void *arg)
 {
 	struct hv_lease *lease = arg;
 	struct pollfd p = {.fd = lease->stop_fd, .events = POLLIN};
-	bool told = false;
+	uint64_t told = VMCTL_LEASE_NONE; /* the end that was acted on: each one is, once */
 
 	prctl(PR_SET_NAME, "lease");
 	while (poll(&p, 1, sleep_for_ms(lease)) <= 0) {
-		bool runs = hv_lease_runs(lease);
+		uint64_t end = end_of(lease);
 
-		if (!runs && !told)
-			lease->ended(lease->opaque);
-		told = !runs;
+		if (end == told || end == VMCTL_LEASE_NONE || clock_boot_ns() < end)
+			continue;
+		lease->ended(lease->opaque);
+		told = end;
 	}
 	return NULL;
 }

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """perilune-vmm with tiny payload guests on the machine's own /dev/kvm: the fast tier."""
-import errno, os, signal, socket, struct, sys, time
+import errno, os, signal, socket, struct, subprocess, sys, time
 import pytest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'lib'))
 from vmm import *
-from vhost_backend import Backend, GET_VRING_BASE, P_MQ, SET_INFLIGHT_FD
+from vhost_backend import Backend, GET_VRING_BASE, P_MQ, Relay, SET_INFLIGHT_FD
 
 if not os.access('/dev/kvm', os.R_OK | os.W_OK):
     pytest.skip('no /dev/kvm', allow_module_level=True)
@@ -601,3 +601,47 @@ def test_rings_outside_of_memory_break_only_the_device():
         vm.start()
         vm.expect(b'ran')
         vm.expect(b'sector0020')                    # after its next reset it works
+
+
+class RawServer:
+    """The daemon's own vhost-user back-end over a file, joined to device 0 of the VMM."""
+
+    def __init__(self, vm, path):
+        self.path = vm.dir.name + '/backend.sock'
+        if os.path.exists(self.path):
+            os.unlink(self.path)
+        self.proc = subprocess.Popen([f'{BUILD}/tests/client/raw_server', 'blk', self.path, path], stdout=subprocess.PIPE,
+                                     stderr=vm.log)
+        assert self.proc.stdout.readline() == b'ready\n'
+        back = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        back.connect(self.path)
+        self.relay = Relay(vm.connect(2, 0), back)
+
+    def kill(self):
+        self.proc.kill()
+        self.proc.wait()
+        self.proc.stdout.close()
+        self.relay.join(10)
+
+
+def test_our_backend_is_killed_and_started_again_under_load(tmp_path):
+    # Reads sector after sector; each answer is looked at by the guest, and a wrong one stops it.
+    body = ('mov $0, %r13d; 5:' + READ + 'call wait_used; cmpb $0, 0x183010; jne 6f;'
+            'cmp %r13, 0x184000; jne 6f; incl 0x190000; inc %r13; and $1023, %r13; jmp 5b; 6:' + say('wrong'))
+    disk = tmp_path / 'disk.raw'
+    disk.write_bytes(b''.join(struct.pack('<Q', i) + bytes(504) for i in range(2048)))
+    with Vmm(virtio_guest(body), devices=[(BLK, 1, 16)]) as vm:
+        def answered():
+            return struct.unpack('<I', vm.mem[0x190000:0x190004])[0]
+        vm.configure()
+        server = RawServer(vm, str(disk))
+        vm.start()
+        for _ in range(8):
+            was, deadline = answered(), time.monotonic() + 20
+            while answered() < was + 200:
+                assert time.monotonic() < deadline, f'stuck at {answered()}'
+                assert not vm.receive(0.01) and not vm.console
+            server.kill()
+            server = RawServer(vm, str(disk))
+        server.kill()
+        assert vm.status()['state'] == RUNNING and not vm.console

@@ -186,3 +186,42 @@ class Backend(threading.Thread):
         self.sock.shutdown(socket.SHUT_RDWR)
         self.join(5)
         self.sock.close()
+
+
+class Relay(threading.Thread):
+    """Joins two vhost-user sockets, message by message; ends, closing both, when either does."""
+
+    def __init__(self, a, b):
+        super().__init__(daemon=True)
+        self.pair = a, b
+        self.start()
+
+    def pass_on(self, src, dst):
+        head, anc, _, _ = src.recvmsg(12, socket.CMSG_SPACE(32))
+        if not head:
+            return False
+        while len(head) < 12:
+            head += src.recv(12 - len(head))
+        size = struct.unpack('<III', head)[2]
+        body = b''
+        while len(body) < size:
+            body += src.recv(size - len(body))
+        dst.sendmsg([head + body], [(a, b, c) for a, b, c in anc])
+        for _, _, data in anc:
+            fds = array.array('i')
+            fds.frombytes(data[:len(data) - len(data) % fds.itemsize])
+            for fd in fds:
+                os.close(fd)
+        return True
+
+    def run(self):
+        try:
+            while True:
+                for s in select.select(self.pair, [], [])[0]:
+                    if not self.pass_on(s, self.pair[s is self.pair[0]]):
+                        return
+        except OSError:
+            pass
+        finally:
+            for s in self.pair:
+                s.close()

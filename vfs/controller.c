@@ -171,7 +171,6 @@ static int attach(struct controller *ctl, struct vfs_disk *disk, const struct co
 
 struct detach {
 	struct controller *ctl;
-	struct vfs_disk *disk;
 	void (*detached)(void *arg);
 	void *arg;
 };
@@ -181,6 +180,8 @@ static void disk_closed(void *arg)
 	struct detach *d = arg;
 	struct controller *ctl = d->ctl;
 
+	if (ctl->kind == CONTROLLER_BLK)
+		vhost_blk_set_disk(&ctl->blk, NULL);
 	if (d->detached)
 		d->detached(d->arg);
 	free(d);
@@ -189,36 +190,31 @@ static void disk_closed(void *arg)
 		close_step(ctl);
 }
 
-/* No request is in the export any more: the disk may go. */
-static void lun_idle(struct vfs_disk *disk, void *arg)
-{
-	disk->full = NULL;
-	disk->resized = NULL;
-	vfs_close(disk, disk_closed, arg);
-}
-
+/*
+ * The disk is closed at once: requests at it end, those that are parked (a full volume, a lease
+ * that is over) with an error.
+ */
 static int detach(struct controller *ctl, unsigned lun, void (*detached)(void *arg), void *arg)
 {
+	struct vfs_disk *disk = ctl->kind == CONTROLLER_BLK ? ctl->blk.disk : NULL;
 	struct detach *d;
-	int rc = 0;
+	int rc;
 
-	if (ctl->kind == CONTROLLER_BLK && (lun || !ctl->blk.disk))
+	if (ctl->kind == CONTROLLER_BLK && (lun || !disk))
 		return fail(-ENOENT, "controller %s: no disk at LUN %u", ctl->name, lun);
-	if (ctl->kind == CONTROLLER_BLK && ctl->dev.session)
+	if (ctl->kind == CONTROLLER_BLK && ctl->dev.session && !ctl->closing)
 		return fail(-EBUSY, "controller %s: a client uses its disk", ctl->name);
-	d = xcalloc(1, sizeof(*d));
-	*d = (struct detach){ctl, NULL, detached, arg};
-	if (ctl->kind == CONTROLLER_BLK) {
-		struct vfs_disk *disk = ctl->blk.disk;
-
-		ctl->blk.disk = NULL;
-		lun_idle(disk, d);
-	} else {
-		rc = vhost_scsi_detach(&ctl->scsi, lun, lun_idle, d);
+	if (ctl->kind == CONTROLLER_SCSI) {
+		rc = vhost_scsi_detach(&ctl->scsi, lun, &disk);
 		if (rc < 0)
-			free(d);
+			return rc;
 	}
-	return rc;
+	d = xcalloc(1, sizeof(*d));
+	*d = (struct detach){ctl, detached, arg};
+	disk->full = NULL;
+	disk->resized = NULL;
+	vfs_close(disk, disk_closed, d);
+	return 0;
 }
 
 /* --- closing ----------------------------------------------------------------------------------- */
@@ -244,17 +240,10 @@ static void listen_closed(struct loop_watch *watch)
 	close_step(ctl);
 }
 
-/* Listener, then client, then disks; called again when one of them has ended. */
+/* Called when something has ended: goes when nothing is left. */
 static void close_step(struct controller *ctl)
 {
-	if (ctl->listening || ctl->dev.session)
-		return;
-	if (ctl->kind == CONTROLLER_BLK && ctl->blk.disk)
-		MUST(detach(ctl, 0, NULL, NULL) == 0);
-	for (unsigned lun = 0; ctl->kind == CONTROLLER_SCSI && lun < CONTROLLER_LUNS; lun++)
-		if (vhost_scsi_has(&ctl->scsi, lun))
-			MUST(detach(ctl, lun, NULL, NULL) == 0);
-	if (!ctl->disks)
+	if (!ctl->listening && !ctl->dev.session && !ctl->disks)
 		loop_defer(ctl->loop, &ctl->close_work);
 }
 
@@ -279,6 +268,12 @@ static void close_all(struct controller *ctl)
 	}
 	if (ctl->dev.session)
 		vhost_session_kill(ctl->dev.session, "the controller is closed");
+	/* Not after the session has ended: it waits for requests that only this ends. */
+	if (ctl->kind == CONTROLLER_BLK && ctl->blk.disk)
+		MUST(detach(ctl, 0, NULL, NULL) == 0);
+	for (unsigned lun = 0; ctl->kind == CONTROLLER_SCSI && lun < CONTROLLER_LUNS; lun++)
+		if (vhost_scsi_has(&ctl->scsi, lun))
+			MUST(detach(ctl, lun, NULL, NULL) == 0);
 	close_step(ctl);
 }
 

@@ -54,8 +54,9 @@ struct controller_options {
 
 int controller_create(struct controller **out, const struct controller_options *options);
 /*
- * Disconnects the client, waits for what is in flight, closes all disks, then calls closed(arg)
- * in the I/O thread; the controller is gone then.
+ * Disconnects the client and closes all disks, which ends what is in flight or parked (nothing of
+ * it is answered: it stays marked in the in-flight region), then calls closed(arg) in the I/O
+ * thread; the controller is gone then.
  */
 void controller_close(struct controller *ctl, void (*closed)(void *arg), void *arg);
 
@@ -82,8 +83,9 @@ struct controller_lun {
 int controller_attach(struct controller *ctl, struct vfs_disk *disk,
 		      const struct controller_lun *options);
 /*
- * The LUN is gone for the guest at once (it is told; commands are answered 25/00), requests in
- * flight end, the disk is closed, then detached(arg) is called in the I/O thread. -ENOENT.
+ * The LUN is gone for the guest at once (it is told; commands are answered 25/00), the disk is
+ * closed, which ends its requests, then detached(arg) is called in the I/O thread. -ENOENT; blk:
+ * -EBUSY while there is a client.
  */
 int controller_detach(struct controller *ctl, unsigned lun, void (*detached)(void *arg), void *arg);
 

@@ -65,29 +65,23 @@ int scsi_attach(struct scsi_target *t, struct vfs_disk *disk, const struct contr
 	return 0;
 }
 
+/* The last command of a LUN that was detached has ended. */
 static void left(struct scsi_lun *lun)
 {
-	void (*idle)(struct vfs_disk * disk, void *arg) = lun->idle;
-	struct vfs_disk *disk = lun->disk;
-	void *arg = lun->idle_arg;
-
 	list_del(&lun->link);
 	free(lun);
-	idle(disk, arg);
 }
 
-int scsi_detach(struct scsi_target *t, unsigned number,
-		void (*idle)(struct vfs_disk *disk, void *arg), void *arg)
+int scsi_detach(struct scsi_target *t, unsigned number, struct vfs_disk **disk)
 {
 	struct scsi_lun *lun = number < CONTROLLER_LUNS ? t->lun[number] : NULL;
 
 	if (!lun)
 		return fail(-ENOENT, "controller %s: no disk at LUN %u", t->name, number);
+	*disk = lun->disk;
 	t->lun[number] = NULL;
 	list_add_tail(&t->leaving, &lun->link);
 	lun->gone = true;
-	lun->idle = idle;
-	lun->idle_arg = arg;
 	scsi_attention(t, -1, ASC_LUNS_CHANGED);
 	if (list_empty(&lun->commands) && !lun->starting)
 		left(lun);

@@ -98,9 +98,11 @@ struct scsi_target *scsi_target_new(const char *name, bool read_only);
 void scsi_target_free(struct scsi_target *target);
 int scsi_attach(struct scsi_target *target, struct vfs_disk *disk,
 		const struct controller_lun *options);
-/* Commands in flight end, later ones get 25/00; then idle(disk, arg), maybe at once. -ENOENT. */
-int scsi_detach(struct scsi_target *target, unsigned lun,
-		void (*idle)(struct vfs_disk *disk, void *arg), void *arg);
+/*
+ * The LUN is gone for new commands, and for those that wait (25/00). Those at the disk end with it:
+ * close it, that answers what is parked. -ENOENT.
+ */
+int scsi_detach(struct scsi_target *target, unsigned lun, struct vfs_disk **disk);
 struct vfs_disk *scsi_disk(const struct scsi_target *target, unsigned lun); /* or NULL */
 /* The LUN of a disk, or -ENOENT. */
 int scsi_find(const struct scsi_target *target, const struct vfs_disk *disk);

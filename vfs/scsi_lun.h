@@ -39,8 +39,6 @@ struct scsi_lun {
 	uint8_t nexus[16];
 	void (*pr_store)(struct vfs_disk *disk, const void *pr, size_t pr_bytes,
 			 void (*stored)(void *op, int res), void *op);
-	void (*idle)(struct vfs_disk *disk, void *arg);
-	void *idle_arg;
 };
 
 struct scsi_target {

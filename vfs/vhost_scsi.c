@@ -537,10 +537,9 @@ int vhost_scsi_attach(struct vhost_scsi *scsi, struct vfs_disk *disk,
 	return rc;
 }
 
-int vhost_scsi_detach(struct vhost_scsi *scsi, unsigned lun,
-		      void (*idle)(struct vfs_disk *disk, void *arg), void *arg)
+int vhost_scsi_detach(struct vhost_scsi *scsi, unsigned lun, struct vfs_disk **disk)
 {
-	int rc = scsi_detach(scsi->target, lun, idle, arg);
+	int rc = scsi_detach(scsi->target, lun, disk);
 
 	if (rc == 0)
 		post_event(scsi, VIRTIO_SCSI_F_HOTPLUG, VIRTIO_SCSI_T_TRANSPORT_RESET, lun,

@@ -33,9 +33,8 @@ void vhost_scsi_init(struct vhost_scsi *scsi);
 void vhost_scsi_destroy(struct vhost_scsi *scsi);
 int vhost_scsi_attach(struct vhost_scsi *scsi, struct vfs_disk *disk,
 		      const struct controller_lun *options);
-/* idle(disk, arg) when no command of the LUN is left. -ENOENT. */
-int vhost_scsi_detach(struct vhost_scsi *scsi, unsigned lun,
-		      void (*idle)(struct vfs_disk *disk, void *arg), void *arg);
+/* As scsi_detach; the guest is told. */
+int vhost_scsi_detach(struct vhost_scsi *scsi, unsigned lun, struct vfs_disk **disk);
 bool vhost_scsi_has(const struct vhost_scsi *scsi, unsigned lun);
 void vhost_scsi_resized(struct vhost_scsi *scsi, struct vfs_disk *disk);
 

@@ -77,12 +77,6 @@ static void store(struct vfs_disk *disk, const void *pr, size_t n,
 	stored(op, 0);
 }
 
-static void idle(struct vfs_disk *disk, void *arg)
-{
-	(void)disk;
-	*(bool *)arg = true;
-}
-
 struct one {
 	struct scsi_cmd cmd;
 	struct iovec out, in;
@@ -133,7 +127,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 	struct controller_lun o = {.pr_store = store};
 	struct one *all[64];
 	unsigned n = 0, lun;
-	bool gone = false, hold;
+	struct vfs_disk *disk;
+	bool hold;
 
 	d->disk.ops = &ops;
 	d->disk.info.size = DISK;
@@ -149,7 +144,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 		scsi_execute(t, lun, &all[n]->cmd);
 		n++;
 	}
-	MUST(scsi_detach(t, 0, idle, &gone) == 0);
+	MUST(scsi_detach(t, 0, &disk) == 0 && disk == &d->disk);
 	release(d);
 	for (unsigned i = 0; i < n; i++) {
 		MUST(all[i]->cmd.tag == 1);
@@ -157,7 +152,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 		free(all[i]->in_data);
 		free(all[i]);
 	}
-	MUST(gone);
 	scsi_target_free(t);
 	free(d);
 	return 0;

@@ -39,7 +39,7 @@ struct state {
 	struct vfs_disk disk;
 	int mem_fd, event_fd, sock;
 	uint8_t *ram;
-	bool ended, idle;
+	bool ended;
 };
 
 static struct loop *the_loop; /* set-up of a ring is slow: one for all runs */
@@ -173,16 +173,11 @@ static void step(struct state *st, const uint8_t *b, size_t n)
 	}
 }
 
-static void idle(struct vfs_disk *disk, void *arg)
-{
-	(void)disk;
-	((struct state *)arg)->idle = true;
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
 	static const struct vfs_disk_ops ops = {.submit = disk_submit};
 	struct controller_lun lun = {.lun = 0};
+	struct vfs_disk *disk;
 	struct state *st;
 	bool scsi;
 
@@ -219,7 +214,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 	}
 	hang_up(st);
 	if (scsi) {
-		MUST(vhost_scsi_detach(&st->scsi, 0, idle, st) == 0 && st->idle);
+		MUST(vhost_scsi_detach(&st->scsi, 0, &disk) == 0 && disk == &st->disk);
 		vhost_scsi_destroy(&st->scsi);
 	}
 	turns(st, 2);

@@ -20,7 +20,6 @@ struct world {
 	uint8_t in[65536], out[65536];
 	uint8_t stored[CONTROLLER_PR_BYTES];
 	size_t stored_bytes;
-	bool idle;
 };
 
 static struct world *w;
@@ -74,11 +73,13 @@ static void store(struct vfs_disk *disk, const void *pr, size_t bytes,
 	stored(op, 0);
 }
 
-static void idle(struct vfs_disk *disk, void *arg)
+static int detach(void)
 {
-	(void)arg;
-	assert_ptr_equal(disk, &w->m->disk);
-	w->idle = true;
+	struct vfs_disk *disk = NULL;
+	int rc = scsi_detach(w->t, 0, &disk);
+
+	assert_ptr_equal(disk, rc ? NULL : &w->m->disk);
+	return rc;
 }
 
 static int setup(void **state)
@@ -99,9 +100,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
 	(void)state;
-	if (!w->idle)
-		scsi_detach(w->t, 0, idle, NULL);
-	assert_true(w->idle);
+	detach();
 	scsi_target_free(w->t);
 	memdisk_free(w->m);
 	free(w);
@@ -318,13 +317,13 @@ static void test_detach_waits(void **state)
 	w->m->hold = true;
 	prepare(&a, CDB(0x2a, 0, 0, 0, 0, 8, 0, 0, 1, 0), 512, 0);
 	scsi_execute(w->t, 0, &a);
-	assert_int_equal(scsi_detach(w->t, 0, idle, NULL), 0);
-	assert_false(w->idle);
+	assert_int_equal(detach(), 0);
+	assert_int_equal(a.tag, 0);
 	assert_true(scsi_busy(w->t, -1, scsi_sequence(w->t), NULL));
 	memdisk_release(w->m);
-	assert_true(w->idle);
 	assert_int_equal(a.tag, 1);
-	assert_int_equal(scsi_detach(w->t, 0, idle, NULL), -2);
+	assert_false(scsi_busy(w->t, -1, scsi_sequence(w->t), NULL));
+	assert_int_equal(detach(), -2);
 }
 
 static void test_attentions(void **state)

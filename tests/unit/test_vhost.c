@@ -370,6 +370,47 @@ static void test_reconnect(void **state)
 	tear_down(&w);
 }
 
+static void scsi_lun(struct front_scsi *s, uint8_t lun)
+{
+	memset(s, 0, sizeof(*s));
+	s->lun[0] = 1;
+	s->lun[3] = lun;
+}
+
+/* Requests that are parked (a full volume) do not keep a controller from being closed. */
+static void test_close_with_parked_requests(void **state)
+{
+	struct world w;
+
+	(void)state;
+	for (int kind = 0; kind < 2; kind++) {
+		set_up(&w, kind ? CONTROLLER_SCSI : CONTROLLER_BLK, true);
+		begin(&w);
+		w.m->hold = true;
+		if (kind) {
+			struct virtio_scsi_cmd_req *req = (void *)(w.f.mem + w.f.data_offset);
+			struct front_piece p[3] = {{w.f.data_offset, sizeof(*req)},
+						   {w.f.data_offset + 512, 108},
+						   {w.f.data_offset + 4096, 512}};
+			struct front_scsi s;
+
+			scsi_lun(&s, 0);
+			assert_int_equal(front_scsi(&w.f, &s, w.f.data_offset + 8192), 0);
+			memset(req, 0, sizeof(*req));
+			req->lun[0] = 1;
+			req->cdb[0] = 0x28;
+			req->cdb[8] = 1;
+			front_add(&w.f, 2, p, 1, 2);
+			front_kick_always(&w.f, 2);
+		} else {
+			submit(&w, 0, VIRTIO_BLK_T_OUT, 0, 512, true);
+		}
+		while (!w.m->held_count)
+			sleep_ms(1);
+		tear_down(&w);
+	}
+}
+
 static void test_dirty_log(void **state)
 {
 	struct vhost_user_msg msg = {.request = VHOST_USER_SET_LOG_BASE,
@@ -468,13 +509,6 @@ static void test_messages_of_garbage(void **state)
 	begin(&w); /* a client that behaves is served */
 	assert_int_equal(run(&w, VIRTIO_BLK_T_IN, 0, 512), VIRTIO_BLK_S_OK);
 	tear_down(&w);
-}
-
-static void scsi_lun(struct front_scsi *s, uint8_t lun)
-{
-	memset(s, 0, sizeof(*s));
-	s->lun[0] = 1;
-	s->lun[3] = lun;
 }
 
 static int tmf(struct world *w, uint32_t subtype, uint8_t lun, uint64_t tag, int timeout_ms)
@@ -676,6 +710,7 @@ int main(void)
 		cmocka_unit_test(test_bad_requests_are_answered),
 		cmocka_unit_test(test_stop_drains),
 		cmocka_unit_test(test_reconnect),
+		cmocka_unit_test(test_close_with_parked_requests),
 		cmocka_unit_test(test_dirty_log),
 		cmocka_unit_test(test_memory_that_shrinks),
 		cmocka_unit_test(test_messages_of_garbage),

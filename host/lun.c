@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "blockdev/blk.h"
+#include "blockdev/discover.h"
 #include "host/daemon.h"
 #include "host/db.h"
 #include "host/event.h"
@@ -440,6 +441,32 @@ static int lun_probe(struct host_call *call)
 	return 0;
 }
 
+static void discovered(void *arg, const char *target, const char *url, const char *error)
+{
+	json_t *d = json_pack("{s:s, s:s?, s:s?}", "target", target, "lun", url, "error", error);
+
+	if (d)
+		json_array_append_new(arg, d);
+}
+
+static int lun_discover(struct host_call *call)
+{
+	struct host *host = call->host;
+	cleanup_free char *own_chap = NULL;
+	const char *portal, *chap = host_arg(call, "chap_file");
+	int rc = host_arg_need(call, "portal", &portal);
+
+	if (rc < 0)
+		return rc;
+	if (!chap && !host->offline) {
+		own_chap = xasprintf("%s/chap", host->state.dir);
+		chap = access(own_chap, R_OK) == 0 ? own_chap : NULL;
+	}
+	call->result = json_array();
+	return blk_discover(portal, host->offline ? NULL : host->state.initiator, chap, discovered,
+			    call->result);
+}
+
 static int lun_list(struct host_call *call)
 {
 	struct host_luns *luns = call->host->luns;
@@ -545,6 +572,7 @@ static int lun_rescan(struct host_call *call)
 
 const struct host_verb host_lun_verbs[] = {
 	{"lun", "probe", HOST_OFFLINE, lun_probe},
+	{"lun", "discover", HOST_OFFLINE, lun_discover},
 	{"lun", "list", HOST_QUICK, lun_list},
 	{"lun", "connect", HOST_CHANGES, lun_connect},
 	{"lun", "disconnect", HOST_CHANGES, lun_disconnect},

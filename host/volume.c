@@ -55,6 +55,18 @@ struct host_volumes {
 	pthread_t thread;
 };
 
+static void uuid_text(const uint8_t b[16], char text[40])
+{
+	char *p = text;
+
+	for (unsigned i = 0; i < 16; i++) {
+		if (i == 4 || i == 6 || i == 8 || i == 10)
+			*p++ = '-';
+		(void)str_format(p, 3, "%02x", b[i]);
+		p += 2;
+	}
+}
+
 struct cfs *host_volume_fs(struct host_volume *volume)
 {
 	return volume->fs;
@@ -411,6 +423,32 @@ static int check_not_mounted(struct host_volumes *all, struct search *s)
 	return 0;
 }
 
+/* A clone with an identity of its own still has the original's id in its blocks. */
+static int refuse_twin(struct host_volumes *all, struct search *s, bool new_identity)
+{
+	struct cfs_identity *i = xcalloc(1, sizeof(*i));
+	struct host_volume *v;
+	bool twin = false;
+	char text[40];
+	int rc = cfs_identify(host_lun_blk(s->lun[0]), i);
+
+	/* A clone without one is cfs_mount's to refuse, with the cure. */
+	if (rc == 0 && (new_identity || !strcmp(i->lun, blk_info(host_lun_blk(s->lun[0]))->id))) {
+		uuid_text(i->id, text);
+		pthread_mutex_lock(&all->lock);
+		list_for_each (v, &all->list, link)
+			twin = twin || !strcmp(v->id, text);
+		pthread_mutex_unlock(&all->lock);
+		if (twin)
+			rc = fail(-EBUSY,
+				  "volume %s: its original or its clone is mounted here; unmount"
+				  " that first, or use another host",
+				  i->name);
+	}
+	free(i);
+	return rc;
+}
+
 static int claim_all(struct host_volumes *all, struct search *s)
 {
 	for (unsigned i = 0; i < s->n; i++) {
@@ -445,6 +483,8 @@ int host_volume_mount(struct host_volumes *all, const char *const *names, unsign
 	}
 	if (rc == 0)
 		rc = check_not_mounted(all, &s);
+	if (rc == 0)
+		rc = refuse_twin(all, &s, new_identity);
 	if (rc == 0)
 		rc = claim_all(all, &s);
 	if (rc == 0) {

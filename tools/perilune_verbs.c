@@ -12,6 +12,9 @@ static const struct cli_option chap_option[] = {
 const struct cli_verb cli_lun_verbs[] = {
 	{"lun", "list", "", "the LUNs this host is connected to", "perilune lun list", NULL, 0,
 	 "id=ID,name=NAME,size%=SIZE,state=STATE,used_by=USED BY,error=ERROR", NULL},
+	{"lun", "discover", "portal=PORTAL", "what an iSCSI portal offers",
+	 "perilune lun discover 10.0.0.9:3260", chap_option, CLI_OFFLINE,
+	 "lun=LUN,target=TARGET,error=ERROR", NULL},
 	{"lun", "connect", "lun=LUN", "connect to a LUN, now and after each start",
 	 "perilune lun connect /dev/mapper/mpatha", chap_option, 0, NULL, NULL},
 	{"lun", "disconnect", "lun=LUN", "forget a LUN that no volume uses",

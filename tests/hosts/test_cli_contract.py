@@ -199,3 +199,35 @@ def test_format_offline(cluster):
     r = perilune('--json', 'volume', 'format', 'v1', lun)
     assert r.code == 0 and r.json['name'] == 'v1', r
     assert perilune('volume', 'format', 'v1', lun).code == 5
+
+
+def test_discover(cluster):
+    from targets import Tgt, free_port
+    with Tgt(size='64M', luns=2) as tgt:
+        here = perilune('--json', 'lun', 'discover', tgt.portal)
+        assert here.code == 0, here
+        assert {d['lun'] for d in here.json if d['lun']} >= set(tgt.luns) and here.json[0]['target'] == tgt.iqn
+        host = cluster.host()
+        assert {d['lun'] for d in host.json('lun', 'discover', tgt.portal)} >= set(tgt.luns)
+        assert tgt.url in host.ok('lun', 'discover', tgt.portal).out
+        # what is discovered can be used
+        d = host.json('lun', 'connect', tgt.url)
+        assert d['compare_and_write'] == 'baton' and d['id'] == host.json('lun', 'list')[0]['id']
+        assert host.json('lun', 'probe', d['id'])['id'] == d['id']
+    host.fails('unreachable', 'lun', 'discover', f'127.0.0.1:{free_port()}')
+    host.fails('usage', 'lun', 'discover', 'a/b')
+
+
+def test_chap_comes_from_a_file_and_is_never_said(cluster):
+    from targets import Tgt
+    with Tgt(size='64M', chap=('anna', 'verysecret12')) as tgt:
+        host = cluster.host()
+        chap = cluster.dir / 'chap'
+        chap.write_text('anna verysecret12\n')
+        assert host.run('lun', 'connect', tgt.url).code != 0
+        host.ok('lun', 'connect', tgt.url, '--chap-file', chap)
+        host.stop()
+        host.start()                                        # and the file is remembered, not what is in it
+        assert host.json('lun', 'list')[0]['state'] == 'connected'
+        said = host.ok('-v', '--json', 'lun', 'list').out + host.log.read_text() + json.dumps(host.json('task', 'list'))
+        assert 'verysecret' not in said and 'verysecret' not in str((host.dir / 'inventory').read_bytes())

@@ -351,3 +351,64 @@ def test_a_dead_hosts_work_is_taken_over(pair):
     for h in h1, h2:
         h.ok('volume', 'unmount', 'v1')
     assert perilune('volume', 'check', lun).code == 0
+
+
+def test_an_arrays_clone_is_refused_and_gets_an_identity(cluster):
+    lun, h1, h2 = cluster.lun(), cluster.host('h1'), cluster.host('h2')
+    h1.ok('volume', 'format', 'v1', lun)
+    h1.ok('volume', 'mount', lun)
+    h1.ok('file', 'put', '-', 'v1:/f', stdin='original')
+    h1.ok('volume', 'unmount', 'v1')
+    clone = str(cluster.dir / 'clone')
+    subprocess.run(['cp', '--sparse=always', lun, clone], check=True)
+    h1.ok('volume', 'mount', lun)
+    for h in h1, h2:
+        e = h.fails('refused', 'volume', 'mount', clone)
+        assert '--new-identity' in e['message'], e
+    h2.ok('volume', 'mount', clone, '--new-identity')
+    assert h2.ok('file', 'cat', 'v1:/f').out == 'original'
+    lun_of = lambda h: h.json('volume', 'show', 'v1')['extents'][0]['lun']
+    assert lun_of(h1) != lun_of(h2)
+    h2.ok('file', 'put', '-', 'v1:/f', stdin='changed')
+    assert h1.ok('file', 'cat', 'v1:/f').out == 'original'
+    # one host cannot have both: their blocks carry one id
+    assert 'v1' in h1.fails('busy', 'volume', 'mount', clone)['message']
+
+
+def test_damaged_labels(cluster):
+    lun, h = cluster.lun(), cluster.host()
+    h.ok('volume', 'format', 'v1', lun)
+    with open(lun, 'r+b') as f:                                 # the first copy: the other serves
+        f.seek(1 << 20)
+        first = f.read(4096)
+        assert b'v1' in first
+        f.seek(1 << 20)
+        f.write(b'\xee' * 4096)
+    h.ok('volume', 'mount', lun)
+    h.ok('volume', 'unmount', 'v1')
+    with open(lun, 'r+b') as f:                                 # every copy
+        f.seek(1 << 20)
+        f.write(b'\xee' * 4096)
+        f.seek(3 << 20)
+        assert b'v1' in f.read(4096)
+        f.seek(3 << 20)
+        f.write(b'\xee' * 4096)
+    r = h.run('--json', 'volume', 'mount', lun)
+    assert r.code in (EXIT['integrity'], EXIT['not-found']) and r.error['message'], r
+    h.fails('not-found', 'volume', 'mount', cluster.lun('blank'))
+
+
+@pytest.mark.slow
+def test_64_daemons_mount_one_volume(cluster):
+    lun = cluster.lun(size='4G')
+    hosts = [cluster.host(f'h{i:02}') for i in range(64)]
+    hosts[0].ok('volume', 'format', 'v1', lun)
+    for h in hosts:
+        h.ok('volume', 'mount', lun, timeout=120)
+    names = {h.name for h in hosts}
+    until(lambda: {x['name'] for x in hosts[63].json('volume', 'show', 'v1')['hosts'] if x['state'] == 'active'} == names,
+          timeout=60, what='64 active hosts')
+    hosts[0].ok('file', 'put', '-', 'v1:/f', stdin='for all', timeout=120)
+    assert hosts[63].ok('file', 'cat', 'v1:/f', timeout=120).out == 'for all'
+    extra = cluster.host('h64')
+    assert extra.run('volume', 'mount', lun, timeout=120).code == EXIT['busy']

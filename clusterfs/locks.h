@@ -13,7 +13,7 @@
 #include "clusterfs/record.h"
 
 #define CFS_LOCK_BUCKETS 4096u
-#define CFS_LOCKS_KEPT	 8192u /* idle ones beyond that are given up, the oldest first */
+#define CFS_LOCKS_KEPT	 32768u /* idle ones beyond that are given up, the oldest first */
 #define CFS_TOUCH_SLOTS	 4096u
 
 struct cfs_lock {

@@ -157,38 +157,51 @@ static int mark_in_place(struct cfs *fs, struct group *g, uint32_t unit, uint32_
 	return rc < 0 ? rc : cfs_flush(fs);
 }
 
+/* In group `number`: 0 and *vbn set (the group stays held), -ENOSPC, -EBUSY another host has it. */
+static int place_in(struct cfs *fs, unsigned number, unsigned wait_ms, uint32_t blocks,
+		    uint64_t *vbn)
+{
+	struct cfs_groups *gs = fs->groups;
+	struct group *g = &gs->group[number];
+	uint32_t want = blocks / CFS_UNIT_BLOCKS, unit;
+	int rc = g->held ? cfs_group_hold(fs, number) : group_acquire(g, wait_ms);
+
+	if (rc < 0)
+		return rc;
+	unit = find_clear_run(g, want);
+	rc = -ENOSPC;
+	if (unit) {
+		*vbn = group_unit_vbn(g, unit);
+		rc = cfs_journal_format(fs, *vbn, blocks);
+		if (rc == 0)
+			rc = mark_in_place(fs, g, unit, want);
+		pthread_mutex_lock(&gs->lock);
+		for (uint32_t u = unit; rc == 0 && u < unit + want; u++)
+			bit_put(g->taken, u, true);
+		g->mem_free -= rc == 0 ? want : 0;
+		pthread_mutex_unlock(&gs->lock);
+	}
+	if (rc < 0)
+		cfs_group_unhold(fs, number);
+	return rc;
+}
+
 int cfs_groups_place_journal(struct cfs *fs, uint32_t blocks, uint64_t *vbn)
 {
 	struct cfs_groups *gs = fs->groups;
-	uint32_t want = blocks / CFS_UNIT_BLOCKS;
+	int rc = -ENOSPC;
 
-	for (unsigned i = 0; i < gs->count; i++) {
+	/* First where nobody is; then where somebody has to give way. */
+	for (unsigned i = 0; i < 2 * gs->count; i++) {
 		unsigned number = (fs->slot + i) % gs->count;
-		struct group *g = &gs->group[number];
-		uint32_t unit;
-		int rc = cfs_group_hold(fs, number);
 
-		if (rc < 0)
-			return rc;
-		unit = find_clear_run(g, want);
-		if (unit) {
-			*vbn = group_unit_vbn(g, unit);
-			rc = cfs_journal_format(fs, *vbn, blocks);
-			if (rc == 0)
-				rc = mark_in_place(fs, g, unit, want);
-			pthread_mutex_lock(&gs->lock);
-			for (uint32_t u = unit; rc == 0 && u < unit + want; u++)
-				bit_put(g->taken, u, true);
-			g->mem_free -= rc == 0 ? want : 0;
-			pthread_mutex_unlock(&gs->lock);
-		}
-		if (unit && rc == 0)
-			return 0; /* held for the caller */
-		cfs_group_unhold(fs, number);
-		if (rc < 0)
+		rc = place_in(fs, number, i < gs->count ? 0 : 3000, blocks, vbn);
+		if (rc != -ENOSPC && rc != -EBUSY)
 			return rc;
 	}
-	return fail(-ENOSPC,
-		    "volume %s: no room for this host's journal; grow it or delete something",
-		    fs->name);
+	return rc == -EBUSY ? rc
+			    : fail(-ENOSPC,
+				   "volume %s: no room for this host's journal; grow it or delete "
+				   "something",
+				   fs->name);
 }

@@ -347,6 +347,25 @@ static void load_pending(struct group *g)
 	pthread_mutex_unlock(&gs->pending_lock);
 }
 
+/*
+ * Another host had the group meanwhile, so all that was freed here is durable (INV-FS-5), and it may
+ * have taken it again: what the bitmaps say counts.
+ */
+static void drop_pending(struct group *g)
+{
+	struct cfs_groups *gs = g->fs->groups;
+	struct pending *p, *tmp;
+
+	pthread_mutex_lock(&gs->pending_lock);
+	list_for_each_safe (p, tmp, &gs->pending, link) {
+		if (group_at(g->fs, p->vbn) != g)
+			continue;
+		list_del(&p->link);
+		free(p);
+	}
+	pthread_mutex_unlock(&gs->pending_lock);
+}
+
 int group_acquire(struct group *g, unsigned wait_ms)
 {
 	struct cfs_groups *gs = g->fs->groups;
@@ -360,6 +379,8 @@ int group_acquire(struct group *g, unsigned wait_ms)
 		cfs_lock_put(lock);
 		return 0;
 	}
+	if (cfs_lock_fresh(lock))
+		drop_pending(g);
 	cfs_group_place(g->fs, g->number, &g->vbn, &g->units); /* it may have grown */
 	rc = load_bufs(g);
 	if (rc == 0)

@@ -4,7 +4,11 @@
 
 #include <errno.h>
 
+#include "base/clock.h"
 #include "base/err.h"
+
+#define READ_TRIES    3u
+#define READ_AGAIN_MS 50u
 
 bool cfs_vbn_valid(const struct cfs *fs, uint64_t vbn)
 {
@@ -29,6 +33,12 @@ int cfs_read(struct cfs *fs, uint64_t vbn, void *buf, size_t bytes)
 	struct blk *blk = cfs_locate(fs, vbn, &offset);
 	int rc = blk_read(blk, offset, buf, bytes);
 
+	/* A session that was reset (a lapse of the lease, a lost path) takes its reads along. */
+	for (unsigned i = 0; i < READ_TRIES && (rc == -ENOTCONN || rc == -ETIMEDOUT) && !fs->dead;
+	     i++) {
+		sleep_ms(READ_AGAIN_MS);
+		rc = blk_read(blk, offset, buf, bytes);
+	}
 	return rc < 0 ? fail_prefix(rc, "volume %s: reading block %llu", fs->name,
 				    (unsigned long long)vbn)
 		      : 0;

@@ -2,8 +2,8 @@
 /*
  * mount.c: joining and leaving a volume: the order in which its parts come up and go down.
  *
- *	label - lease page - slot (fence, claim, beat) - cache - locks - groups - [journal's place] -
- *	journal (replay) - trash - recovery - janitor
+ *	label - lease page - slot (fence, claim, beat) - cache - locks - groups - recovery -
+ *	[journal's place] - journal (replay) - trash - janitor
  *
  * Down it goes in reverse; what holds locks goes before the locks, the locks before the journal
  * (each leaves with a record in it), the journal before the slot.
@@ -133,14 +133,15 @@ static int bring_up(struct cfs *fs)
 		rc = cfs_locks_start(fs);
 	if (rc == 0)
 		rc = cfs_groups_start(fs);
+	/* Now already: what the journal's place needs, a dead host may hold. */
+	if (rc == 0)
+		rc = cfs_recover_start(fs);
 	if (rc == 0)
 		rc = start_journal(fs, resumed);
 	if (rc == 0)
 		cfs_locks_serve(fs);
 	if (rc == 0)
 		rc = cfs_trash_start(fs);
-	if (rc == 0)
-		rc = cfs_recover_start(fs);
 	if (rc == 0)
 		rc = cfs_janitor_start(fs);
 	if (rc < 0) {

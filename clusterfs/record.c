@@ -17,6 +17,7 @@
 
 #define TOKEN_SHARED 12u
 #define RETRY_MS     50u
+#define READ_TRIES   3u
 
 int cfs_record_read(struct cfs *fs, uint64_t vbn, enum cfs_type type, void *record)
 {
@@ -25,6 +26,13 @@ int cfs_record_read(struct cfs *fs, uint64_t vbn, enum cfs_type type, void *reco
 	uint8_t *buf = xaligned(CFS_BLOCK, fs->logical_block);
 	int rc = blk_read(blk, offset, buf, fs->logical_block);
 
+	/* A session that was reset takes its reads along; the next one is new. */
+	for (unsigned i = 0;
+	     i < READ_TRIES && (rc == -ENOTCONN || rc == -ETIMEDOUT) && !atomic_load(&fs->dead);
+	     i++) {
+		sleep_ms(RETRY_MS);
+		rc = blk_read(blk, offset, buf, fs->logical_block);
+	}
 	if (rc == 0)
 		rc = cfs_record_check(buf, type, fs->id, vbn);
 	if (rc == 0)

@@ -223,6 +223,22 @@ static void do_vm(struct host *h, const char *verb, const char *words)
 	answer(rc, "%llu %s", (unsigned long long)(clock_boot_ms() - start), who);
 }
 
+static void on_finding(void *arg, const char *object, const char *text, bool mended)
+{
+	(void)arg;
+	(void)mended;
+	fprintf(stderr, "finding %s: %s\n", object, text);
+}
+
+static void do_check(struct host *h)
+{
+	struct cfs_check_options o = {.host_name = h->name, .finding = on_finding};
+	struct cfs_check_result r = {0};
+	int rc = cfs_check(h->blk, h->n, &o, &r);
+
+	answer(rc, "%llu", (unsigned long long)r.findings);
+}
+
 static void do_unmount(struct host *h)
 {
 	if (h->hammering) {
@@ -246,6 +262,8 @@ static void obey(struct host *h, char *line)
 		do_mount(h);
 	else if (strcmp(line, "unmount") == 0)
 		do_unmount(h);
+	else if (strcmp(line, "check") == 0)
+		do_check(h);
 	else if (strcmp(line, "create") == 0)
 		answer(cfs_create(h->fs, words, CFS_FILE, 0), "created");
 	else if (strcmp(line, "createvm") == 0)

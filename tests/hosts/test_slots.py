@@ -70,12 +70,12 @@ class Host:
 
 
 class Site:
-    def __init__(self, beat=BEAT, silence=SILENCE, lease=LEASE, flight=FLIGHT, lun=None):
+    def __init__(self, beat=BEAT, silence=SILENCE, lease=LEASE, flight=FLIGHT, lun=None, size=1 << 30):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix='perilune-slots-', dir='/var/tmp'))
         self.lun, self.file, self.hosts = lun or self.dir / 'lun', not lun, []
         if self.file:
             with open(self.lun, 'wb') as f:
-                f.truncate(1 << 30)
+                f.truncate(size)
         h = Host(self, 'format')
         h(f'format {beat} {silence} {lease} {flight}')
         h.end()

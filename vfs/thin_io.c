@@ -232,6 +232,10 @@ static void first_log(struct piece *p)
 	struct cfs_txn txn;
 
 	if (cfs_txn_begin(p->thin->fs, &txn) < 0) {
+		if (p->thin->closed) { /* perhaps there never will be room: this life may be over */
+			first_end(p, -ESTALE);
+			return;
+		}
 		list_add_tail(&p->thin->no_room, &p->link);
 		thin_ask_room(p->thin);
 		return;
@@ -270,6 +274,12 @@ static void set_full(struct thin *thin, bool full)
 		thin->disk.full(&thin->disk, full);
 }
 
+/* A write without an answer: until the flight time is over nobody may come to own, or use, its place. */
+static bool may_land(const struct piece *p)
+{
+	return p->blk.op != BLK_READ && p->blk.maybe_done;
+}
+
 /*
  * What is not the guest's to know is tried again: INV-BLK-1, a write that may have been executed only
  * when the flight time is over, so that its first copy cannot land after whatever follows.
@@ -279,7 +289,7 @@ static bool try_again(struct piece *p, int res)
 	struct thin *thin = p->thin;
 	uint64_t wait_ns = THIN_RETRY_MS * NS_PER_MS;
 
-	if (thin->closed)
+	if (thin->closed && !may_land(p))
 		return false;
 	switch (-res) {
 	case ESTALE:
@@ -292,7 +302,7 @@ static bool try_again(struct piece *p, int res)
 	case ETIMEDOUT:
 	case ECONNRESET:
 	case EBADE:
-		if (p->blk.op != BLK_READ && p->blk.maybe_done)
+		if (may_land(p))
 			wait_ns = thin->flight_ns;
 		break;
 	default:
@@ -328,6 +338,15 @@ static void piece_done(struct blk_req *blk, int res)
 		first_log(p);
 }
 
+static void give_up(struct piece *p)
+{
+	p->blk.maybe_done = false; /* its time is over */
+	if (p->kind == PIECE_PLAIN)
+		piece_end(p, -ESTALE);
+	else
+		first_end(p, -ESTALE);
+}
+
 void thin_retry_stalled(struct loop_timer *timer)
 {
 	struct thin *thin = container_of(timer, struct thin, retry);
@@ -349,6 +368,10 @@ void thin_retry_stalled(struct loop_timer *timer)
 	while (!list_empty(&again)) {
 		p = list_first(&again, struct piece, link);
 		list_del(&p->link);
+		if (thin->closed) {
+			give_up(p);
+			continue;
+		}
 		blk_submit(vfs_chan(thin->chans, p->extent), &p->blk);
 	}
 	while (!list_empty(&flushes)) {
@@ -373,10 +396,10 @@ void thin_give_up_stalled(struct thin *thin)
 		struct piece *p = list_first(&pieces, struct piece, link);
 
 		list_del(&p->link);
-		if (p->kind == PIECE_PLAIN)
-			piece_end(p, -ESTALE);
+		if (may_land(p)) /* the timer that is armed ends it when its time has come */
+			list_add_tail(&thin->stalled, &p->link);
 		else
-			first_end(p, -ESTALE);
+			give_up(p);
 	}
 	while (!list_empty(&requests)) {
 		struct thin_req *t = list_first(&requests, struct thin_req, wait);

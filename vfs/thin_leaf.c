@@ -126,7 +126,6 @@ static void loaded(struct loop_work *work)
 	int rc = load->rc;
 
 	leaf->loading = false;
-	leaf->users--;
 	if (rc == 0 && load->buf) {
 		MUST(!leaf->buf);
 		leaf->buf = load->buf;
@@ -136,6 +135,7 @@ static void loaded(struct loop_work *work)
 	leaf->error = rc;
 	thin_wake(&leaf->waiters);
 	leaf->error = 0;
+	leaf->users--; /* only now: those who walked on may make room among the leaves */
 	if (rc < 0 && !leaf->users && list_empty(&leaf->waiters))
 		drop(thin, leaf);
 	thin->in_flight--;

@@ -52,6 +52,8 @@ static int zero_grains(struct vfs_req *req, struct leaf *leaf, unsigned slot)
 	unsigned i;
 
 	if (cfs_txn_begin(thin->fs, &txn) < 0) {
+		if (thin->closed)
+			return -ESTALE;
 		thin_wait(&thin->zero_room, req);
 		thin_ask_room(thin);
 		return STEP_WAIT;

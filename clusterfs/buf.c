@@ -165,6 +165,21 @@ static int validate(struct cfs *fs, uint64_t vbn, enum cfs_type type, uint64_t o
 	return 0;
 }
 
+/*
+ * Cache mutex held. The block as whoever holds `owner` means it. A clean buffer of another owner that
+ * nobody uses is what was freed there: another host has used the block since.
+ */
+static struct cfs_buf *lookup_for(struct cfs_cache *c, uint64_t vbn, uint64_t owner)
+{
+	struct cfs_buf *b = lookup(c, vbn);
+
+	if (!b || b->owner == owner || b->refs > 0 || b->dirty)
+		return b;
+	unlink_buf(c, b);
+	free_buf(b);
+	return NULL;
+}
+
 int cfs_buf_get(struct cfs *fs, uint64_t vbn, enum cfs_type type, uint64_t owner,
 		struct cfs_buf **out)
 {
@@ -179,7 +194,7 @@ int cfs_buf_get(struct cfs *fs, uint64_t vbn, enum cfs_type type, uint64_t owner
 			    "run volume check",
 			    (unsigned long long)vbn, cfs_type_name(type));
 	pthread_mutex_lock(&c->lock);
-	b = lookup(c, vbn);
+	b = lookup_for(c, vbn, owner);
 	if (b)
 		take_ref(b);
 	pthread_mutex_unlock(&c->lock);
@@ -212,7 +227,7 @@ int cfs_buf_insert(struct cfs *fs, uint64_t vbn, enum cfs_type type, uint64_t ow
 	copy = xaligned(CFS_BLOCK, CFS_BLOCK);
 	memcpy(copy, data, CFS_BLOCK);
 	pthread_mutex_lock(&c->lock);
-	b = lookup(c, vbn);
+	b = lookup_for(c, vbn, owner);
 	if (b) { /* somebody was faster; what is in memory is never older */
 		take_ref(b);
 		free(copy);

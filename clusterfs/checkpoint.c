@@ -89,6 +89,7 @@ static int by_vbn(const void *a, const void *b)
 static int write_in_place(struct cfs *fs, const struct copies *c)
 {
 	uint8_t *run = xaligned(CFS_BLOCK, RUN_BLOCKS * CFS_BLOCK);
+	uint64_t power = cfs_power(fs);
 	size_t i = 0;
 	int rc = 0;
 
@@ -107,7 +108,7 @@ static int write_in_place(struct cfs *fs, const struct copies *c)
 		i += n;
 	}
 	free(run);
-	return rc < 0 ? rc : cfs_flush(fs);
+	return rc < 0 ? rc : cfs_flush_since(fs, power);
 }
 
 static int commit_up_to(struct cfs *fs, uint64_t stream)

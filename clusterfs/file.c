@@ -181,7 +181,8 @@ int cfs_close(struct cfs_file *file)
 	cfs_map_close(&file->map);
 	delist(file);
 	if (file->vm) {
-		rc = take_lock(file, file->map.inode, 0, &lock);
+		/* Others on this host use it for a moment only, to look at the file. */
+		rc = take_lock(file, file->map.inode, CFS_LOCK_WAIT_MS, &lock);
 		cfs_lock_unpin(file->lock);
 		if (rc == 0)
 			rc = cfs_lock_drop(lock);

@@ -20,6 +20,7 @@
 
 #define GRAINS	    16u
 #define CHUNK_UNITS (CFS_CHUNK / CFS_UNIT + 1)
+#define UNIT_IMAGES 8u /* header, bitmap, reclaim bitmap, leaf, inode; its last changes; patches */
 
 static uint8_t *bounce(struct cfs_file *file)
 {
@@ -344,10 +345,18 @@ static int log_chunk(struct chunk *c, uint64_t end, bool leave_inline)
 	for (unsigned i = 0; i < c->units; i++) {
 		struct unit *u = &c->unit[i];
 
+		if (!cfs_txn_fits(&txn,
+				  UNIT_IMAGES)) { /* units of many groups; each stands alone */
+			cfs_txn_end(&txn);
+			rc = cfs_txn_begin_wait(file->fs, &txn);
+			if (rc < 0)
+				return rc;
+		}
 		if (u->fresh)
 			cfs_units_use(&txn, u->entry.block, 1);
 		if (u->changed)
 			cfs_map_set(&txn, &file->map, c->leaf, u->slot, &u->entry);
+		u->fresh = false; /* the map's now */
 	}
 	if (leave_inline) {
 		memset(ino->inline_data, 0, sizeof(ino->inline_data));
@@ -373,8 +382,10 @@ static int write_chunk(struct cfs_file *file, const uint8_t *src, uint64_t n, ui
 		rc = plan_chunk(c, offset, n);
 		if (rc == 0)
 			rc = fill_chunk(c, src, n, offset);
-		if (rc == 0)
+		if (rc == 0) {
 			rc = write_data(c);
+			cfs_let_land(file->fs, rc); /* not upon who gets these units next */
+		}
 		if (rc == 0)
 			rc = log_chunk(c, end, leave_inline);
 		if (rc < 0)

@@ -370,12 +370,17 @@ int group_acquire(struct group *g, unsigned wait_ms)
 {
 	struct cfs_groups *gs = g->fs->groups;
 	struct cfs_lock *lock;
+	bool held;
 	int rc = cfs_lock_get(g->fs, g->vbn, CFS_LOCK_EXCLUSIVE, wait_ms, &lock);
 
 	if (rc < 0)
 		return rc;
-	if (g->held) { /* another thread was faster */
+	pthread_mutex_lock(&gs->lock); /* it may be given back just now */
+	held = g->held;
+	if (held) /* another thread was faster */
 		atomic_fetch_add(&g->out, 1);
+	pthread_mutex_unlock(&gs->lock);
+	if (held) {
 		cfs_lock_put(lock);
 		return 0;
 	}

@@ -89,10 +89,8 @@ static int write_batch(struct cfs *fs, uint64_t from, uint64_t to, uint64_t *blo
 }
 
 /* Journal mutex held. */
-static void wake_room(struct cfs_journal *j)
+static void wake_waiters(struct cfs_journal *j)
 {
-	if (!cfs_journal_has_room(j))
-		return;
 	pthread_cond_broadcast(&j->room);
 	while (!list_empty(&j->room_waiters)) {
 		struct cfs_room_waiter *w = list_first(&j->room_waiters, struct cfs_room_waiter,
@@ -102,6 +100,13 @@ static void wake_room(struct cfs_journal *j)
 		loop_post(w->loop, w->work);
 		free(w);
 	}
+}
+
+/* Journal mutex held. */
+static void wake_room(struct cfs_journal *j)
+{
+	if (cfs_journal_has_room(j))
+		wake_waiters(j);
 }
 
 /* Journal mutex held on entry and return; not in between. */
@@ -163,6 +168,8 @@ static void *commit_main(void *arg)
 		struct cfs_commit *commits;
 		int rc;
 
+		if (atomic_load(&fs->dead)) /* no room will come: who waits for it gives up */
+			wake_waiters(j);
 		if (!wait_work(j)) {
 			if (j->stopping)
 				break;
@@ -327,14 +334,22 @@ int cfs_journal_format(struct cfs *fs, uint64_t vbn, uint32_t blocks)
 {
 	size_t chunk_blocks = MIN(blocks, 256u);
 	uint8_t *chunk = xaligned(CFS_BLOCK, chunk_blocks * CFS_BLOCK);
+	struct cfs_journal_head *h = (void *)chunk;
+	uint64_t power = cfs_power(fs);
 	int rc = 0;
 
 	/* Non-zero, so that a thin array has the space and cannot run full under a commit. */
 	memset(chunk, 0x4a, chunk_blocks * CFS_BLOCK);
 	for (uint32_t b = 0; b < blocks && rc == 0; b += (uint32_t)chunk_blocks)
 		rc = cfs_write(fs, vbn + b, chunk, MIN(chunk_blocks, blocks - b) * CFS_BLOCK, 0);
+	/* A head of no epoch: who dies before his first one leaves nothing to replay, not damage. */
+	memset(h, 0, sizeof(*h));
+	h->slot = le16_of((uint16_t)fs->slot);
+	cfs_block_seal(h, CFS_T_JOURNAL_HEAD, fs->id, vbn);
+	if (rc == 0)
+		rc = cfs_write(fs, vbn, h, sizeof(*h), 0);
 	free(chunk);
-	return rc < 0 ? rc : cfs_flush(fs);
+	return rc < 0 ? rc : cfs_flush_since(fs, power);
 }
 
 static struct cfs_journal *journal_create(struct cfs *fs, uint64_t vbn, uint32_t blocks)
@@ -415,7 +430,8 @@ static int load_journal(struct cfs *fs, bool resumed, uint64_t vbn, uint32_t blo
 	} else {
 		/* Whatever its epoch: recovery replayed it, its numbers go on. */
 		rc = cfs_log_read(fs, fs->slot, le32_get(h->epoch), vbn, blocks, &log);
-		if (rc == 0 && resumed)
+		/* Another epoch's: killed before the first head of this one, nothing is in it. */
+		if (rc == 0 && resumed && le32_get(h->epoch) == fs->epoch)
 			rc = replay_own(fs, &log, matches);
 		j->next_block = log.next_block + blocks; /* never a number that was in use */
 		j->head = log.start + log.bytes;

@@ -13,6 +13,7 @@
 #include "clusterfs/group.h"
 
 #define ENTRIES_A_TXN 64u
+#define ENTRY_IMAGES  6u /* leaf, inode, group header, bitmap, reclaim bitmap, and patches */
 
 /* Collects up to ENTRIES_A_TXN of slot[] whose unit lies in the group of the first one left. */
 static unsigned pick_group(struct cfs *fs, struct cfs_map_leaf *leaf, const uint8_t *slot,
@@ -45,7 +46,8 @@ static int free_picked(struct cfs_map *map, struct cfs_buf *leaf, const uint8_t 
 		return rc;
 	rc = cfs_txn_begin_wait(map->fs, &txn);
 	if (rc == 0) {
-		for (unsigned i = 0; i < n; i++) {
+		/* Units far apart: bitmap blocks of their own. What does not fit is picked again. */
+		for (unsigned i = 0; i < n && cfs_txn_fits(&txn, ENTRY_IMAGES); i++) {
 			struct cfs_entry e;
 			uint64_t block;
 

@@ -67,6 +67,7 @@ static int send_run(struct group *g, uint32_t unit, uint32_t n)
 
 	if (blk_info(blk)->unmap)
 		rc = blk_discard(blk, offset, (uint64_t)n * CFS_UNIT);
+	cfs_let_land(fs, rc); /* not upon what is put there next */
 	if (rc == 0)
 		rc = cfs_txn_begin_wait(fs, &txn);
 	if (rc == 0) {
@@ -140,7 +141,7 @@ static uint32_t find_clear_run(struct group *g, uint32_t want)
 static int mark_in_place(struct cfs *fs, struct group *g, uint32_t unit, uint32_t n)
 {
 	struct cfs_group *h = group_header(g);
-	uint64_t sequence = atomic_fetch_add(&fs->sequence, 1) + 1;
+	uint64_t sequence = atomic_fetch_add(&fs->sequence, 1) + 1, power = cfs_power(fs);
 	int rc = 0;
 
 	for (uint32_t i = unit; i < unit + n; i++)
@@ -154,7 +155,7 @@ static int mark_in_place(struct cfs *fs, struct group *g, uint32_t unit, uint32_
 		cfs_block_seal(b->data, b->type, fs->id, b->vbn);
 		rc = cfs_write(fs, b->vbn, b->data, CFS_BLOCK, 0);
 	}
-	return rc < 0 ? rc : cfs_flush(fs);
+	return rc < 0 ? rc : cfs_flush_since(fs, power);
 }
 
 /* In group `number`: 0 and *vbn set (the group stays held), -ENOSPC, -EBUSY another host has it. */

@@ -350,6 +350,7 @@ int cfs_log_apply(struct cfs *fs, const struct cfs_log *log, cfs_apply_fn *apply
 {
 	struct table *released = xcalloc(1, sizeof(*released));
 	struct table *blocks = xcalloc(1, sizeof(*blocks));
+	uint64_t power = cfs_power(fs);
 	unsigned written = 0;
 	int rc;
 
@@ -364,7 +365,7 @@ int cfs_log_apply(struct cfs *fs, const struct cfs_log *log, cfs_apply_fn *apply
 		}
 	}
 	if (rc == 0 && !apply && written)
-		rc = cfs_flush(fs);
+		rc = cfs_flush_since(fs, power);
 	if (rc == 0 && written)
 		log_info("cfs", "volume %s: journal replayed, %u blocks", fs->name, written);
 	table_free(released);

@@ -67,13 +67,14 @@ static uint64_t take_from_slabs(struct group *g, enum cfs_slab_type type)
 static int wipe(struct cfs *fs, enum cfs_slab_type type, uint64_t vbn)
 {
 	uint8_t *unit = xaligned(CFS_BLOCK, CFS_UNIT);
+	uint64_t power = cfs_power(fs);
 	int rc;
 
 	for (unsigned i = 0; type == CFS_SLAB_INODE && i < CFS_UNIT_BLOCKS; i += 2)
 		cfs_lock_init_block(unit + i * CFS_BLOCK, fs->id, vbn + i, vbn + i + 1);
 	rc = cfs_write(fs, vbn, unit, CFS_UNIT, 0);
 	free(unit);
-	return rc < 0 ? rc : cfs_flush(fs);
+	return rc < 0 ? rc : cfs_flush_since(fs, power);
 }
 
 /* A unit of the group becomes a slab. The group is held. Blocking. */
@@ -94,6 +95,7 @@ static int make_slab(struct group *g, enum cfs_slab_type type)
 	if (rc == 0)
 		rc = cfs_txn_begin_wait(fs, &txn);
 	if (rc < 0) {
+		cfs_let_land(fs, rc);
 		pthread_mutex_lock(&fs->groups->lock);
 		group_untake(g, unit, 1);
 		pthread_mutex_unlock(&fs->groups->lock);

@@ -97,6 +97,13 @@ static void add_record(struct cfs_txn *txn, enum cfs_record_type type, uint64_t 
 	txn->records++;
 }
 
+bool cfs_txn_fits(const struct cfs_txn *txn, unsigned images)
+{
+	size_t bytes = images * (sizeof(struct cfs_record) + CFS_BLOCK);
+
+	return txn->fs->journal->scratch_used + bytes <= CFS_TXN_MAX_BYTES;
+}
+
 static void log_image(struct cfs_txn *txn, struct cfs_buf *buf)
 {
 	struct cfs_journal *j = txn->fs->journal;

@@ -94,6 +94,8 @@ void cfs_txn_image(struct cfs_txn *txn, struct cfs_buf *buf);
 void cfs_txn_forget(struct cfs_txn *txn, struct cfs_buf *buf);
 /* Logs RELEASED for a lock block (step three of INV-FS-5). */
 void cfs_txn_released(struct cfs_txn *txn, uint64_t lock_vbn);
+/* Whether `images` more whole blocks fit; who changes blocks without number ends here and begins anew. */
+bool cfs_txn_fits(const struct cfs_txn *txn, unsigned images);
 /* Returns the stream position behind this transaction: durable once cfs_durable() >= it. */
 uint64_t cfs_txn_end(struct cfs_txn *txn);
 

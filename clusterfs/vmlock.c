@@ -126,6 +126,50 @@ uint64_t cfs_vm_lock_vbn(const struct cfs_vm_lock *vm)
 	return vm->vbn;
 }
 
+/* A disk's lock that this host still holds in the VM's name: 0 when there is none. */
+static uint64_t disk_left(struct cfs *fs, uint64_t vm, bool *pinned)
+{
+	struct cfs_locks *t = fs->locks;
+	uint64_t vbn = 0;
+	struct cfs_lock *l;
+
+	pthread_mutex_lock(&t->mutex);
+	list_for_each (l, &t->lru, lru) {
+		if (l->vbn == vm || l->held == CFS_LOCK_FREE || !cfs_lock_is_vm(&l->rec) ||
+		    le64_get(l->rec.vm) != vm)
+			continue;
+		vbn = l->vbn;
+		*pinned = l->pins > 0;
+		break;
+	}
+	pthread_mutex_unlock(&t->mutex);
+	return vbn;
+}
+
+/*
+ * Whoever has the VM's lock takes its disks' locks without asking (lockdisk.c). So a disk's lock whose
+ * release failed goes first: under it may lie changes that are not in place.
+ */
+static int give_up_disks(struct cfs *fs, const struct cfs_lock_owner *owner)
+{
+	bool pinned = false;
+	int rc = 0;
+
+	for (;;) {
+		uint64_t vbn = disk_left(fs, owner->vm, &pinned);
+		struct cfs_lock *lock;
+
+		if (!vbn || rc < 0)
+			return rc;
+		if (pinned)
+			return fail(-EBUSY, "a disk of the VM (lock %llu) is still open",
+				    (unsigned long long)vbn);
+		rc = cfs_lock_get_as(fs, vbn, owner, UNLOCK_WAIT_MS, &lock);
+		if (rc == 0)
+			rc = cfs_lock_drop(lock);
+	}
+}
+
 int cfs_vm_unlock(struct cfs_vm_lock *vm)
 {
 	struct cfs_lock_owner owner = {.kind = CFS_OWNER_VM, .vm = vm->vbn};
@@ -135,7 +179,11 @@ int cfs_vm_unlock(struct cfs_vm_lock *vm)
 	cfs_lock_unpin(vm->lock);
 	if (rc == 0) {
 		lock->vm_taken = false;
-		rc = cfs_lock_drop(lock);
+		rc = give_up_disks(vm->fs, &owner);
+		if (rc == 0)
+			rc = cfs_lock_drop(lock);
+		else
+			cfs_lock_put(lock);
 	}
 	free(vm);
 	return rc;

@@ -70,6 +70,17 @@ int cfs_read(struct cfs *fs, uint64_t vbn, void *buf, size_t bytes);
 int cfs_write(struct cfs *fs, uint64_t vbn, const void *buf, size_t bytes, unsigned flags);
 /* Flushes every extent with a write cache that was written since its last flush. */
 int cfs_flush(struct cfs *fs);
+/*
+ * The same for writes that began after `power` was had from cfs_power(): -EIO when a cache may have
+ * been lost since, so that they must be written again. A flush alone sees only what happens during it.
+ */
+int cfs_flush_since(struct cfs *fs, uint64_t power);
+uint64_t cfs_power(const struct cfs *fs);
+/*
+ * After a command that ended with `rc`: where that leaves open whether it is executed still, waits until
+ * it cannot be any more (the volume's flight time), so that what it was for can be used again.
+ */
+void cfs_let_land(struct cfs *fs, int rc);
 /* The extent and the byte offset in it of a vbn; MUST be inside. */
 struct blk *cfs_locate(struct cfs *fs, uint64_t vbn, uint64_t *offset);
 /* False for what no block can have: other extents, behind the end, before the groups. */

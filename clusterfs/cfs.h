@@ -93,6 +93,8 @@ struct cfs_info {
 	struct cfs_host_info host[64];
 };
 int cfs_info(struct cfs *fs, struct cfs_info *out);
+/* Name (64 bytes) and id (40 bytes) alone: cfs_info counts the free space, which takes I/O. */
+void cfs_names(struct cfs *fs, char *name, char *id);
 /* All that was done by calls that have returned is durable: names, sizes, data. Blocking. */
 int cfs_sync(struct cfs *fs);
 /* A memfd with one page: le64, CLOCK_BOOTTIME ns of the lease's end. Borrowed. */

@@ -88,6 +88,14 @@ int cfs_info(struct cfs *fs, struct cfs_info *out)
 	return 0;
 }
 
+void cfs_names(struct cfs *fs, char *name, char *id)
+{
+	pthread_mutex_lock(&fs->label_lock);
+	(void)str_format(name, 64, "%s", fs->name);
+	pthread_mutex_unlock(&fs->label_lock);
+	uuid_text(fs->id, id, 40);
+}
+
 int cfs_reclaim(struct cfs *fs, uint64_t bytes, uint64_t *done)
 {
 	int rc = cfs_groups_reclaim(fs, bytes, done);

@@ -143,14 +143,15 @@ static void adopt_one(struct host_vms *all, struct host_volume *volume, const ch
 /* All at once: each in its own thread. */
 void host_vms_adopt(struct host_vms *all, struct host_volume *volume)
 {
-	struct cfs_info *info = xcalloc(1, sizeof(*info));
+	char volume_name[64], id[40];
 	struct found f = {.records = json_object()};
 	struct host_vm *vm;
 	const char *key;
 	json_t *record;
 
-	if (all && cfs_info(host_volume_fs(volume), info) == 0) {
-		(void)str_format(f.prefix, sizeof(f.prefix), "%s/", info->id);
+	if (all) {
+		cfs_names(host_volume_fs(volume), volume_name, id);
+		(void)str_format(f.prefix, sizeof(f.prefix), "%s/", id);
 		(void)host_db_each(all->host->db, HOST_VMS, find_record, &f);
 		json_object_foreach(f.records, key, record) adopt_one(all, volume, key, record);
 		for (unsigned i = 0; json_object_size(f.records) && (vm = nth(all, i)); i++) {
@@ -160,7 +161,6 @@ void host_vms_adopt(struct host_vms *all, struct host_volume *volume)
 		}
 	}
 	json_decref(f.records);
-	free(info);
 }
 
 void host_vms_lost(struct host_vms *all, struct host_volume *volume)

@@ -713,17 +713,15 @@ static int check_free(struct host_vms *all, struct host_volume *volume, const ch
 int vm_launch(struct host_vms *all, struct host_volume *volume, const char *name,
 	      const struct vm_def *def, json_t *record, struct host_vm **out)
 {
-	struct cfs_info *info = xcalloc(1, sizeof(*info));
+	char volume_name[64], id[40];
 	struct launch *launch = xcalloc(1, sizeof(*launch));
-	struct host_vm *vm = NULL;
-	int rc = cfs_info(host_volume_fs(volume), info);
+	struct host_vm *vm;
+	int rc;
 
-	if (rc == 0)
-		vm = create(all, volume, name, info->id, def, record != NULL);
+	cfs_names(host_volume_fs(volume), volume_name, id);
+	vm = create(all, volume, name, id, def, record != NULL);
 	pthread_mutex_lock(&all->lock);
-	if (rc == 0)
-		rc = all->ending ? fail(-ENOTCONN, "perilund is stopping")
-				 : check_free(all, volume, name);
+	rc = all->ending ? fail(-ENOTCONN, "perilund is stopping") : check_free(all, volume, name);
 	if (rc == 0) {
 		list_add_tail(&all->list, &vm->link);
 		all->count++;
@@ -731,13 +729,10 @@ int vm_launch(struct host_vms *all, struct host_volume *volume, const char *name
 		host_volume_count_vm(volume, 1);
 	}
 	pthread_mutex_unlock(&all->lock);
-	free(info);
 	if (rc < 0) {
-		if (vm) {
-			vm_console_destroy(vm->console);
-			close(vm->wake_fd);
-			free(vm);
-		}
+		vm_console_destroy(vm->console);
+		close(vm->wake_fd);
+		free(vm);
 		free(launch);
 		host_volume_put(volume);
 		return rc;

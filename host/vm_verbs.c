@@ -151,15 +151,13 @@ static int state_elsewhere(struct host_call *call, struct host_volume *volume, c
 			   json_t *d)
 {
 	cleanup_free char *path = vm_path(name, "vm");
-	struct cfs_info *info = xcalloc(1, sizeof(*info));
-	char owner[64] = "", key[160] = "";
+	char volume_name[64], id[40], owner[64] = "", key[160] = "";
 	const char *state = "stopped";
 	json_t *why;
 	int rc = cfs_vm_owner(host_volume_fs(volume), path, owner, sizeof(owner));
 
-	if (cfs_info(host_volume_fs(volume), info) == 0)
-		(void)str_format(key, sizeof(key), "%s/%s", info->id, name);
-	free(info);
+	cfs_names(host_volume_fs(volume), volume_name, id);
+	(void)str_format(key, sizeof(key), "%s/%s", id, name);
 	if (rc < 0 && rc != -ENOENT)
 		return rc;
 	pthread_mutex_lock(&call->host->vms->lock);
@@ -461,25 +459,20 @@ static int vm_console(struct host_call *call)
 /* What it has said on this host, also when it is off. */
 static int vm_console_log(struct host_call *call)
 {
-	struct cfs_info *info;
+	cleanup_free char *path = NULL;
 	struct host_volume *volume;
+	char volume_name[64], id[40];
 	const char *name;
 	int rc = find(call, &volume, &name);
 
 	if (rc < 0)
 		return rc;
-	info = xcalloc(1, sizeof(*info));
-	rc = cfs_info(host_volume_fs(volume), info);
-	if (rc == 0) {
-		cleanup_free char *path = vm_console_path(call->host, info->id, name);
-
-		call->answer_fd = open(path, O_RDONLY | O_CLOEXEC);
-		if (call->answer_fd < 0)
-			rc = fail(-ENOENT, "vm %s: has said nothing on this host", name);
-	}
-	free(info);
+	cfs_names(host_volume_fs(volume), volume_name, id);
 	host_volume_put(volume);
-	return rc;
+	path = vm_console_path(call->host, id, name);
+	call->answer_fd = open(path, O_RDONLY | O_CLOEXEC);
+	return call->answer_fd < 0 ? fail(-ENOENT, "vm %s: has said nothing on this host", name)
+				   : 0;
 }
 
 /* --- rename, delete ------------------------------------------------------------------------------- */

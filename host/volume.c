@@ -161,23 +161,20 @@ unsigned host_volume_luns(struct host_volume *v, struct host_lun **out)
 
 int host_volume_remember(struct host_volume *v)
 {
-	struct cfs_info *info = xcalloc(1, sizeof(*info));
+	char name[64], id[40];
 	json_t *luns = json_array(), *doc;
-	int rc = cfs_info(v->fs, info);
+	int rc;
 
-	if (rc == 0) {
-		pthread_mutex_lock(&v->all->lock);
-		memcpy(v->name, info->name, sizeof(v->name));
-		memcpy(v->id, info->id, sizeof(v->id));
-		pthread_mutex_unlock(&v->all->lock);
-		for (unsigned i = 0; i < v->luns; i++)
-			json_array_append_new(luns, json_string(host_lun_name(v->lun[i])));
-		doc = json_pack("{s:s, s:O}", "name", v->name, "luns", luns);
-		rc = host_db_put(v->all->host->db, HOST_VOLUMES, v->id, doc);
-		json_decref(doc);
-	}
-	json_decref(luns);
-	free(info);
+	cfs_names(v->fs, name, id);
+	pthread_mutex_lock(&v->all->lock);
+	memcpy(v->name, name, sizeof(v->name));
+	memcpy(v->id, id, sizeof(v->id));
+	pthread_mutex_unlock(&v->all->lock);
+	for (unsigned i = 0; i < v->luns; i++)
+		json_array_append_new(luns, json_string(host_lun_name(v->lun[i])));
+	doc = json_pack("{s:s, s:o}", "name", name, "luns", luns);
+	rc = host_db_put(v->all->host->db, HOST_VOLUMES, id, doc);
+	json_decref(doc);
 	return rc;
 }
 

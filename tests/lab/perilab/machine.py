@@ -7,7 +7,7 @@ from .channel import Channel, LabTimeout, RunFailed
 from .network import NETWORKS
 from .qmp import Qmp
 
-APPEND = 'console=ttyS0 panic=-1 mitigations=off quiet clocksource=tsc tsc=reliable'
+APPEND = 'console=ttyS0 panic=-1 mitigations=off quiet clocksource=tsc tsc=reliable no_timer_check'
 
 
 class Disk:

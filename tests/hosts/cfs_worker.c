@@ -8,7 +8,7 @@
  *	cfs_worker format LUN NAME
  *
  * Each 4 KiB carries file, block, counter and a checksum. History, a line an event:
- *	c PATH SIZE	created, durable		x PATH	deletion begins		X PATH	deleted
+ *	c PATH SIZE	created, durable		x PATH	deletion begins		X PATH	deleted, durable
  *	w PATH BLOCK N COUNTER	will be written		a PATH BLOCK N COUNTER	was answered
  *	f PATH COUNTER	what was answered up to COUNTER is flushed
  */
@@ -208,6 +208,8 @@ static int remove_file(struct worker *w, unsigned i)
 	note(w, "x %s\n", w->open[i].path);
 	if (rc == 0)
 		rc = cfs_unlink(w->fs, w->open[i].path);
+	if (rc == 0)
+		rc = cfs_sync(w->fs);
 	if (rc == 0)
 		note(w, "X %s\n", w->open[i].path);
 	return rc;

@@ -103,37 +103,39 @@ static int check_beat(struct check *c, unsigned slot, uint32_t epoch)
 	return check_swap(c, vbn, CFS_T_BEAT, &beat);
 }
 
-/* The journal's head must let its slot's next host begin; its blocks are used. */
+/* Is the head right, so that the slot's next host can begin? 1: no, `why`. */
+static int journal_head(struct check *c, uint64_t vbn, unsigned slot, char why[256])
+{
+	struct cfs_journal_head *h = xmalloc(sizeof(*h));
+	int rc = check_block(c, vbn, CFS_T_JOURNAL_HEAD, h, why);
+
+	if (rc == 0 && le16_get(h->slot) != slot) {
+		snprintf(why, 256, "its journal's head names slot %u", le16_get(h->slot));
+		rc = 1;
+	}
+	free(h);
+	return rc;
+}
+
+/* A slot without a usable journal gets a new one at its next mount; the old blocks are freed as lost. */
 static int check_journal(struct check *c, struct cfs_claim_record *claim, unsigned slot)
 {
 	uint64_t vbn = le64_get(claim->journal);
 	uint32_t blocks = le32_get(claim->journal_blocks);
-	struct cfs_journal_head *h;
-	char what[64], why[256];
-	int rc;
+	char what[64], why[256] = "its journal cannot be where its claim says";
+	int rc = 1;
 
 	if (!vbn)
 		return 0;
-	snprintf(what, sizeof(what), "slot %u", slot);
-	if (blocks < 16 || blocks > CFS_MAX_GROUP / CFS_BLOCK || vbn % CFS_UNIT_BLOCKS ||
-	    check_claim_units(c, vbn, (uint32_t)DIV_ROUND_UP(blocks, CFS_UNIT_BLOCKS)) !=
-		    CHECK_NEW) {
-		check_found(c, true, what, "its journal cannot be at block %llu; it gets a new one",
-			    (unsigned long long)vbn);
-		claim->journal = le64_of(0);
-		claim->journal_blocks = le32_of(0);
-		return check_swap(c, cfs_vbn(0, CFS_CLAIMS + slot), CFS_T_CLAIM, claim);
-	}
-	h = xmalloc(sizeof(*h));
-	rc = check_block(c, vbn, CFS_T_JOURNAL_HEAD, h, why);
-	if (rc == 0 && le16_get(h->slot) != slot) {
-		snprintf(why, sizeof(why), "its journal's head names slot %u", le16_get(h->slot));
-		rc = 1;
-	}
-	free(h);
-	if (rc <= 0)
+	if (blocks >= 16 && blocks <= CFS_MAX_GROUP / CFS_BLOCK && vbn % CFS_UNIT_BLOCKS == 0 &&
+	    check_group_at(c, vbn))
+		rc = journal_head(c, vbn, slot, why);
+	if (rc == 0 &&
+	    check_claim_units(c, vbn, (uint32_t)DIV_ROUND_UP(blocks, CFS_UNIT_BLOCKS)) == CHECK_NEW)
+		return 0;
+	if (rc < 0)
 		return rc;
-	/* The new place gets new numbers; the old blocks are freed as lost ones. */
+	snprintf(what, sizeof(what), "slot %u", slot);
 	check_found(c, true, what, "%s; it gets a new journal", why);
 	claim->journal = le64_of(0);
 	claim->journal_blocks = le32_of(0);

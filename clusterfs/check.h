@@ -153,7 +153,7 @@ int check_dir_walk(struct check *c, struct check_dir *d, const struct cfs_inode_
 		   bool quiet, check_entry_fn *fn, void *arg);
 /* Calls `fn` for each block of the tree, after check_dir_walk found it right. */
 int check_dir_blocks(struct check *c, struct check_dir *d, const struct cfs_inode_block *n,
-		     void (*fn)(struct check *c, uint64_t vbn));
+		     void (*fn)(void *arg, uint64_t vbn), void *arg);
 
 /* --- check_names.c --------------------------------------------------------------------------------------- */
 

@@ -100,7 +100,7 @@ struct walk {
 	bool quiet, deleting;
 	check_entry_fn *fn;
 	void *arg;
-	void (*block)(struct check *c, uint64_t vbn);
+	void (*block)(void *arg, uint64_t vbn);
 };
 
 static void trouble(struct walk *w, uint64_t vbn, const char *what)
@@ -192,7 +192,7 @@ static int walk_tree(struct walk *w, uint64_t vbn, unsigned level, uint64_t lo, 
 	unsigned n = MIN(le16_get(node->entries), CFS_NODE_ENTRIES);
 
 	if (rc == 0 && w->quiet && w->block)
-		w->block(w->c, vbn);
+		w->block(w->arg, vbn);
 	if (rc == 0 && level == 0) {
 		rc = leaf_entries(w, vbn, (const void *)block, lo, hi, last);
 	} else if (rc == 0) {
@@ -265,9 +265,9 @@ int check_dir_walk(struct check *c, struct check_dir *d, const struct cfs_inode_
 }
 
 int check_dir_blocks(struct check *c, struct check_dir *d, const struct cfs_inode_block *n,
-		     void (*fn)(struct check *c, uint64_t vbn))
+		     void (*fn)(void *arg, uint64_t vbn), void *arg)
 {
-	struct walk w = {.c = c, .d = d, .text = "", .quiet = true, .block = fn};
+	struct walk w = {.c = c, .d = d, .text = "", .quiet = true, .block = fn, .arg = arg};
 
 	return walk_dir(&w, n);
 }

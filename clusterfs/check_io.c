@@ -231,10 +231,13 @@ static bool mend_head(struct check *c, uint8_t *block, size_t bytes, enum cfs_ty
 	       le64_get(h->checksum) == checksum64_with_hole(block, bytes, CFS_CHECKSUM_AT);
 }
 
+/* What is wrong, without the cure, which is at work. */
 static void keep_words(int rc, char why[256])
 {
+	char *cure;
+
 	snprintf(why, 256, "%.255s", err_message(rc));
-	char *cure = strstr(why, "; run volume check");
+	cure = strstr(why, "; run volume check");
 
 	if (cure)
 		*cure = 0;
@@ -262,8 +265,8 @@ int check_block(struct check *c, uint64_t vbn, enum cfs_type type, void *block, 
 			err_clear();
 			return 1;
 		}
-		snprintf(object, sizeof(object), "block %llu", (unsigned long long)vbn);
-		check_found(c, true, object, "%s; one byte or field was wrong and is known", why);
+		check_found(c, true, cfs_type_name(type),
+			    "%s; one byte or field was wrong, and which is known", why);
 		see(c, block);
 		return check_write(c, vbn, type, block);
 	}
@@ -286,7 +289,6 @@ int check_block(struct check *c, uint64_t vbn, enum cfs_type type, void *block, 
 int check_record(struct check *c, uint64_t vbn, enum cfs_type type, void *record, char why[256])
 {
 	uint8_t *block = xaligned(CFS_BLOCK, CFS_BLOCK);
-	char object[64];
 	int rc = check_read(c, vbn, block);
 
 	memcpy(record, block, CFS_RECORD);
@@ -304,8 +306,8 @@ int check_record(struct check *c, uint64_t vbn, enum cfs_type type, void *record
 			err_clear();
 			return 1;
 		}
-		snprintf(object, sizeof(object), "block %llu", (unsigned long long)vbn);
-		check_found(c, true, object, "%s; one byte or field was wrong and is known", why);
+		check_found(c, true, cfs_type_name(type),
+			    "%s; one byte or field was wrong, and which is known", why);
 		return check_swap(c, vbn, type, record);
 	}
 	rc = cfs_block_validate(record, type);

@@ -207,17 +207,25 @@ static int write_tree(struct check *c, uint64_t lock, const struct list_of *all,
 	return rc;
 }
 
+static void note_block(void *arg, uint64_t vbn)
+{
+	point(arg, 0, vbn);
+}
+
+/* The old blocks stay taken until the inode has turned to the new ones. */
 static int rebuild(struct check *c, struct check_dir *d)
 {
-	struct cfs_inode_block *n = xmalloc(sizeof(*n)), *old = xmalloc(sizeof(*old));
+	struct cfs_inode_block *n = xmalloc(sizeof(*n));
 	struct list_of all = {0};
+	struct level old = {0};
 	unsigned height;
 	uint64_t root;
 	int rc = check_read(c, d->vbn, n);
 
-	memcpy(old, n, sizeof(*n));
 	if (rc == 0)
 		rc = gather(c, d, n, &all);
+	if (rc == 0)
+		rc = check_dir_blocks(c, d, n, note_block, &old);
 	if (rc == 0)
 		rc = write_tree(c, d->vbn - 1, &all, &root, &height);
 	if (rc == 0 && c->repair)
@@ -229,11 +237,11 @@ static int rebuild(struct check *c, struct check_dir *d)
 		n->modified = le64_of(clock_wall_ns());
 		rc = check_write(c, d->vbn, CFS_T_INODE, n);
 	}
-	if (rc == 0)
-		rc = check_dir_blocks(c, d, old, check_unclaim_meta);
+	for (size_t i = 0; i < old.n && rc == 0; i++)
+		check_unclaim_meta(c, le64_get(old.p[i].child));
 	free(all.e);
+	free(old.p);
 	free(n);
-	free(old);
 	return rc;
 }
 

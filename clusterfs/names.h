@@ -54,7 +54,7 @@ struct cfs_map *cfs_file_map(struct cfs_file *file);
  * inode.work = CFS_WORK_DELETE, in one transaction. Then its blocks go piece by piece, and last its inode
  * and the name in the trash, in one transaction. Whoever finds a name there may go on.
  *
- * Mount, after locks and groups started: starts the thread and takes up what lies there.
+ * Mount, after locks and groups started: starts the thread, which takes up what lies there. Never waits.
  */
 int cfs_trash_start(struct cfs *fs);
 void cfs_trash_stop(struct cfs *fs);

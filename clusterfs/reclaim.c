@@ -142,14 +142,23 @@ static int mark_in_place(struct cfs *fs, struct group *g, uint32_t unit, uint32_
 {
 	struct cfs_group *h = group_header(g);
 	uint64_t sequence = atomic_fetch_add(&fs->sequence, 1) + 1, power = cfs_power(fs);
+	uint32_t waiting = 0;
 	int rc = 0;
 
-	for (uint32_t i = unit; i < unit + n; i++)
-		bit_put(((struct cfs_bitmap *)g->bitmap[i / CFS_BITMAP_BITS]->data)->bits,
-			i % CFS_BITMAP_BITS, true);
+	for (uint32_t i = unit; i < unit + n; i++) {
+		struct cfs_bitmap *map = (void *)g->bitmap[i / CFS_BITMAP_BITS]->data;
+		struct cfs_bitmap *reclaim = (void *)g->reclaim[i / CFS_BITMAP_BITS]->data;
+
+		bit_put(map->bits, i % CFS_BITMAP_BITS, true);
+		waiting += bit_get(reclaim->bits, i % CFS_BITMAP_BITS);
+		bit_put(reclaim->bits, i % CFS_BITMAP_BITS, false);
+	}
 	h->free_units = le32_of(le32_get(h->free_units) - n);
-	for (unsigned i = 0; i <= g->maps && rc == 0; i++) {
-		struct cfs_buf *b = i < g->maps ? g->bitmap[i] : g->header;
+	h->reclaim_units = le32_of(le32_get(h->reclaim_units) - waiting);
+	for (unsigned i = 0; i <= 2 * g->maps && rc == 0; i++) {
+		struct cfs_buf *b = i < g->maps	      ? g->bitmap[i]
+				    : i < 2 * g->maps ? g->reclaim[i - g->maps]
+						      : g->header;
 
 		((struct cfs_head *)b->data)->sequence = le64_of(sequence);
 		cfs_block_seal(b->data, b->type, fs->id, b->vbn);

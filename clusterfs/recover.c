@@ -134,6 +134,8 @@ int cfs_recover_slot(struct cfs *fs, unsigned slot)
 	if (rc == 0)
 		rc = free_claim(fs, slot, &claim);
 	if (rc == 0)
+		atomic_store(&fs->took_over, true);
+	if (rc == 0)
 		tell(fs, "recovered", "host %.63s (slot %u, epoch %u) was taken over in %llu ms",
 		     claim.name, slot, epoch, (unsigned long long)(clock_boot_ms() - start));
 	return rc;

@@ -192,6 +192,7 @@ struct node { /* of a hash table: blocks, and released locks */
 	uint64_t released; /* stream position of the last RELEASED */
 	uint64_t base;	   /* sequence on the medium before replay */
 	bool changed, have_base;
+	bool missing; /* damaged, and no image of it was met yet */
 	uint8_t *data;
 };
 
@@ -271,13 +272,14 @@ static int apply_record(struct cfs *fs, struct node *n, const struct walk *w,
 				    bytes);
 		memset(n->data, 0, CFS_BLOCK);
 		memcpy(n->data, data, bytes);
+		n->missing = false;
 	} else if (n->have_base || n->changed) {
 		memcpy(n->data + le16_get(r->offset), data, bytes);
 	} else {
-		return fail(-EUCLEAN,
-			    "journal: a change of block %llu, which is damaged, without an "
-			    "image; run volume check",
-			    (unsigned long long)n->vbn);
+		/* Torn, by a later checkpoint, and from before the image that follows (the tail lies
+		 * in front of what the checkpoint before that one still saw). */
+		n->missing = true;
+		return 0;
 	}
 	h->sequence = le64_of(w->sequence);
 	n->changed = true;
@@ -358,7 +360,12 @@ int cfs_log_apply(struct cfs *fs, const struct cfs_log *log, cfs_apply_fn *apply
 	rc = redo(fs, log, released, blocks);
 	for (unsigned i = 0; i < TABLE && rc == 0; i++) {
 		for (struct node *n = blocks->bucket[i]; n && rc == 0; n = n->next) {
-			if (n->changed) {
+			if (n->missing)
+				rc = fail(-EUCLEAN,
+					  "journal: a change of block %llu, which is damaged, "
+					  "without an image; run volume check",
+					  (unsigned long long)n->vbn);
+			if (rc == 0 && n->changed) {
 				rc = put_block(fs, n, apply, arg);
 				written++;
 			}

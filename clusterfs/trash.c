@@ -10,12 +10,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "clusterfs/group.h"
 #include "clusterfs/map.h"
+
+#define POLL_S	     2	  /* for takeovers */
+#define LOOK_WAIT_MS 500u /* for another host's lock on the trash, then it is tried again */
 
 struct job {
 	struct job *next;
@@ -28,6 +32,7 @@ struct cfs_trash {
 	pthread_cond_t more;
 	struct job *first, **end;
 	bool stop;
+	bool look; /* for what is in the trash: at the start, after a takeover */
 };
 
 void cfs_trash_name(uint64_t inode, char name[CFS_TRASH_NAME_BYTES])
@@ -43,6 +48,36 @@ static uint64_t trash_dir(struct cfs *fs)
 	vbn = le64_get(fs->label.trash);
 	pthread_mutex_unlock(&fs->label_lock);
 	return vbn;
+}
+
+/* Gives a lock back at once: another host should not have to wish for it. */
+static void drop_lock(struct cfs *fs, uint64_t inode)
+{
+	struct cfs_lock *lock;
+	int rc = cfs_lock_get(fs, inode - 1, CFS_LOCK_SHARED, 0, &lock);
+
+	if (rc == 0)
+		rc = cfs_lock_drop(lock);
+	if (rc < 0)
+		log_info("cfs", "volume %s: giving back the lock of inode %llu: %s", fs->name,
+			 (unsigned long long)inode, err_message(rc));
+}
+
+static struct cfs_inode_block *inode_of(struct cfs_buf *buf)
+{
+	return (struct cfs_inode_block *)buf->data;
+}
+
+/* The end of every deletion: the name, wherever it is by now, and the inode. Its group is held. */
+static void free_inode(struct cfs_txn *txn, struct cfs_dir_change *remove, struct cfs_buf *buf)
+{
+	struct cfs_inode_block *n = inode_of(buf);
+
+	cfs_dir_remove(txn, remove);
+	n->kind = CFS_KIND_NONE;
+	n->work = CFS_WORK_NONE;
+	cfs_txn_patch(txn, buf, &n->kind, 2);
+	cfs_meta_free(txn, CFS_SLAB_INODE, buf->vbn);
 }
 
 /* --- in ------------------------------------------------------------------------------------------- */
@@ -92,6 +127,33 @@ static int put_between(struct cfs *fs, const struct cfs_node *node, struct cfs_d
 	return rc;
 }
 
+/* Nothing but an inode: goes at once, name, inode and its block in one transaction. */
+static int delete_now(struct cfs *fs, const struct cfs_node *node, struct cfs_dir *from,
+		      struct cfs_buf *buf)
+{
+	unsigned group = cfs_group_of(fs, node->inode);
+	struct cfs_dir_change remove;
+	struct cfs_dirent e;
+	struct cfs_txn txn;
+	int rc;
+
+	cfs_dirent_set(&e, node->name, strlen(node->name), node->kind, node->inode);
+	rc = cfs_dir_prepare_remove(from, &e, &remove);
+	if (rc < 0)
+		return rc == -ENOENT ? -EAGAIN : rc;
+	rc = cfs_group_hold(fs, group);
+	if (rc == 0) {
+		rc = cfs_txn_begin_wait(fs, &txn);
+		if (rc == 0) {
+			free_inode(&txn, &remove, buf);
+			cfs_txn_end(&txn);
+		}
+		cfs_group_unhold(fs, group);
+	}
+	cfs_dir_change_end(&remove);
+	return rc;
+}
+
 /* May it be deleted? Its lock is in use by us. */
 static int check_idle(struct cfs *fs, const struct cfs_node *node, const struct cfs_buf *buf)
 {
@@ -106,6 +168,37 @@ static int check_idle(struct cfs *fs, const struct cfs_node *node, const struct 
 		rc = fail(-EBUSY, "in use on this host; close it first");
 		err_holder("%s", fs->options.host_name ? fs->options.host_name : "this host");
 	}
+	return rc;
+}
+
+static int delete_held(struct cfs *fs, const struct cfs_node *parent, const struct cfs_node *node)
+{
+	const uint64_t inodes[] = {parent->inode, node->inode};
+	struct cfs_held held;
+	struct cfs_buf *buf;
+	struct cfs_dir from;
+	int rc = cfs_hold(fs, inodes, 2, &held);
+
+	if (rc < 0)
+		return rc;
+	rc = cfs_dir_open(fs, parent->inode, &from);
+	if (rc == 0) {
+		rc = cfs_node_check(parent, cfs_dir_inode(&from));
+		if (rc == 0)
+			rc = cfs_buf_get(fs, node->inode, CFS_T_INODE, node->inode - 1, &buf);
+		if (rc == 0) {
+			rc = check_idle(fs, node, buf);
+			if (rc == 0)
+				rc = le64_get(inode_of(buf)->root)
+					     ? 1
+					     : delete_now(fs, node, &from, buf);
+			cfs_buf_put(fs, buf);
+		}
+		cfs_dir_close(&from);
+	} else if (rc == -ENOENT) {
+		rc = -EAGAIN;
+	}
+	cfs_unhold(&held);
 	return rc;
 }
 
@@ -151,8 +244,12 @@ int cfs_trash_put(struct cfs *fs, const struct cfs_node *parent, const struct cf
 {
 	uint64_t trash = trash_dir(fs), inodes[3] = {parent->inode, node->inode, trash};
 	struct cfs_held held;
-	int rc = cfs_hold(fs, inodes, 3, &held);
+	int rc = delete_held(fs, parent, node);
 
+	if (rc <= 0)
+		return rc;
+	/* It has blocks: through the trash, which all hosts share. */
+	rc = cfs_hold(fs, inodes, 3, &held);
 	if (rc < 0)
 		return rc;
 	rc = put_held(fs, parent, node, trash);
@@ -233,11 +330,7 @@ static int forget(struct cfs *fs, uint64_t inode, struct cfs_dir *trash, struct 
 	if (rc == 0) {
 		rc = cfs_txn_begin_wait(fs, &txn);
 		if (rc == 0) {
-			cfs_dir_remove(&txn, &remove);
-			n->kind = CFS_KIND_NONE;
-			n->work = CFS_WORK_NONE;
-			cfs_txn_patch(&txn, buf, &n->kind, 2);
-			cfs_meta_free(&txn, CFS_SLAB_INODE, inode);
+			free_inode(&txn, &remove, buf);
 			cfs_txn_end(&txn);
 		}
 		cfs_group_unhold(fs, group);
@@ -269,19 +362,6 @@ static int forget_locked(struct cfs *fs, uint64_t inode, uint64_t trash)
 	return rc;
 }
 
-/* The pair may be taken by any host now: it should not have to wish for our lock. */
-static void drop_lock(struct cfs *fs, uint64_t inode)
-{
-	struct cfs_lock *lock;
-	int rc = cfs_lock_get(fs, inode - 1, CFS_LOCK_EXCLUSIVE, 0, &lock);
-
-	if (rc == 0)
-		rc = cfs_lock_drop(lock);
-	if (rc < 0)
-		log_info("cfs", "volume %s: lock of deleted inode %llu: %s", fs->name,
-			 (unsigned long long)inode, err_message(rc));
-}
-
 int cfs_trash_finish(struct cfs *fs, uint64_t inode)
 {
 	uint64_t trash = trash_dir(fs);
@@ -300,8 +380,6 @@ int cfs_trash_finish(struct cfs *fs, uint64_t inode)
 		cfs_lock_put(lock);
 		if (rc == 0)
 			rc = forget_locked(fs, inode, trash);
-		if (rc == 0)
-			drop_lock(fs, inode);
 		return rc;
 	}
 	cfs_lock_put(lock);
@@ -325,7 +403,8 @@ static int resume_leaf(struct cfs *fs, const struct cfs_dir_leaf *leaf)
 	return rc;
 }
 
-int cfs_trash_resume(struct cfs *fs)
+/* One pass over the trash; -EBUSY while a dead host's lock on it is not free yet. */
+static int resume(struct cfs *fs, unsigned wait_ms)
 {
 	struct cfs_dir_leaf *leaf = xmalloc(sizeof(*leaf));
 	uint64_t trash = trash_dir(fs), from = 0;
@@ -335,7 +414,7 @@ int cfs_trash_resume(struct cfs *fs)
 		struct cfs_lock *lock;
 		struct cfs_dir dir;
 
-		rc = cfs_lock_get(fs, trash - 1, CFS_LOCK_SHARED, CFS_LOCK_WAIT_MS, &lock);
+		rc = cfs_lock_get(fs, trash - 1, CFS_LOCK_SHARED, wait_ms, &lock);
 		if (rc < 0)
 			break;
 		rc = cfs_dir_open(fs, trash, &dir);
@@ -348,7 +427,48 @@ int cfs_trash_resume(struct cfs *fs)
 			rc = resume_leaf(fs, leaf);
 	}
 	free(leaf);
-	return rc;
+	if (rc >= 0)
+		drop_lock(fs, trash); /* other hosts delete too */
+	return rc < 0 ? rc : 0;
+}
+
+int cfs_trash_resume(struct cfs *fs)
+{
+	struct cfs_trash *t = fs->trash;
+
+	if (!t)
+		return resume(fs, CFS_LOCK_WAIT_MS);
+	pthread_mutex_lock(&t->lock);
+	t->look = true;
+	pthread_cond_signal(&t->more);
+	pthread_mutex_unlock(&t->lock);
+	return 0;
+}
+
+/* Queues what lies there; tries again when another host has the trash. Lock held, let go meanwhile. */
+static void look(struct cfs *fs, struct cfs_trash *t)
+{
+	int rc;
+
+	t->look = false;
+	pthread_mutex_unlock(&t->lock);
+	rc = resume(fs, LOOK_WAIT_MS);
+	if (rc < 0 && rc != -EBUSY && rc != -ESTALE)
+		log_warn("cfs", "volume %s: looking for deleted files: %s", fs->name,
+			 err_message(rc));
+	pthread_mutex_lock(&t->lock);
+	t->look |= rc == -EBUSY;
+}
+
+/* New work, or a dead host was taken over: it may have left some. Lock held. */
+static void wait_for_work(struct cfs *fs, struct cfs_trash *t)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += POLL_S;
+	pthread_cond_timedwait(&t->more, &t->lock, &until);
+	t->look |= atomic_exchange(&fs->took_over, false);
 }
 
 static void *trash_main(void *arg)
@@ -361,8 +481,12 @@ static void *trash_main(void *arg)
 		struct job *job = t->first;
 		int rc;
 
+		if (!job && t->look) {
+			look(fs, t);
+			continue;
+		}
 		if (!job) {
-			pthread_cond_wait(&t->more, &t->lock);
+			wait_for_work(fs, t);
 			continue;
 		}
 		t->first = job->next;
@@ -388,6 +512,7 @@ int cfs_trash_start(struct cfs *fs)
 	pthread_mutex_init(&t->lock, NULL);
 	pthread_cond_init(&t->more, NULL);
 	t->end = &t->first;
+	t->look = true;
 	fs->trash = t;
 	rc = pthread_create(&t->thread, NULL, trash_main, fs);
 	if (rc) {
@@ -397,7 +522,7 @@ int cfs_trash_start(struct cfs *fs)
 		free(t);
 		return fail(-rc, "volume %s: no thread for deletions", fs->name);
 	}
-	return cfs_trash_resume(fs);
+	return 0;
 }
 
 void cfs_trash_stop(struct cfs *fs)

@@ -191,11 +191,13 @@ static int check_dir_leaf(const void *block)
 	const struct cfs_dir_leaf *l = block;
 	unsigned used = le16_get(l->used), at = 0, n = 0;
 	const struct cfs_dir_entry *prev = NULL;
+	const uint8_t *prev_name = NULL;
 
 	if (used > CFS_DIR_LEAF_BYTES)
 		return bad(block, "a directory leaf that is longer than itself");
 	for (; at < used; n++) {
 		const struct cfs_dir_entry *e = (const void *)(l->data + at);
+		const uint8_t *name = l->data + at + offsetof(struct cfs_dir_entry, name);
 		unsigned len, bytes;
 		int order;
 
@@ -203,22 +205,23 @@ static int check_dir_leaf(const void *block)
 			return bad(block, "a directory leaf with a cut entry");
 		len = e->name_len;
 		bytes = CFS_DIR_ENTRY_BYTES(len);
-		if (bytes > used - at || !cfs_name_valid(e->name, len) ||
-		    !zeroes(e->name + len, bytes - 18 - len))
+		if (bytes > used - at || !cfs_name_valid(name, len) ||
+		    !zeroes(name + len, bytes - 18 - len))
 			return bad(block, "a directory leaf with an impossible name");
 		if (e->kind < CFS_KIND_FILE || e->kind > CFS_KIND_VM || !le64_get(e->inode) ||
 		    le64_get(e->inode) >= CFS_VBN_MAX)
 			return bad(block, "a directory leaf with an impossible entry");
-		if (le64_get(e->hash) != cfs_name_hash(e->name, len))
+		if (le64_get(e->hash) != cfs_name_hash(name, len))
 			return bad(block, "a directory leaf with a wrong hash");
 		if (prev && le64_get(prev->hash) >= le64_get(e->hash)) {
 			if (le64_get(prev->hash) > le64_get(e->hash))
 				return bad(block, "a directory leaf out of order");
-			order = memcmp(prev->name, e->name, MIN(prev->name_len, len));
+			order = memcmp(prev_name, name, MIN(prev->name_len, len));
 			if (order > 0 || (order == 0 && prev->name_len >= len))
 				return bad(block, "a directory leaf with a name twice");
 		}
 		prev = e;
+		prev_name = name;
 		at += bytes;
 	}
 	return n == le16_get(l->entries) ? 0 : bad(block, "a directory leaf with a wrong count");

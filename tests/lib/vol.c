@@ -14,7 +14,7 @@
 
 static struct blk *open_lun(const char *path, const char *log)
 {
-	struct blk_options options = {0};
+	struct blk_options options = {.force_id = "file.test"}; /* a copy is the same LUN */
 	struct blk *blk, *filter;
 
 	MUST(blk_open(path, &options, &blk) == 0);
@@ -41,6 +41,16 @@ struct vol *vol_make(uint64_t size)
 	blk = open_lun(v->lun, NULL);
 	MUST(cfs_format(&blk, 1, &options) == 0);
 	blk_close(blk);
+	return v;
+}
+
+struct vol *vol_open(const char *path)
+{
+	struct vol *v = xcalloc(1, sizeof(*v));
+
+	v->lun = xstrdup(path);
+	v->dir = xasprintf("%s.state", v->lun);
+	MUST(mkdir(v->dir, 0700) == 0);
 	return v;
 }
 

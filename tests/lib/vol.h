@@ -22,6 +22,8 @@ struct vol {
 
 /* Formats a file of `size` bytes. MUST succeed. */
 struct vol *vol_make(uint64_t size);
+/* An image of a volume that is there already, e.g. a copy; vol_free removes it too. */
+struct vol *vol_open(const char *path);
 /* Mounts it as host `i`; through the recorder when `log` is not NULL. 0 or a negative errno. */
 int vol_mount(struct vol *v, unsigned i, const char *log);
 int vol_unmount(struct vol *v, unsigned i);

@@ -1,0 +1,527 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Runs a workload on a volume and records what reaches the LUN; then for many moments, and legal outcomes of
+ * what was in flight then, builds the LUN as a power cut would have left it. Each must check clean in memory,
+ * mount on another host, hold every file as it was at the last fsync (if it was not touched since; if it
+ * was: only what had been written to it), and check clean again.
+ *
+ *	TEST_SEED=n TEST_POINTS=n build/tests/crash/test_crash	another, or a longer, run
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#undef fail /* base/err.h has its own */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/checksum.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "blockdev/record.h"
+#include "tests/lib/lun.h"
+#include "tests/lib/shot.h"
+#include "tests/lib/vol.h"
+
+#define NAMES	 4096u
+#define SIZE	 (256 * MiB)
+#define FILES	 24u
+#define GRAINS	 160u /* of a file at most */
+#define GRAIN	 4096u
+#define IN_GRAIN (GRAIN / SHOT_SECTOR)
+#define MARKS	 200u
+#define WORKERS	 4u
+
+#define ok(call)                                                          \
+	do {                                                              \
+		int rc_ = (int)(call);                                    \
+		if (rc_ < 0)                                              \
+			print_error("%s: %s\n", #call, err_message(rc_)); \
+		assert_true(rc_ >= 0);                                    \
+	} while (0)
+
+struct file { /* of the model */
+	bool there;
+	unsigned id; /* of this one life */
+	enum cfs_file_kind kind;
+	char path[64];
+	uint64_t size;
+	uint64_t sector[GRAINS * IN_GRAIN];
+};
+struct mark { /* everything before it is durable */
+	unsigned event;
+	struct file file[FILES];
+	bool touched[FILES]; /* after it, until the next */
+};
+#define SEEN (1u << 20)
+struct world {
+	struct vol *v;
+	char *base, *log;
+	struct file file[FILES];
+	unsigned marks;
+	struct mark *mark;
+	uint64_t *seen; /* hash set of (file, sector) that have been */
+	uint64_t rnd, writes;
+	unsigned names, ids;
+	unsigned owner[NAMES]; /* of each name, which is used once, the file */
+};
+
+static uint64_t next(struct world *w)
+{
+	w->rnd ^= w->rnd << 13;
+	w->rnd ^= w->rnd >> 7;
+	w->rnd ^= w->rnd << 17;
+	return w->rnd;
+}
+
+static unsigned below(struct world *w, unsigned n)
+{
+	return (unsigned)(next(w) % n);
+}
+
+static uint64_t number(const char *name, uint64_t otherwise)
+{
+	const char *s = getenv(name);
+
+	return s ? strtoull(s, NULL, 0) : otherwise;
+}
+
+/* --- what a file ever held -------------------------------------------------------------------------- */
+
+static uint64_t pair(unsigned id, uint64_t sector)
+{
+	return ((uint64_t)id << 48 ^ sector * 0x9e3779b97f4a7c15ULL) | 1;
+}
+
+/* Names are /a/nNUMBER: data is written in place, also under a name that is not durable yet. */
+static bool was(const struct world *w, const char *path, uint64_t sector)
+{
+	unsigned long name = strlen(path) > 4 ? strtoul(path + 4, NULL, 10) : NAMES;
+	uint64_t key = pair(name < NAMES ? w->owner[name] : 0, sector), i = key >> 20 & (SEEN - 1);
+
+	while (w->seen[i] && w->seen[i] != key)
+		i = (i + 1) & (SEEN - 1);
+	return w->seen[i] == key;
+}
+
+static void note(struct world *w, unsigned id, uint64_t sector)
+{
+	uint64_t key = pair(id, sector), i = key >> 20 & (SEEN - 1);
+
+	while (w->seen[i] && w->seen[i] != key)
+		i = (i + 1) & (SEEN - 1);
+	w->seen[i] = key;
+}
+
+/* --- the workload -------------------------------------------------------------------------------------- */
+
+static struct cfs *fs_of(struct world *w)
+{
+	return w->v->fs[0];
+}
+
+static void touch(struct world *w, unsigned i)
+{
+	w->mark[w->marks - 1].touched[i] = true;
+}
+
+static void mark(struct world *w)
+{
+	struct record_log *log;
+	struct mark *m;
+
+	ok(cfs_sync(fs_of(w)));
+	if (w->marks == MARKS)
+		return;
+	m = &w->mark[w->marks];
+	memset(m, 0, sizeof(*m));
+	memcpy(m->file, w->file, sizeof(m->file));
+	if (w->marks) {
+		ok(record_open(w->log, &log));
+		m->event = record_events(log);
+		record_close(log);
+	}
+	w->marks++;
+}
+
+static void new_name(struct world *w, unsigned id, char kind, char path[64])
+{
+	MUST(w->names < NAMES);
+	snprintf(path, 64, "/%s/%c%u", below(w, 2) ? "a" : "b", kind, w->names);
+	w->owner[w->names++] = id;
+}
+
+static void make(struct world *w, unsigned i)
+{
+	struct file *f = &w->file[i];
+
+	memset(f, 0, sizeof(*f));
+	f->kind = below(w, 4) ? CFS_FILE : CFS_DISK;
+	f->there = true;
+	f->size = f->kind == CFS_DISK ? GRAINS * (uint64_t)GRAIN : 0;
+	f->id = ++w->ids;
+	new_name(w, f->id, 'n', f->path);
+	ok(cfs_create(fs_of(w), f->path, f->kind, f->size));
+}
+
+/* Whole grains, or, in a small file, its only content. */
+static void fill(struct world *w, unsigned i, unsigned first, unsigned n)
+{
+	struct file *f = &w->file[i];
+	uint64_t bytes = (uint64_t)n * GRAIN;
+	uint8_t *buf = xcalloc(n, GRAIN);
+	struct cfs_file *file;
+
+	if (f->kind == CFS_DISK) { /* does not grow */
+		first %= (unsigned)(f->size / GRAIN);
+		n = (unsigned)MIN((uint64_t)n, f->size / GRAIN - first);
+		bytes = (uint64_t)n * GRAIN;
+	}
+	if (f->kind == CFS_FILE && f->size < GRAIN && below(w, 2)) { /* in the inode */
+		first = 0;
+		n = 1;
+		bytes = 8 * (1 + below(w, 380));
+	}
+	lun_pattern(buf, bytes, ++w->writes * 77);
+	if (bytes < GRAIN) /* what is longer there already stays */
+		bytes = MAX(bytes, f->size);
+	ok(cfs_open(fs_of(w), f->path, CFS_OPEN_WRITE, 0, &file));
+	assert_int_equal(cfs_pwrite(file, buf, bytes, (uint64_t)first * GRAIN), bytes);
+	for (unsigned g = 0; g < n * IN_GRAIN; g++) {
+		f->sector[first * IN_GRAIN + g] = shot_hash(buf + (size_t)g * SHOT_SECTOR);
+		note(w, f->id, f->sector[first * IN_GRAIN + g]);
+	}
+	f->size = MAX(f->size, (uint64_t)first * GRAIN + bytes);
+	if (below(w, 3) == 0)
+		ok(cfs_fsync(file));
+	ok(cfs_close(file));
+	free(buf);
+}
+
+static void cut(struct world *w, unsigned i)
+{
+	struct file *f = &w->file[i];
+	struct cfs_file *file;
+	uint64_t size = (1 + below(w, GRAINS - 1)) * (uint64_t)GRAIN;
+
+	ok(cfs_open(fs_of(w), f->path, CFS_OPEN_WRITE, 0, &file));
+	if (f->size % GRAIN == 0) {
+		ok(cfs_truncate(file, size));
+		for (uint64_t g = size / SHOT_SECTOR; g < GRAINS * IN_GRAIN; g++)
+			f->sector[g] = 0;
+		f->size = size;
+	} else if (below(w, 2)) {
+		ok(cfs_allocate(file, 0, f->size));
+	}
+	ok(cfs_close(file));
+}
+
+static void move(struct world *w, unsigned i)
+{
+	struct file *f = &w->file[i];
+	char to[64];
+
+	new_name(w, f->id, 'm', to);
+	ok(cfs_rename(fs_of(w), f->path, to));
+	memcpy(f->path, to, sizeof(to));
+}
+
+static void step(struct world *w)
+{
+	unsigned i = below(w, FILES);
+	struct file *f = &w->file[i];
+	unsigned first = below(w, GRAINS - 1), most;
+
+	touch(w, i);
+	if (!f->there) {
+		make(w, i);
+		return;
+	}
+	switch (below(w, 10)) {
+	case 0:
+		ok(cfs_unlink(fs_of(w), f->path));
+		f->there = false;
+		break;
+	case 1:
+	case 2:
+		move(w, i);
+		break;
+	case 3:
+		cut(w, i);
+		break;
+	default:
+		most = below(w, 4) ? 8 : 200;
+		fill(w, i, first, 1 + below(w, MIN(GRAINS - first, most)));
+		break;
+	}
+}
+
+static void copy_image(const char *from, const char *to)
+{
+	char *cmd = xasprintf("cp --sparse=always '%s' '%s'", from, to);
+
+	assert_int_equal(system(cmd), 0);
+	free(cmd);
+}
+
+static int setup(void **state)
+{
+	struct world *w = xcalloc(1, sizeof(*w));
+	uint64_t steps = number("TEST_STEPS", 220);
+
+	log_set_level(getenv("TEST_VERBOSE") ? LOG_INFO : LOG_ERROR);
+	*state = w;
+	w->rnd = number("TEST_SEED", 1) * 0x9e3779b97f4a7c15ULL | 1;
+	w->mark = xcalloc(MARKS, sizeof(*w->mark));
+	w->seen = xcalloc(SEEN, sizeof(*w->seen));
+	w->v = vol_make(SIZE);
+	w->base = xasprintf("%s.base", w->v->lun);
+	w->log = xasprintf("%s.log", w->v->lun);
+	ok(vol_mount(w->v, 0, NULL));
+	ok(cfs_mkdir(fs_of(w), "/a"));
+	ok(cfs_mkdir(fs_of(w), "/b"));
+	w->marks = 1; /* only for touch() */
+	for (unsigned i = 0; i < 40; i++)
+		step(w);
+	ok(vol_unmount(w->v, 0));
+	copy_image(w->v->lun, w->base);
+	ok(vol_mount(w->v, 0, w->log));
+	w->marks = 0;
+	mark(w);
+	for (uint64_t i = 0; i < steps; i++) {
+		step(w);
+		if (below(w, 8) == 0)
+			mark(w);
+	}
+	mark(w);
+	vol_abandon(w->v, 0);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct world *w = *state;
+
+	unlink(w->base);
+	unlink(w->log);
+	free(w->base);
+	free(w->log);
+	free(w->mark);
+	free(w->seen);
+	vol_free(w->v);
+	free(w);
+	return 0;
+}
+
+/* --- after the crash -------------------------------------------------------------------------------------- */
+
+static int put(void *arg, uint64_t offset, const void *data, uint64_t length)
+{
+	static const uint8_t zeroes[65536];
+	int fd = *(int *)arg;
+
+	while (length) {
+		uint64_t n = data ? length : MIN(length, sizeof(zeroes));
+
+		if (pwrite(fd, data ? data : zeroes, n, (off_t)offset) != (ssize_t)n)
+			return -EIO;
+		offset += n;
+		length -= n;
+		if (data)
+			data = (const uint8_t *)data + n;
+	}
+	return 0;
+}
+
+/* For the message: where else that content was. */
+static const char *whose(const struct world *w, uint64_t sector)
+{
+	for (unsigned m = 0; m < w->marks; m++) {
+		for (unsigned i = 0; i < FILES; i++) {
+			const struct file *f = &w->mark[m].file[i];
+
+			for (unsigned g = 0; g < GRAINS * IN_GRAIN; g++) {
+				if (f->sector[g] == sector)
+					return f->path;
+			}
+		}
+	}
+	return "nobody's";
+}
+
+static bool differs(const char *path, const char *what)
+{
+	fprintf(stderr, "crash: %s: %s\n", path, what);
+	return false;
+}
+
+/* What was durable is there; what was touched since holds only what it ever held. */
+static bool right(const struct world *w, const struct mark *m, const struct shot *s)
+{
+	for (unsigned i = 0; i < FILES; i++) {
+		const struct file *f = &m->file[i];
+		const struct shot_file *x = shot_find(s, f->path);
+
+		if (m->touched[i] || !f->there)
+			continue;
+		if (!x)
+			return differs(f->path, "was durable, is gone");
+		if (x->stat.kind != f->kind || x->stat.size != f->size)
+			return differs(f->path, "was durable, has another kind or size");
+		if (memcmp(x->sector, f->sector, x->sectors * sizeof(*x->sector)) != 0)
+			return differs(f->path, "was durable, has another content");
+	}
+	for (size_t i = 0; i < s->n; i++) {
+		const struct shot_file *x = &s->file[i];
+
+		for (size_t g = 0; g < x->sectors; g++) {
+			if (!x->sector[g] || was(w, x->path, x->sector[g]))
+				continue;
+			fprintf(stderr, "crash: sector %zu of %zu: %s\n", g, x->sectors,
+				whose(w, x->sector[g]));
+			return differs(x->path, "holds what was never written to it");
+		}
+	}
+	return true;
+}
+
+/* The dead host's locks are free once its slot was taken over: a file held by it is tried again. */
+static int take_shot(struct cfs *fs, struct shot *s)
+{
+	uint64_t end = clock_boot_ms() + 30000;
+	int rc = -EBUSY;
+
+	while (rc == -EBUSY && clock_boot_ms() < end) {
+		if (s->n) {
+			shot_free(s);
+			sleep_ms(100);
+		}
+		rc = shot_take(fs, s);
+	}
+	return rc;
+}
+
+static bool clean(struct vol *v, const char *when)
+{
+	struct cfs_check_result r;
+	int rc = vol_check(v, false, true, &r);
+
+	if (rc == 0 && r.findings == 0)
+		return true;
+	fprintf(stderr, "crash: check %s: %d, %llu findings\n", when, rc,
+		(unsigned long long)r.findings);
+	return false;
+}
+
+static bool one_point(struct world *w, const struct record_log *log, const char *path,
+		      unsigned point, enum record_choice choice, uint64_t seed)
+{
+	const struct mark *m = &w->mark[0];
+	struct shot s = {0};
+	struct vol *v;
+	bool good;
+	int fd, rc;
+
+	copy_image(w->base, path);
+	fd = open(path, O_RDWR);
+	assert_true(fd >= 0);
+	ok(record_replay(log, point, choice, seed, put, &fd));
+	close(fd);
+	for (unsigned i = 0; i < w->marks && w->mark[i].event <= point; i++)
+		m = &w->mark[i];
+	v = vol_open(path);
+	good = clean(v, "in memory");
+	if (good) {
+		rc = vol_mount(v, 1, NULL);
+		if (rc == 0)
+			rc = take_shot(v->fs[1], &s);
+		if (rc < 0)
+			fprintf(stderr, "crash: %s\n", err_message(rc));
+		good = rc == 0 && right(w, m, &s);
+		if (rc == 0)
+			shot_free(&s);
+		if (v->fs[1])
+			good &= vol_unmount(v, 1) == 0;
+		good = good && clean(v, "after recovery");
+	}
+	if (!good && getenv("TEST_KEEP")) { /* as it was after the cut: look with debug dump */
+		copy_image(w->base, getenv("TEST_KEEP"));
+		fd = open(getenv("TEST_KEEP"), O_RDWR);
+		ok(record_replay(log, point, choice, seed, put, &fd));
+		close(fd);
+	}
+	if (!good)
+		fprintf(stderr, "crash: point %u, choice %d, seed %llu, mark %d\n", point, choice,
+			(unsigned long long)seed, (int)(m - w->mark));
+	vol_free(v);
+	return good;
+}
+
+static int worker(struct world *w, unsigned me, uint64_t points, uint64_t end_ms)
+{
+	char *path = xasprintf("%s.%u", w->v->lun, me);
+	struct record_log *log;
+	uint64_t done = 0;
+	bool good = true;
+
+	ok(record_open(w->log, &log));
+	for (uint64_t i = me; i < points && good && clock_boot_ms() < end_ms;
+	     i += WORKERS, done++) {
+		unsigned point;
+
+		w->rnd = (i + 1) * 0x9e3779b97f4a7c15ULL ^ number("TEST_SEED", 1) << 32;
+		(void)next(w);
+		point = below(w, record_events(log) + 1);
+		if (getenv("TEST_POINT"))
+			point = (unsigned)number("TEST_POINT", 0);
+		good = one_point(
+			w, log, path, point,
+			(enum record_choice)number("TEST_CHOICE", i % 3 ? RECORD_RANDOM : i % 2),
+			number("TEST_CHOICE_SEED", next(w)));
+	}
+	record_close(log);
+	fprintf(stderr, "crash: worker %u: %llu points\n", me, (unsigned long long)done);
+	free(path);
+	return good && done ? 0 : 1;
+}
+
+static void test_power_cuts(void **state)
+{
+	struct world *w = *state;
+	uint64_t end = clock_boot_ms() + number("TEST_SECONDS", 45) * 1000;
+	unsigned workers = getenv("TEST_POINT") ? 1 : WORKERS;
+	pid_t pid[WORKERS];
+	int failed = 0;
+
+	for (unsigned i = 0; i < workers; i++) {
+		pid[i] = fork();
+		assert_true(pid[i] >= 0);
+		if (pid[i] == 0)
+			_exit(worker(w, i, workers == 1 ? 1 : number("TEST_POINTS", 400), end));
+	}
+	for (unsigned i = 0; i < workers; i++) {
+		int status;
+
+		assert_int_equal(waitpid(pid[i], &status, 0), pid[i]);
+		failed += !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+	}
+	assert_int_equal(failed, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_power_cuts, setup, teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

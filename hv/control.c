@@ -73,22 +73,6 @@ static void say_status(struct hv_control *c, enum vmctl_type type, uint32_t tag)
 	say(c, &msg);
 }
 
-static void vmm_event(void *opaque, const struct vmctl_event *event)
-{
-	struct vmctl_msg msg = {.type = VMCTL_EVENT, .event = *event};
-
-	say(opaque, &msg);
-}
-
-static void vmm_started(void *opaque, int rc)
-{
-	struct hv_control *c = opaque;
-
-	reply(c, c->start_tag, rc);
-}
-
-const struct hv_vmm_ops hv_control_vmm_ops = {.event = vmm_event, .started = vmm_started};
-
 /* Only while the socket takes it: what does not go stays in the console's ring. */
 static void say_console(struct hv_control *c)
 {
@@ -102,6 +86,23 @@ static void say_console(struct hv_control *c)
 		say(c, &msg);
 	}
 }
+
+static void vmm_event(void *opaque, const struct vmctl_event *event)
+{
+	struct vmctl_msg msg = {.type = VMCTL_EVENT, .event = *event};
+
+	say_console(opaque); /* what was said before it happened comes before it */
+	say(opaque, &msg);
+}
+
+static void vmm_started(void *opaque, int rc)
+{
+	struct hv_control *c = opaque;
+
+	reply(c, c->start_tag, rc);
+}
+
+const struct hv_vmm_ops hv_control_vmm_ops = {.event = vmm_event, .started = vmm_started};
 
 /* --- from the daemon --------------------------------------------------------------------------- */
 

@@ -30,14 +30,14 @@ struct hv_lease {
 	bool started;
 };
 
-static uint64_t end_of(const struct hv_lease *lease)
+uint64_t hv_lease_end(const struct hv_lease *lease)
 {
 	return le64toh(__atomic_load_n(lease->end, __ATOMIC_ACQUIRE));
 }
 
 bool hv_lease_runs(const struct hv_lease *lease)
 {
-	uint64_t end = end_of(lease);
+	uint64_t end = hv_lease_end(lease);
 
 	return end == VMCTL_LEASE_NONE || clock_boot_ns() < end;
 }
@@ -45,7 +45,7 @@ bool hv_lease_runs(const struct hv_lease *lease)
 /* Until the lease's end as it stands now, rounded down so that it is never passed by sleeping. */
 static int sleep_for_ms(const struct hv_lease *lease)
 {
-	uint64_t end = end_of(lease), now = clock_boot_ns();
+	uint64_t end = hv_lease_end(lease), now = clock_boot_ns();
 
 	if (end == VMCTL_LEASE_NONE || now >= end)
 		return LOOK_MS;
@@ -60,7 +60,7 @@ static void *lease_thread(void *arg)
 
 	prctl(PR_SET_NAME, "lease");
 	while (poll(&p, 1, sleep_for_ms(lease)) <= 0) {
-		uint64_t end = end_of(lease);
+		uint64_t end = hv_lease_end(lease);
 
 		if (end == told || end == VMCTL_LEASE_NONE || clock_boot_ns() < end)
 			continue;

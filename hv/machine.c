@@ -78,11 +78,11 @@ static void vcpu_mmio(void *opaque, bool write, uint64_t address, void *data, un
 	access_bus(m, &m->mmio, write, address, data, size);
 }
 
-static bool vcpu_may_run(void *opaque)
+static uint64_t vcpu_runs_until(void *opaque)
 {
 	struct hv_machine *m = opaque;
 
-	return hv_lease_runs(m->c.lease);
+	return hv_lease_end(m->c.lease);
 }
 
 static void vcpu_frozen(void *opaque)
@@ -109,7 +109,7 @@ static void vcpu_failed(void *opaque, const char *why)
 static const struct hv_vcpu_ops vcpu_ops = {
 	.pio = vcpu_pio,
 	.mmio = vcpu_mmio,
-	.may_run = vcpu_may_run,
+	.runs_until = vcpu_runs_until,
 	.frozen = vcpu_frozen,
 	.shutdown = vcpu_shutdown,
 	.failed = vcpu_failed,

@@ -59,6 +59,9 @@ static const int free_calls[] = {
 	SCMP_SYS(clock_nanosleep),
 	SCMP_SYS(nanosleep),
 	SCMP_SYS(restart_syscall),
+	SCMP_SYS(timer_create),
+	SCMP_SYS(timer_settime),
+	SCMP_SYS(timer_delete),
 	SCMP_SYS(exit),
 	SCMP_SYS(exit_group),
 };

@@ -23,8 +23,10 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "hv/cpuid.h"
@@ -40,7 +42,10 @@ struct vcpu {
 	struct kvm_run *run;
 	pthread_t thread;
 	bool started;
-	bool incomplete; /* an exit was answered, KVM has not taken the answer yet */
+	timer_t timer; /* kicks this thread when it may run no longer */
+	bool has_timer;
+	uint64_t armed_ns; /* what the timer is set to, UINT64_MAX: off */
+	bool incomplete;   /* an exit was answered, KVM has not taken the answer yet */
 };
 
 struct hv_vcpus {
@@ -163,6 +168,42 @@ static bool park(struct vcpu *vcpu)
 	return go_on;
 }
 
+static bool create_timer(struct vcpu *vcpu)
+{
+	struct sigevent event = {
+		.sigev_notify = SIGEV_THREAD_ID,
+		.sigev_signo = KICK_SIGNAL,
+		._sigev_un._tid = gettid(),
+	};
+
+	vcpu->armed_ns = UINT64_MAX;
+	vcpu->has_timer = timer_create(CLOCK_BOOTTIME, &event, &vcpu->timer) == 0;
+	return vcpu->has_timer;
+}
+
+/*
+ * False: the time is over. The timer may fire between here and KVM_RUN, unseen: so it goes on
+ * firing, each few milliseconds, until it is set anew.
+ */
+static bool may_run(struct vcpu *vcpu)
+{
+	uint64_t end = vcpu->all->ops->runs_until(vcpu->all->opaque);
+	struct itimerspec when = {.it_interval = {.tv_nsec = 5 * (long)NS_PER_MS}};
+
+	if (end != UINT64_MAX && clock_boot_ns() >= end)
+		return false;
+	if (end == vcpu->armed_ns)
+		return true;
+	vcpu->armed_ns = end;
+	if (end == UINT64_MAX) {
+		when.it_interval.tv_nsec = 0;
+	} else {
+		when.it_value.tv_sec = (time_t)(end / NS_PER_S);
+		when.it_value.tv_nsec = (long)(end % NS_PER_S);
+	}
+	return timer_settime(vcpu->timer, TIMER_ABSTIME, &when, NULL) == 0;
+}
+
 static void *vcpu_thread(void *arg)
 {
 	struct vcpu *vcpu = arg;
@@ -171,8 +212,10 @@ static void *vcpu_thread(void *arg)
 
 	snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
 	prctl(PR_SET_NAME, name);
+	if (!create_timer(vcpu))
+		fail_vcpu(vcpu, "no timer", (uint64_t)errno, 0);
 	while (park(vcpu)) {
-		if (!all->ops->may_run(all->opaque)) {
+		if (!may_run(vcpu)) {
 			hv_vcpus_stop(all, HV_STOP_LEASE);
 			all->ops->frozen(all->opaque);
 			continue;
@@ -183,6 +226,8 @@ static void *vcpu_thread(void *arg)
 		else if (errno != EINTR && errno != EAGAIN)
 			fail_vcpu(vcpu, "KVM_RUN failed", (uint64_t)errno, 0);
 	}
+	if (vcpu->has_timer)
+		timer_delete(vcpu->timer);
 	return NULL;
 }
 

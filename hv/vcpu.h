@@ -3,8 +3,10 @@
  * vcpu.h: a machine's virtual processors, a thread each, and the one brake for all of them.
  *
  * Reasons to stand still are bits; processors run while none is set. Anybody may stop them, whole;
- * only who set a reason takes it back. Before a vCPU enters the guest it asks `may_run` (the lease,
- * INV-HA-1), so that a process that was stopped itself does not run on afterwards.
+ * only who set a reason takes it back. Before a vCPU enters the guest it asks how long it may run
+ * (the lease, INV-HA-1), and sets a kernel timer of its own to that end, whose signal throws it out
+ * of the guest: no other thread has to be scheduled in time, and a process that was stopped itself
+ * does not run on afterwards.
  *
  * A vCPU parks only when the exit it was in is complete (KVM's rule for saving state).
  */
@@ -28,8 +30,9 @@ struct hv_vcpu_ops {
 	/* `data` holds `size` bytes, to fill or to take. */
 	void (*pio)(void *opaque, bool write, uint16_t port, void *data, unsigned size);
 	void (*mmio)(void *opaque, bool write, uint64_t address, void *data, unsigned size);
-	bool (*may_run)(void *opaque);
-	/* may_run said no: the processors were stopped with HV_STOP_LEASE. */
+	/* CLOCK_BOOTTIME in ns, UINT64_MAX: for ever. */
+	uint64_t (*runs_until)(void *opaque);
+	/* That time has come: the processors were stopped with HV_STOP_LEASE. */
 	void (*frozen)(void *opaque);
 	/* A triple fault: on a PC, a reset. */
 	void (*shutdown)(void *opaque);

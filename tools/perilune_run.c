@@ -180,6 +180,33 @@ int cli_request_or_local(struct cli *cli, const char *noun, const char *verb, js
 	return rc;
 }
 
+/* "disk delete v1:/web1": the verb and the objects it was given. */
+static char *question_of(const struct cli_call *call)
+{
+	char *text = xasprintf("%s %s", call->verb->noun, call->verb->verb);
+	const char *key;
+	json_t *value;
+
+	json_object_foreach(call->args, key, value)
+	{
+		json_t *one = value;
+
+		for (size_t i = 0; one; i++) {
+			if (json_is_array(value))
+				one = json_array_get(value, i);
+			if (json_is_string(one)) {
+				char *longer = xasprintf("%s %s", text, json_string_value(one));
+
+				free(text);
+				text = longer;
+			}
+			if (!json_is_array(value))
+				one = NULL;
+		}
+	}
+	return text;
+}
+
 int cli_run_default(struct cli_call *call)
 {
 	const struct cli_verb *v = call->verb;
@@ -187,8 +214,7 @@ int cli_run_default(struct cli_call *call)
 	int rc = 0;
 
 	if (v->flags & CLI_ASKS) {
-		cleanup_free char *words = json_dumps(call->args, JSON_COMPACT);
-		cleanup_free char *question = xasprintf("%s %s %s", v->noun, v->verb, words);
+		cleanup_free char *question = question_of(call);
 
 		rc = cli_ask(call->cli, question);
 	}

@@ -43,7 +43,7 @@ static int one_volume(void *arg, struct host_volume *v)
 {
 	struct status *s = arg;
 	struct cfs_info *i = xcalloc(1, sizeof(*i));
-	int rc = cfs_info(host_volume_fs(v), i);
+	int rc = host_volume_info(v, i);
 
 	if (rc < 0) {
 		alarm_add(s->alarms, host_volume_name(v), err_message(rc));

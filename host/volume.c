@@ -21,6 +21,7 @@
 #include "host/db.h"
 #include "host/event.h"
 #include "host/lun.h"
+#include "host/promised.h"
 #include "host/call.h"
 #include "host/vm.h"
 
@@ -34,6 +35,7 @@ struct host_volume {
 	char name[64], id[40];
 	struct host_lun *lun[HOST_EXTENTS_MAX];
 	unsigned luns;
+	struct host_promised *promised;
 	unsigned uses, vms;
 	bool lost; /* another host took our slot: mounted anew when nothing uses it any more */
 };
@@ -75,6 +77,14 @@ struct cfs *host_volume_fs(struct host_volume *volume)
 const char *host_volume_name(const struct host_volume *volume)
 {
 	return volume->name;
+}
+
+int host_volume_info(struct host_volume *v, struct cfs_info *out)
+{
+	int rc = cfs_info(v->fs, out);
+
+	out->promised = host_promised_get(v->promised);
+	return rc;
 }
 
 /* --- finding ------------------------------------------------------------------------------------ */
@@ -391,6 +401,7 @@ static int do_mount(struct host_volumes *all, struct search *s, bool new_identit
 	(void)str_format(user, sizeof(user), "volume %s", v->name);
 	for (unsigned i = 0; i < s->n; i++)
 		host_lun_set_user(host->luns, s->lun[i], user);
+	v->promised = host_promised_create(v->fs);
 	pthread_mutex_lock(&all->lock);
 	list_add_tail(&all->list, &v->link);
 	forget_missing(all, v->id);
@@ -570,13 +581,14 @@ int host_volume_unmount(struct host_volumes *all, const char *name)
 	else
 		list_del(&v->link); /* nobody finds it any more */
 	pthread_mutex_unlock(&all->lock);
-	if (rc == 0)
-		rc = cfs_unmount(v->fs);
-	else {
+	if (rc < 0) {
 		host_volume_put(v);
 		goto out;
 	}
+	host_promised_destroy(v->promised);
+	rc = cfs_unmount(v->fs);
 	if (rc < 0) {
+		v->promised = host_promised_create(v->fs);
 		pthread_mutex_lock(&all->lock);
 		list_add_tail(&all->list, &v->link);
 		v->uses--;
@@ -661,6 +673,7 @@ static void renew_lost(struct host_volumes *all)
 	}
 	pthread_mutex_unlock(&all->lock);
 	if (v) {
+		host_promised_destroy(v->promised);
 		cfs_abandon(v->fs);
 		luns_release(all, v->lun, v->luns);
 		free(v);
@@ -755,7 +768,10 @@ void host_volumes_destroy(struct host_volumes *all)
 	if (!all)
 		return;
 	list_for_each_safe (v, tmp, &all->list, link) {
-		int rc = v->vms ? -EBUSY : cfs_unmount(v->fs);
+		int rc;
+
+		host_promised_destroy(v->promised);
+		rc = v->vms ? -EBUSY : cfs_unmount(v->fs);
 
 		if (rc < 0) { /* the next daemon goes on where this one ends */
 			log_info("host", "volume %s: left as it is", v->name);

@@ -59,8 +59,10 @@ unsigned host_volume_luns(struct host_volume *volume, struct host_lun **out);
 
 /* Argument "volume" as a use of a mounted one. */
 int host_volume_named(struct host_call *call, struct host_volume **out);
-/* What `volume show` says. */
 struct cfs_info;
+/* cfs_info, and what is promised as far as it was counted. */
+int host_volume_info(struct host_volume *volume, struct cfs_info *out);
+/* What `volume show` says. */
 json_t *host_volume_json(const struct cfs_info *info);
 
 #endif

@@ -50,7 +50,7 @@ json_t *host_volume_json(const struct cfs_info *i)
 static int info_of(struct host_volume *v, struct cfs_info **out)
 {
 	*out = xcalloc(1, sizeof(**out));
-	return cfs_info(host_volume_fs(v), *out);
+	return host_volume_info(v, *out);
 }
 
 int host_volume_named(struct host_call *call, struct host_volume **out)

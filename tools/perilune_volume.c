@@ -59,6 +59,8 @@ const struct cli_verb cli_volume_verbs[] = {
 	{"volume", "locks", "volume=VOLUME", "locks that this host holds or waits for",
 	 "perilune volume locks v1", NULL, 0,
 	 "what=OBJECT,mode=MODE,holder=HOLDER,wanted=WANTED,block=BLOCK", NULL},
+	{"volume", "grow", "volume=VOLUME [luns=LUN...]", "take larger LUNs, or more of them",
+	 "perilune volume grow v1 /dev/mapper/mpathb", NULL, 0, NULL, NULL},
 	{"volume", "rename", "volume=VOLUME to=NAME", "give a volume another name",
 	 "perilune volume rename v1 archive", NULL, 0, "", NULL},
 	{"volume", "reclaim", "volume=VOLUME", "return freed space to the array now",

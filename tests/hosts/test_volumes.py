@@ -28,6 +28,7 @@ def test_a_volume_on_two_hosts(pair):
     cluster, lun, h1, h2 = pair
     v = h2.json('volume', 'show', 'v1')
     assert VOLUME <= v.keys() and v['state'] == 'mounted' and v['size'] == 2 << 30 and 0 < v['free'] < v['size']
+    assert v['promised'] is None or v['promised'] == 0
     host = next(h for h in v['hosts'] if h['name'] == 'h1')
     assert {'name', 'id', 'slot', 'epoch', 'state', 'beat_age_ms', 'address'} <= host.keys()
     assert host['state'] == 'active' and host['id'] == h1.json('host', 'show')['id']
@@ -124,6 +125,7 @@ def test_disks(pair):
     h1.fails('refused', 'disk', 'delete', 'v1:/b')
     h1.ok('--yes', 'disk', 'delete', 'v1:/b')
     h1.fails('not-found', '--yes', 'disk', 'delete', 'v1:/b')
+    until(lambda: h2.json('volume', 'show', 'v1')['promised'] == 16 << 20, timeout=30, what='promises counted')
 
 
 def test_bad_names_and_values(cluster):
@@ -412,3 +414,35 @@ def test_64_daemons_mount_one_volume(cluster):
     assert hosts[63].ok('file', 'cat', 'v1:/f', timeout=120).out == 'for all'
     extra = cluster.host('h64')
     assert extra.run('volume', 'mount', lun, timeout=120).code == EXIT['busy']
+
+
+def test_grow(pair):
+    cluster, lun, h1, h2 = pair
+    assert 'larger' in h1.fails('usage', 'volume', 'grow', 'v1')['message']
+    os.truncate(lun, 3 << 30)
+    v = h1.json('volume', 'grow', 'v1')
+    assert v['size'] > (3 << 30) - (64 << 20) and v['free'] > 2 << 30
+    until(lambda: h2.json('volume', 'show', 'v1')['size'] == v['size'], what='h2 saw it')
+    h2.ok('disk', 'create', 'v1:/big', '--size', '2200M', '--thick', timeout=120)
+    # another LUN: refused while others are mounted, or when it holds something
+    more = cluster.lun('more', '1G')
+    h1.fails('busy', 'volume', 'grow', 'v1', more)
+    h2.ok('volume', 'unmount', 'v1')
+    h1.fails('busy', 'volume', 'grow', 'v1', lun)
+    fs = cluster.lun('fs', '1G')
+    subprocess.run(['mkfs.ext4', '-q', '-F', fs], check=True, timeout=60)
+    h1.fails('refused', 'volume', 'grow', 'v1', fs)
+    v = h1.json('volume', 'grow', 'v1', more)
+    assert len(v['extents']) == 2
+    h1.ok('disk', 'create', 'v1:/two', '--size', '900M', '--thick', timeout=120)
+    # remembered with both, and whoever lacks one is told
+    h1.stop()
+    h1.start()
+    assert h1.json('volume', 'list')[0]['state'] == 'mounted'
+    h2.fails('not-found', 'volume', 'mount', lun)
+    h2.ok('volume', 'mount', more, lun)
+    assert h2.json('disk', 'show', 'v1:/two')['allocated'] == 900 << 20
+    for h in h1, h2:
+        h.ok('volume', 'unmount', 'v1')
+    r = perilune('--json', 'volume', 'check', lun, more)
+    assert r.code == 0 and r.json['clean'], r

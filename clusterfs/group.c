@@ -644,9 +644,15 @@ int cfs_groups_extend(struct cfs *fs)
 	unsigned count = cfs_group_count(fs);
 
 	pthread_mutex_lock(&gs->lock);
-	for (unsigned i = 0; i < gs->count; i++) { /* a short last group may have become longer */
-		if (!gs->group[i].held)
-			describe(fs, i);
+	/* A short last group may have become longer: who takes it sees to that; one may be at it now. */
+	for (unsigned i = 0; i < gs->count; i++) {
+		struct group *g = &gs->group[i];
+		uint64_t vbn;
+		uint32_t units;
+
+		cfs_group_place(fs, i, &vbn, &units);
+		if (!g->held && units != g->units)
+			g->known_free = units;
 	}
 	for (unsigned i = gs->count; i < count; i++)
 		describe(fs, i);

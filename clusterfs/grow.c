@@ -90,9 +90,16 @@ static int grow(struct cfs *fs, unsigned olds, unsigned n)
 	pthread_mutex_lock(&fs->label_lock);
 	if (rc == 0)
 		rc = cfs_format_grow(next, &fs->label, fs->extent, n);
+	/*
+	 * Nothing is taken from the new groups before the label that names them is durable: else what
+	 * was flushed there lies outside of the volume for whoever mounts it. A store that failed may
+	 * have left copies: the next one must be newer than they are.
+	 */
 	if (rc == 0) {
-		take_effect(fs, next);
-		rc = cfs_label_store(fs);
+		rc = cfs_label_store_next(fs->extent, n, next);
+		fs->label.head.sequence = next->head.sequence;
+		if (rc == 0)
+			take_effect(fs, next);
 	}
 	pthread_mutex_unlock(&fs->label_lock);
 	free(next);

@@ -269,10 +269,15 @@ static int store(struct blk **extent, unsigned n, const struct cfs_label *label)
 	return rc;
 }
 
+int cfs_label_store_next(struct blk **extent, unsigned n, struct cfs_label *label)
+{
+	label->head.sequence = le64_of(le64_get(label->head.sequence) + 1);
+	return store(extent, n, label);
+}
+
 int cfs_label_store(struct cfs *fs)
 {
-	fs->label.head.sequence = le64_of(le64_get(fs->label.head.sequence) + 1);
-	return store(fs->extent, fs->extents, &fs->label);
+	return cfs_label_store_next(fs->extent, fs->extents, &fs->label);
 }
 
 /* --- clones ---------------------------------------------------------------------------------------- */

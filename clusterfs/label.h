@@ -17,6 +17,8 @@ int cfs_label_read(struct blk *blk, struct cfs_label *out);
 /* Seals and writes copy A or B on extent `extent` of a label whose other fields are filled. */
 int cfs_label_write_copy(struct blk *blk, const struct cfs_label *label, unsigned extent,
 			 uint64_t block, unsigned flags);
+/* Gives the label the next sequence and writes it to all `n` extents. */
+int cfs_label_store_next(struct blk **extent, unsigned n, struct cfs_label *label);
 /*
  * The LUNs are an array's clone: writes their own ids and a fresh identity into the label, and takes
  * out of the claims what would lead a recoverer to the origin's hosts. -EPERM when a host is alive on

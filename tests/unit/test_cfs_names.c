@@ -384,6 +384,37 @@ static void test_two_hosts(void **state)
 	ok(cfs_close(g));
 }
 
+struct said {
+	unsigned lines, damaged;
+	bool root;
+};
+
+static void listen_to(void *arg, const char *text)
+{
+	struct said *d = arg;
+
+	d->lines++;
+	d->damaged += strstr(text, "DAMAGED") != NULL;
+	d->root |= strcmp(text, "kind: directory, work: none, flags: 0") == 0;
+}
+
+/* The whole in short, and the root's inode, of a volume that is mounted: reads only. */
+static void test_dump(void **state)
+{
+	struct vol *v = *state;
+	struct said all = {0}, one = {0};
+	struct cfs_stat st;
+
+	ok(cfs_stat(v->fs[0], "/", &st));
+	ok(cfs_dump(&v->blk[0], 1, UINT64_MAX, listen_to, &all));
+	assert_true(all.lines > 63); /* a line a group at least */
+	assert_int_equal(all.damaged, 0);
+	ok(cfs_dump(&v->blk[0], 1, st.inode, listen_to, &one));
+	assert_true(one.root);
+	assert_int_equal(one.damaged, 0);
+	assert_int_equal(cfs_dump(&v->blk[0], 1, 1ULL << 38, listen_to, &one), -EINVAL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -394,6 +425,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_sparse_and_thick, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_space, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_two_hosts, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_dump, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """VMs under their daemons, with payload guests on the machine's own /dev/kvm: start, stop, refuse, reboot, die, and
 daemons that end while guests run. Real kernels run in the lab."""
-import os, pathlib, signal, subprocess, sys, threading, time
+import os, signal, subprocess, sys, threading, time
 import pytest
 from hostlib import BIN, EXIT, perilune, until
 
@@ -71,8 +71,8 @@ def test_definition(host, cluster):
     k = cluster.dir / 'kernel-g'
     new = ['--volume', 'v1', '--memory', '16M']
     host.fails('failed', 'vm', 'create', 'g', *new, '--kernel', k)
-    for name in ('', '.x', '-x', 'a/b', 'a:b', 'a b', 'x' * 101):
-        host.fails('usage', 'vm', 'create', '--', name, *new)if name[:1] != '-' else None
+    for name in ('', '.x', 'a/b', 'a:b', 'a b', 'x' * 101):
+        assert "name" in host.fails('usage', 'vm', 'create', name, *new)['message']
     host.fails('usage', 'vm', 'create', 'x', '--volume', 'v1', '--memory', '3M', '--kernel', k)
     host.fails('usage', 'vm', 'create', 'x', *new, '--cpus', '1000', '--kernel', k)
     host.fails('usage', 'vm', 'create', 'x', *new, '--kernel', __file__)
@@ -182,8 +182,8 @@ def test_sandbox(host):
     assert os.getsid(pid) != os.getsid(host.proc.pid)
     create(host, say('other') + ECHO, 'other', '--cpus', '1')
     host.ok('vm', 'start', 'other')
-    uid = [os.stat(f'/proc/{show(host, n)["pid"]}').st_uid for n in ('g', 'other')]
-    assert len({open(f'/proc/{show(host, n)["pid"]}/status').read().split('Uid:\t')[1].split()[0] for n in ('g', 'other')}) == 2, uid
+    uids = {open(f'/proc/{show(host, n)["pid"]}/status').read().split('Uid:\t')[1].split()[0] for n in ('g', 'other')}
+    assert len(uids) == 2                                               # neither can touch the other
 
 
 def test_other_host_is_refused_and_may_start_it_afterwards(host, cluster, lun):
@@ -205,6 +205,7 @@ def test_other_host_is_refused_and_may_start_it_afterwards(host, cluster, lun):
     host.ok('vm', 'start', 'g')
 
 
+@pytest.mark.slow
 def test_both_start_it_at_once(host, cluster, lun):
     create(host, say('up') + ECHO)
     h2 = cluster.host('h2')
@@ -278,6 +279,7 @@ def test_what_happened_while_no_daemon_was_there(host):
     until(lambda: state(host, 'late') == 'stopped')
 
 
+@pytest.mark.slow
 def test_vmm_stops_by_itself_when_the_daemon_stays_away(host):
     counting = say('up') + '2: incl 0x190000; jmp 2b;'
     create(host, counting)
@@ -304,6 +306,7 @@ def test_vmm_stops_by_itself_when_the_daemon_stays_away(host):
     assert show(host)['pid'] == pid
 
 
+@pytest.mark.slow
 def test_a_dead_hosts_vm_is_started_elsewhere(host, cluster, lun):
     create(host, say('up') + ECHO)
     h2 = cluster.host('h2')
@@ -324,6 +327,7 @@ def test_a_dead_hosts_vm_is_started_elsewhere(host, cluster, lun):
     host.fails('busy', 'vm', 'start', 'g')
 
 
+@pytest.mark.slow
 def test_an_old_vmm_is_ended_when_its_vm_was_taken_over(host, cluster, lun):
     # The daemon dies, its VMM lives on, frozen; another host takes the VM; the daemon comes back.
     create(host, say('up') + ECHO)

@@ -348,6 +348,23 @@ static void load_pending(struct group *g)
 }
 
 /*
+ * A freed inode that is not in place yet: we hold its lock still, so nobody else can have made it a new
+ * one; nor may we before it is in place.
+ */
+static bool inode_stays(struct cfs *fs, const struct pending *p)
+{
+	struct cfs_buf *buf;
+	bool dirty;
+
+	if (p->units || p->slab != CFS_SLAB_INODE)
+		return false;
+	buf = cfs_buf_peek(fs, p->vbn);
+	dirty = buf && buf->dirty;
+	cfs_buf_put(fs, buf);
+	return dirty;
+}
+
+/*
  * Another host had the group meanwhile, so all that was freed here is durable (INV-FS-5), and it may
  * have taken it again: what the bitmaps say counts.
  */
@@ -358,7 +375,7 @@ static void drop_pending(struct group *g)
 
 	pthread_mutex_lock(&gs->pending_lock);
 	list_for_each_safe (p, tmp, &gs->pending, link) {
-		if (group_at(g->fs, p->vbn) != g)
+		if (group_at(g->fs, p->vbn) != g || inode_stays(g->fs, p))
 			continue;
 		list_del(&p->link);
 		free(p);

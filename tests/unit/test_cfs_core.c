@@ -112,6 +112,55 @@ static void test_freed_and_away(void **state)
 	vol_free(v);
 }
 
+/* As above, an inode; its lock stayed here, and it is not in place: nobody makes it a new one yet. */
+static void test_inode_freed_and_away(void **state)
+{
+	struct vol *v = vol_make(256 * MiB);
+	struct cfs_inode_block *n;
+	uint64_t vbn, again[8];
+	struct cfs_lock *lock;
+	struct cfs_txn txn;
+	struct cfs_buf *buf;
+	struct cfs *a, *b;
+	unsigned g;
+
+	(void)state;
+	ok(vol_mount(v, 0, NULL));
+	ok(vol_mount(v, 1, NULL));
+	a = v->fs[0];
+	b = v->fs[1];
+	ok(cfs_meta_reserve(a, CFS_SLAB_INODE, root_of(a), &vbn));
+	g = cfs_group_of(a, vbn);
+	ok(cfs_lock_get(a, vbn - 1, CFS_LOCK_EXCLUSIVE, 0, &lock));
+	ok(cfs_txn_begin_wait(a, &txn));
+	buf = cfs_buf_new(a, vbn, CFS_T_INODE, vbn - 1);
+	cfs_meta_use(&txn, CFS_SLAB_INODE, vbn);
+	cfs_txn_image(&txn, buf);
+	cfs_txn_end(&txn);
+	ok(cfs_group_hold(a, g));
+	ok(cfs_txn_begin_wait(a, &txn));
+	n = (struct cfs_inode_block *)buf->data;
+	n->kind = CFS_KIND_NONE;
+	cfs_txn_patch(&txn, buf, &n->kind, 1);
+	cfs_meta_free(&txn, CFS_SLAB_INODE, vbn);
+	cfs_txn_end(&txn);
+	cfs_group_unhold(a, g);
+	cfs_buf_put(a, buf);
+	cfs_lock_put(lock);
+
+	ok(cfs_group_hold(b, g));
+	cfs_group_unhold(b, g);
+	ok(cfs_group_hold(a, g));
+	for (unsigned i = 0; i < ARRAY_SIZE(again); i++) {
+		ok(cfs_meta_reserve(a, CFS_SLAB_INODE, vbn, &again[i]));
+		assert_true(again[i] != vbn);
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(again); i++)
+		cfs_meta_unreserve(a, CFS_SLAB_INODE, again[i]);
+	cfs_group_unhold(a, g);
+	vol_free(v);
+}
+
 /* Takes a certain unit, which no stock would have given, for an entry. */
 static void use_unit(struct cfs_map *map, struct cfs_buf *leaf, unsigned slot, struct group *g,
 		     uint32_t unit)
@@ -258,6 +307,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_freed_and_away),
+		cmocka_unit_test(test_inode_freed_and_away),
 		cmocka_unit_test(test_units_far_apart),
 		cmocka_unit_test(test_journal_without_head),
 		cmocka_unit_test(test_vm_unlock_with_disk),

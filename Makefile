@@ -105,6 +105,8 @@ install: all ## install into $(DESTDIR)/usr
 	install -m 755 $(BUILD)/bin/perilune $(DESTDIR)/usr/bin/
 	install -m 755 $(BUILD)/bin/perilund $(DESTDIR)/usr/sbin/
 	install -m 755 $(BUILD)/bin/perilune-vmm $(DESTDIR)/usr/lib/perilune/
+	install -d $(DESTDIR)/lib/systemd/system
+	install -m 644 tools/perilund.service $(DESTDIR)/lib/systemd/system/
 
 # --- proving ----------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@
 #include "base/util.h"
 #include "clusterfs/cfs.h"
 #include "host/daemon.h"
+#include "host/holder.h"
 #include "host/names.h"
 #include "host/verbs.h"
 #include "host/volume.h"
@@ -186,6 +187,7 @@ static int disk_bench(struct host_call *call)
 	err_save(&why, rc);
 	end = stage_end(&stage);
 	rc = rc < 0 ? err_restore(&why) : end;
+	rc = host_name_holder(v, path, rc);
 	host_volume_put(v);
 	if (rc == 0)
 		call->result = describe(&o, &r);

@@ -9,6 +9,7 @@
 #include "clusterfs/cfs.h"
 #include "host/daemon.h"
 #include "host/event.h"
+#include "host/holder.h"
 #include "host/names.h"
 #include "host/verbs.h"
 #include "host/volume.h"
@@ -183,8 +184,6 @@ static json_t *holder_of(struct host_volume *v, const char *path)
 {
 	struct cfs_file *file;
 	struct err_info why;
-	const char *host;
-	json_t *d;
 	int rc = cfs_open(host_volume_fs(v), path, 0, 0, &file);
 
 	if (rc == 0) {
@@ -195,10 +194,7 @@ static json_t *holder_of(struct host_volume *v, const char *path)
 	err_clear();
 	if (rc != -EBUSY)
 		return json_null();
-	host = strstr(why.holder, "host ");
-	d = json_pack("{s:s, s:s, s:s}", "kind", strncmp(why.holder, "vm ", 3) ? "host" : "vm",
-		      "name", why.holder, "host", host ? host + 5 : why.holder);
-	return d ? d : json_null();
+	return host_holder_json(v, path, why.holder);
 }
 
 static int disk_show(struct host_call *call)
@@ -253,6 +249,7 @@ static int disk_resize(struct host_call *call)
 		rc = stat_disk(v, path, &st);
 	if (rc == 0)
 		call->result = describe(host_volume_name(v), path, &st);
+	rc = host_name_holder(v, path, rc);
 	host_volume_put(v);
 	return rc;
 }
@@ -280,6 +277,7 @@ static int disk_rename(struct host_call *call)
 		rc = stat_disk(v, path, &st);
 	if (rc == 0)
 		rc = cfs_rename(host_volume_fs(v), path, to_path);
+	rc = host_name_holder(v, path, rc);
 	host_volume_put(v);
 	return rc;
 }
@@ -296,6 +294,7 @@ static int disk_delete(struct host_call *call)
 	rc = stat_disk(v, path, &st);
 	if (rc == 0)
 		rc = cfs_unlink(host_volume_fs(v), path);
+	rc = host_name_holder(v, path, rc);
 	host_volume_put(v);
 	return rc;
 }
@@ -326,6 +325,7 @@ static int disk_extents(struct host_call *call)
 		rc = cfs_extents(file, extent, call->result);
 		(void)cfs_close(file);
 	}
+	rc = host_name_holder(v, path, rc);
 	host_volume_put(v);
 	return rc;
 }

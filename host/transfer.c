@@ -17,7 +17,7 @@
 #include "base/util.h"
 #include "clusterfs/cfs.h"
 #include "host/daemon.h"
-#include "host/event.h"
+#include "host/holder.h"
 #include "host/names.h"
 #include "host/verbs.h"
 #include "host/volume.h"
@@ -356,6 +356,7 @@ static int disk_export(struct host_call *call)
 	if (rc == 0)
 		call->result = json_pack("{s:s, s:I}", "file", to, "size", (json_int_t)t.size);
 out:
+	rc = host_name_holder(v, path, rc);
 	host_volume_put(v);
 	return rc;
 }

@@ -17,6 +17,7 @@
 /* A task is looked at often at first, so that short ones feel like none. */
 #define POLL_FIRST_MS 2
 #define POLL_LAST_MS  150
+#define POLL_SOON_MS  20 /* in the first two seconds */
 
 char *cli_absolute(const char *path)
 {
@@ -114,7 +115,7 @@ int cli_follow(struct cli *cli, uint64_t id, json_t **result)
 		}
 		json_decref(task);
 		wait_or_detach(pause, &interrupt, &detached);
-		pause = MIN(2 * pause, POLL_LAST_MS);
+		pause = MIN(2 * pause, now - began < 2000 ? POLL_SOON_MS : POLL_LAST_MS);
 	}
 	sigprocmask(SIG_SETMASK, &old, NULL);
 	json_decref(query);

@@ -219,6 +219,7 @@ def test_import_is_durable_when_it_says_so(pair):
     assert sha(raw) == sha(back)
 
 
+@pytest.mark.slow
 def test_a_full_volume_is_no_space(cluster):
     lun, h = cluster.lun(size='300M'), cluster.host()
     h.ok('volume', 'format', 'v1', lun)
@@ -236,6 +237,7 @@ def test_a_full_volume_is_no_space(cluster):
     h.ok('volume', 'reclaim', 'v1')
 
 
+@pytest.mark.slow
 def test_ctrl_c_detaches_and_the_task_goes_on(cluster):
     lun, h = cluster.lun(), cluster.host()
     h.ok('volume', 'format', 'v1', lun)
@@ -281,6 +283,7 @@ def test_bench(cluster):
         h.fails('usage', '--yes', 'disk', 'bench', 'v1:/b', *words)
 
 
+@pytest.mark.slow
 def test_damage_is_found_and_named(cluster):
     lun, h = cluster.lun(), cluster.host()
     h.ok('volume', 'format', 'v1', lun)
@@ -416,6 +419,7 @@ def test_64_daemons_mount_one_volume(cluster):
     assert extra.run('volume', 'mount', lun, timeout=120).code == EXIT['busy']
 
 
+@pytest.mark.slow
 def test_grow(pair):
     cluster, lun, h1, h2 = pair
     assert 'larger' in h1.fails('usage', 'volume', 'grow', 'v1')['message']
@@ -446,3 +450,28 @@ def test_grow(pair):
         h.ok('volume', 'unmount', 'v1')
     r = perilune('--json', 'volume', 'check', lun, more)
     assert r.code == 0 and r.json['clean'], r
+
+
+def test_a_disk_in_use_by_a_vm_is_refused_by_its_name(pair):
+    import sys
+    if not os.access('/dev/kvm', os.R_OK | os.W_OK):
+        pytest.skip('no /dev/kvm')
+    sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'lib'))
+    from payloads import guest, say
+    from vmm import setup_sectors
+    cluster, lun, h1, h2 = pair
+    kernel = cluster.dir / 'kernel'
+    kernel.write_bytes(setup_sectors() + guest(say('up')))
+    h1.ok('disk', 'create', 'v1:/d', '--size', '8M')
+    h1.ok('vm', 'create', 'web', '--volume', 'v1', '--memory', '16M', '--disk', 'v1:/d', '--kernel', kernel)
+    h1.ok('vm', 'start', 'web')
+    for h in h1, h2:
+        assert h.json('disk', 'show', 'v1:/d')['holder'] == {'kind': 'vm', 'name': 'web', 'host': 'h1'}
+        for words in (['disk', 'delete', 'v1:/d'], ['disk', 'resize', 'v1:/d', '--size', '16M'],
+                      ['disk', 'export', 'v1:/d', cluster.dir / 'x'], ['disk', 'bench', 'v1:/d', '--op', 'write']):
+            e = h.fails('busy', '--yes', *words)
+            assert e['holder'] == 'vm web' and 'web' in e['message'], e
+    assert h1.fails('busy', 'volume', 'unmount', 'v1')['holder']
+    h1.ok('vm', 'kill', 'web')
+    assert h2.json('disk', 'show', 'v1:/d')['holder'] is None
+    h2.ok('--yes', 'disk', 'delete', 'v1:/d')

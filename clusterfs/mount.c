@@ -76,8 +76,13 @@ int cfs_volume_open(struct cfs *fs, struct blk **blks, unsigned n)
 	return lease_page(fs);
 }
 
+/* A lease that is over: nothing is written through the LUNs of a life that ended badly. */
+static const _Atomic uint64_t never;
+
 void cfs_volume_free(struct cfs *fs)
 {
+	for (unsigned e = 0; e < fs->extents && fs->lease_end; e++)
+		blk_set_lease(fs->extent[e], fs->abandoned ? &never : NULL);
 	if (fs->lease_end)
 		munmap((void *)fs->lease_end, 4096);
 	if (fs->lease_fd >= 0)
@@ -167,7 +172,8 @@ int cfs_bring_down(struct cfs *fs, enum cfs_down how)
 		rc = cfs_locks_stop(fs, !abandon);
 	rc2 = cfs_journal_stop(fs, abandon || rc < 0);
 	rc = rc < 0 ? rc : rc2;
-	if (abandon || rc < 0)
+	fs->abandoned = abandon || rc < 0;
+	if (fs->abandoned)
 		cfs_slot_abandon(fs);
 	else
 		rc = cfs_slot_leave(fs);

@@ -44,6 +44,7 @@ struct cfs {
 	 * back under the same epoch. In memory that VMMs map read-only (cfs_lease_fd). */
 	_Atomic uint64_t *lease_end;
 	int lease_fd;
+	bool abandoned;		   /* brought down without a word to the disk */
 	_Atomic bool dead;	   /* another host took our slot: this life is over */
 	_Atomic uint64_t sequence; /* Lamport clock of transactions: the largest seen */
 

@@ -141,7 +141,8 @@ static void test_more_luns(void **state)
 	must(vol_unmount(v, 0));
 	/* It needs both now, in any order. */
 	assert_int_equal(vol_mount(v, 0, NULL), -ENOENT);
-	must(blk_open(v->lun, NULL, &both[1]));
+	must(blk_open(v->lun, &(struct blk_options){.force_id = "file.test"},
+		      &both[1])); /* as vol.c */
 	both[0] = more;
 	(void)str_format(state_dir, sizeof(state_dir), "%s/0", v->dir);
 	options.state_dir = state_dir;

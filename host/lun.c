@@ -402,13 +402,16 @@ static json_t *describe_probe(struct host_lun *lun)
 json_t *host_lun_path(struct host_luns *luns, struct host_lun *lun)
 {
 	const struct blk_info *i = blk_info(lun->blk);
+	struct blk_stats stats;
 	json_t *d;
 
+	blk_get_stats(lun->blk, &stats);
 	pthread_mutex_lock(&luns->lock);
-	d = json_pack("{s:s, s:s, s:s, s:s, s:o, s:i, s:s, s:n, s:n, s:n}", "lun", i->id, "path",
+	d = json_pack("{s:s, s:s, s:s, s:s, s:o, s:i, s:s, s:I, s:I, s:I}", "lun", i->id, "path",
 		      lun->name, "kind", kind_name(i->kind), "state", "up", "since",
 		      host_json_time(lun->opened_ns), "group", 0, "policy", "fixed", "errors",
-		      "latency_us", "bytes");
+		      (json_int_t)stats.errors, "latency_us", (json_int_t)(stats.latency_ns / 1000),
+		      "bytes", (json_int_t)(stats.bytes_read + stats.bytes_written));
 	pthread_mutex_unlock(&luns->lock);
 	return d;
 }

@@ -55,7 +55,10 @@ const struct cli_verb cli_volume_verbs[] = {
 	{"volume", "show", "volume=VOLUME", "all of one volume: space, LUNs, hosts",
 	 "perilune volume show v1 --json", NULL, 0, NULL, NULL},
 	{"volume", "paths", "volume=VOLUME", "how its LUNs are reached", "perilune volume paths v1",
-	 NULL, 0, "lun=LUN,path=PATH,kind=KIND,state=STATE,policy=POLICY,since=SINCE", NULL},
+	 NULL, 0,
+	 "lun=LUN,path=PATH,kind=KIND,state=STATE,errors=ERRORS,latency_us=LATENCY US,bytes%=BYTES,"
+	 "since=SINCE",
+	 NULL},
 	{"volume", "locks", "volume=VOLUME", "locks that this host holds or waits for",
 	 "perilune volume locks v1", NULL, 0,
 	 "what=OBJECT,mode=MODE,holder=HOLDER,wanted=WANTED,block=BLOCK", NULL},

@@ -35,6 +35,7 @@ def test_a_volume_on_two_hosts(pair):
     assert [x['lun'] for x in v['extents']] == [h1.json('lun', 'probe', lun)['id']]
     paths = h1.json('volume', 'paths', 'v1')
     assert {'lun', 'path', 'kind', 'state', 'since', 'group', 'policy', 'errors', 'latency_us', 'bytes'} <= paths[0].keys()
+    assert paths[0]['bytes'] > 0 and paths[0]['errors'] == 0 and paths[0]['latency_us'] >= 0
     assert {(h['name'], h['volume']) for h in h1.json('host', 'list')} == {('h1', 'v1'), ('h2', 'v1')}
     assert h1.json('volume', 'list')[0]['name'] == 'v1'
     assert isinstance(h1.json('volume', 'locks', 'v1'), list)

@@ -419,6 +419,23 @@ static struct cfs_slots *slots_new(const struct cfs *fs)
 	return s;
 }
 
+/*
+ * INV-BLK-1: a dead daemon's commands may still be on their way. A file's host lock fell with the last of
+ * them; where a login with the old names ends them (reinstatement) ours just did; else the flight time
+ * has to pass, while we beat already, before the journal is read and anything is written.
+ */
+static void outlive_predecessor(struct cfs *fs)
+{
+	for (unsigned e = 0; e < fs->extents; e++) {
+		const struct blk_info *info = blk_info(fs->extent[e]);
+
+		if (info->kind == BLK_ISCSI && !info->reinstatement) {
+			sleep_ms(le32_get(fs->label.flight_ms));
+			return;
+		}
+	}
+}
+
 int cfs_slot_take(struct cfs *fs, bool check, bool *resumed)
 {
 	struct cfs_slots *s = slots_new(fs);
@@ -450,6 +467,8 @@ int cfs_slot_take(struct cfs *fs, bool check, bool *resumed)
 		(void)cfs_slot_leave(fs);
 		return err_restore(&why);
 	}
+	if (*resumed)
+		outlive_predecessor(fs);
 	log_info("cfs", "volume %s: slot %u, epoch %u%s", fs->name, fs->slot, fs->epoch,
 		 *resumed ? " (goes on)" : "");
 	return 0;

@@ -7,6 +7,7 @@
 #include "base/loop.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <poll.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -30,6 +31,7 @@ struct loop {
 	struct loop_op event_op;
 	bool event_armed;
 	_Atomic(struct loop_work *) posted; /* a stack, newest first */
+	_Atomic unsigned posting; /* threads in loop_post, loop_stop: the loop must not go yet */
 	struct loop_work *deferred, **deferred_tail;
 	struct list timers; /* by deadline */
 	_Atomic bool stop;
@@ -83,6 +85,12 @@ void loop_destroy(struct loop *loop)
 {
 	if (!loop)
 		return;
+	/*
+	 * Who posted the last work may not have woken us yet: we ran it by another's wake. Without the
+	 * wait it would write into whatever file has the descriptor's number next.
+	 */
+	while (atomic_load(&loop->posting))
+		sched_yield();
 	io_uring_queue_exit(&loop->ring);
 	close(loop->event_fd);
 	free(loop);
@@ -98,19 +106,24 @@ static void wake(struct loop *loop)
 
 void loop_stop(struct loop *loop)
 {
+	atomic_fetch_add(&loop->posting, 1);
 	loop->stop = true;
 	wake(loop);
+	atomic_fetch_sub(&loop->posting, 1);
 }
 
 void loop_post(struct loop *loop, struct loop_work *work)
 {
-	struct loop_work *head = atomic_load(&loop->posted);
+	struct loop_work *head;
 
+	atomic_fetch_add(&loop->posting, 1);
+	head = atomic_load(&loop->posted);
 	do
 		work->next = head;
 	while (!atomic_compare_exchange_weak(&loop->posted, &head, work));
 	if (!head)
 		wake(loop); /* the first of a batch; the taker empties the whole stack */
+	atomic_fetch_sub(&loop->posting, 1);
 }
 
 void loop_defer(struct loop *loop, struct loop_work *work)

@@ -253,8 +253,11 @@ static void request_data(struct request *r, const char *data, size_t n)
 		answer_error(r, r->err);
 }
 
-/* The body is complete: suspends and hands over, or has an answer at once. */
-static void request_dispatch(struct request *r, const char *method, const char *url)
+/*
+ * The body is complete: true when there is an answer at once. False: suspended and handed over, and
+ * `r` is not ours any more; its answer may be under way already.
+ */
+static bool request_dispatch(struct request *r, const char *method, const char *url)
 {
 	struct host_api *api = r->api;
 	json_t *query = json_object();
@@ -274,7 +277,7 @@ static void request_dispatch(struct request *r, const char *method, const char *
 	if (rc < 0) {
 		answer_error(r, rc);
 		r->stage = ANSWERED;
-		return;
+		return true;
 	}
 	if (r->upload)
 		(void)lseek(r->call->body_fd, 0, SEEK_SET);
@@ -283,6 +286,7 @@ static void request_dispatch(struct request *r, const char *method, const char *
 	MHD_suspend_connection(r->connection);
 	pool_submit(r->call->verb->flags & (HOST_QUICK | HOST_TASK) ? api->quick : api->workers,
 		    &r->job);
+	return false;
 }
 
 /* libmicrohttpd's socket stays its own: a copy is handed over, then its side is let go. */
@@ -359,8 +363,8 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
 	}
 	if (r->stage == READING && r->err < 0)
 		r->stage = ANSWERED;
-	if (r->stage == READING)
-		request_dispatch(r, method, url);
+	if (r->stage == READING && !request_dispatch(r, method, url))
+		return MHD_YES;
 	return r->stage == ANSWERED ? request_answer(r) : MHD_YES;
 }
 

@@ -454,6 +454,7 @@ enum cfs_record_type {
 	CFS_R_IMAGE = 1, /* the whole block; what is missing behind `bytes` is zero */
 	CFS_R_PATCH,	 /* `bytes` at `offset` */
 	CFS_R_RELEASED, /* the lock `vbn` is given up: replay skips what lies before it under that owner */
+	CFS_R_FREED, /* the block `vbn` is free: replay skips what lies before it for that block */
 };
 struct cfs_record {
 	le16 type;   /* 0x00 enum cfs_record_type */

@@ -58,6 +58,10 @@ static void collect(struct cfs *fs, uint64_t owner, struct copies *c)
 	list_for_each (b, &j->dirty, dirty_link) {
 		if (owner && b->owner != owner)
 			continue;
+		if (b->freed) { /* only its transaction has to be durable */
+			c->last_stream = MAX(c->last_stream, b->last_stream);
+			continue;
+		}
 		if (n == size) {
 			size = size ? 2 * size : 256;
 			want = xrealloc(want, size * sizeof(*want));
@@ -66,7 +70,7 @@ static void collect(struct cfs *fs, uint64_t owner, struct copies *c)
 		want[n++] = b;
 	}
 	for (size_t i = 0; i < n; i++) {
-		if (want[i]->dirty)
+		if (want[i]->dirty && !want[i]->freed)
 			take_copy(c, want[i]);
 		else
 			cfs_buf_put(fs, want[i]);	/* freed meanwhile */
@@ -131,7 +135,7 @@ static void settle(struct cfs *fs, struct copies *c, bool written)
 		struct cfs_buf *b = c->v[i].buf;
 
 		free(c->v[i].data);
-		if (!written || !b->dirty) {
+		if (!written || !b->dirty || b->freed) {
 			/* Freed meanwhile; or: the old records are still needed; a further image does no harm. */
 		} else if (b->last_stream == c->v[i].last_stream) {
 			list_del(&b->dirty_link);
@@ -143,6 +147,23 @@ static void settle(struct cfs *fs, struct copies *c, bool written)
 	}
 	pthread_mutex_unlock(&j->lock);
 	free(c->v);
+}
+
+/* Freed blocks whose transaction is durable: the journal's tail need not wait for them any more. */
+static void drop_freed(struct cfs *fs)
+{
+	struct cfs_journal *j = fs->journal;
+	struct cfs_buf *b, *tmp;
+
+	pthread_mutex_lock(&j->lock);
+	list_for_each_safe (b, tmp, &j->dirty, dirty_link) {
+		if (!b->freed || b->last_stream > j->durable)
+			continue;
+		list_del(&b->dirty_link);
+		b->freed = false;
+		cfs_buf_set_dirty(fs, b, false);
+	}
+	pthread_mutex_unlock(&j->lock);
 }
 
 int cfs_checkpoint(struct cfs *fs, uint64_t owner)
@@ -159,6 +180,7 @@ int cfs_checkpoint(struct cfs *fs, uint64_t owner)
 	if (rc == 0 && c.n > 0)
 		rc = write_in_place(fs, &c);
 	settle(fs, &c, rc == 0);
+	drop_freed(fs);
 	if (rc == 0)
 		rc = cfs_journal_trim(fs);
 	pthread_mutex_unlock(&j->checkpoint_lock);

@@ -79,7 +79,7 @@ static const char *const kinds[] = {"none", "file", "directory", "disk", "VM"};
 static const char *const works[] = {"none", "being deleted", "being shrunk"};
 static const char *const slab_types[] = {"free", "inodes", "tree blocks"};
 static const char *const fence_modes[] = {"auto", "time"};
-static const char *const record_types[] = {"unknown", "image", "patch", "released"};
+static const char *const record_types[] = {"unknown", "image", "patch", "released", "freed"};
 
 /* --- by type ------------------------------------------------------------------------------------ */
 

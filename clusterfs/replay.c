@@ -2,8 +2,8 @@
 /*
  * replay.c: the redo log of a life that ended.
  *
- * Two passes over the stream of whole batches. The first notes where locks were released (as jbd's
- * revoke): what lies before that, under that lock, is somebody else's by now. The second builds each
+ * Two passes over the stream of whole batches. The first notes where locks were released and blocks
+ * freed (as jbd's revoke): what lies before that, under that lock, is somebody else's by now. The second builds each
  * block: from the medium or an image, patches on top, only those whose sequence is newer than what the
  * medium holds. Then the blocks are written in place and flushed. Doing it twice does no harm.
  */
@@ -294,7 +294,7 @@ static void note_released(const struct cfs_log *log, struct table *t)
 
 	while (next_txn(&w)) {
 		while (next_record(&w, &r, &data)) {
-			if (le16_get(r.type) == CFS_R_RELEASED)
+			if (le16_get(r.type) == CFS_R_RELEASED || le16_get(r.type) == CFS_R_FREED)
 				find(t, le64_get(r.vbn), true)->released = w.stream;
 		}
 	}
@@ -321,6 +321,9 @@ static int redo(struct cfs *fs, const struct cfs_log *log, const struct table *r
 					    "volume; run volume check",
 					    (unsigned long long)vbn);
 			gone = find((struct table *)released, le64_get(r.owner), false);
+			if (gone && gone->released > w.stream)
+				continue;
+			gone = find((struct table *)released, vbn, false);
 			if (gone && gone->released > w.stream)
 				continue;
 			rc = apply_record(fs, find(blocks, vbn, true), &w, &r, data);

@@ -150,11 +150,10 @@ void cfs_txn_patch(struct cfs_txn *txn, struct cfs_buf *buf, const void *p, size
 
 void cfs_txn_forget(struct cfs_txn *txn, struct cfs_buf *buf)
 {
+	touch(txn, buf); /* last_stream becomes this transaction's end: see checkpoint.c */
 	buf->imaged = false;
-	if (!buf->dirty)
-		return;
-	list_del(&buf->dirty_link);
-	cfs_buf_set_dirty(txn->fs, buf, false);
+	buf->freed = buf->dirty;
+	add_record(txn, CFS_R_FREED, buf->vbn, buf->owner, 0, NULL, 0);
 }
 
 void cfs_txn_released(struct cfs_txn *txn, uint64_t lock_vbn)

@@ -34,6 +34,7 @@ struct cfs_buf {
 	 * lru, hash and owned (the cache's) */
 	unsigned refs;
 	bool dirty;	       /* differs from the medium; changes under both mutexes */
+	bool freed;	       /* by a transaction that may not be durable: never goes in place */
 	bool imaged;	       /* an image was logged since the last checkpoint copied it */
 	uint64_t first_stream; /* dirty: where its oldest record that is still needed lies */
 	uint64_t image_stream; /* where its newest image lies */
@@ -89,7 +90,8 @@ void cfs_txn_patch(struct cfs_txn *txn, struct cfs_buf *buf, const void *p, size
 void cfs_txn_image(struct cfs_txn *txn, struct cfs_buf *buf);
 /*
  * A block that this transaction frees: what is in memory must not go in place any more, since the block
- * may belong to another host soon. Its older records lose against whatever is newer there.
+ * may belong to another host soon; and replay skips its older records (as jbd's revoke), since their base
+ * may never have gone in place. The journal's tail waits for it until this transaction is durable.
  */
 void cfs_txn_forget(struct cfs_txn *txn, struct cfs_buf *buf);
 /* Logs RELEASED for a lock block (step three of INV-FS-5). */

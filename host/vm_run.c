@@ -24,6 +24,7 @@
 #include "host/volume.h"
 
 #define LOCK_MS	     60000 /* a dead host's lease, its takeover and replay */
+#define DYING_MS     500   /* from the sockets' end to the process's */
 #define CALL_MS	     10000
 #define START_MS     30000 /* the VMM waits for its back-end */
 #define TURN_MS	     1000
@@ -290,10 +291,15 @@ static int take_up(struct host_vm *vm, json_t *record)
 	struct vmctl_status status = {0};
 	int rc = vm_take_up(vm, record);
 
-	if (rc == -ESRCH)
-		return take_remains(vm, rc);
-	if (rc == 0)
-		rc = take_lock(vm);
+	/* Dead, dying, or not to be trusted: ended for sure, and then its lock is given up. */
+	if (rc < 0) {
+		struct err_info why;
+
+		err_save(&why, rc);
+		vm_end_process(vm);
+		return take_remains(vm, err_restore(&why));
+	}
+	rc = take_lock(vm);
 	if (rc == 0)
 		rc = vm_disks_open(vm);
 	if (rc == 0)
@@ -466,13 +472,20 @@ static void take_clients(struct host_vm *vm)
 	pthread_mutex_unlock(&vm->lock);
 }
 
-/* The control connection broke while the VMM lives: once more, then it is given up. */
+/*
+ * The control connection broke while the VMM lives: once more, then it is given up. One that dies loses
+ * its sockets a moment before it is seen to have ended.
+ */
 static int hear(struct host_vm *vm)
 {
+	struct pollfd dying = {.fd = vm->pid_fd, .events = POLLIN};
 	struct vmctl_status status = {0};
 	int rc = vm_hear(vm);
 
-	if (rc >= 0 || vm_process_ended(vm))
+	if (rc >= 0)
+		return GO_ON;
+	(void)poll(&dying, 1, DYING_MS);
+	if (vm_process_ended(vm))
 		return GO_ON;
 	rc = vm_connect(vm, &status);
 	if (rc == 0)

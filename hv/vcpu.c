@@ -141,6 +141,16 @@ static void complete_exit(struct vcpu *vcpu)
 	}
 }
 
+/* Nothing is to be kicked while it stands still: may_run sets the timer anew. */
+static void disarm(struct vcpu *vcpu)
+{
+	const struct itimerspec never = {0};
+
+	if (vcpu->has_timer && vcpu->armed_ns != UINT64_MAX)
+		timer_settime(vcpu->timer, 0, &never, NULL);
+	vcpu->armed_ns = UINT64_MAX;
+}
+
 /* Stands still while there is a reason to. False: the thread is to end. */
 static bool park(struct vcpu *vcpu)
 {
@@ -149,6 +159,7 @@ static bool park(struct vcpu *vcpu)
 	if (!atomic_load(&all->stop))
 		return true;
 	complete_exit(vcpu);
+	disarm(vcpu);
 	pthread_mutex_lock(&all->lock);
 	all->parked++;
 	pthread_cond_broadcast(&all->changed);

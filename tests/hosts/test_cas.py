@@ -102,9 +102,10 @@ def test_baton_array_forgets_keys():
 def test_baton_stop_and_continue(tmp_path):
     """A host that is stopped inside of a section, for longer than a holder may be silent, then goes on: it is taken
     out, what it still sends is refused, and no update is lost."""
+    COUNT = 5000  # so long that one of the stops hits a holder
     with Tgt() as t:
         logs = [tmp_path / f'log{i}' for i in range(3)]
-        procs = [subprocess.Popen([program('cas_incr'), '--timeout', '4000', t.url, '1200'], stderr=log.open('w'),
+        procs = [subprocess.Popen([program('cas_incr'), '--timeout', '4000', t.url, str(COUNT)], stderr=log.open('w'),
                                   stdout=subprocess.DEVNULL) for log in logs]
         silent = 0
         for i in range(40):
@@ -118,4 +119,4 @@ def test_baton_stop_and_continue(tmp_path):
             silent = sum('is silent' in log.read_text() for log in logs)
         for p, log in zip(procs, logs):
             assert p.wait(100) == 0, log.read_text()[-3000:]
-        assert silent and counter(t.url) == 3 * 1200
+        assert silent and counter(t.url) == 3 * COUNT

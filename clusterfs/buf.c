@@ -330,13 +330,3 @@ void cfs_buf_forget_owner(struct cfs *fs, uint64_t owner)
 	}
 	pthread_mutex_unlock(&c->lock);
 }
-
-size_t cfs_cache_bytes(struct cfs *fs)
-{
-	size_t n;
-
-	pthread_mutex_lock(&fs->cache->lock);
-	n = fs->cache->bytes;
-	pthread_mutex_unlock(&fs->cache->lock);
-	return n;
-}

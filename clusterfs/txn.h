@@ -62,7 +62,6 @@ int cfs_buf_insert(struct cfs *fs, uint64_t vbn, enum cfs_type type, uint64_t ow
 void cfs_buf_put(struct cfs *fs, struct cfs_buf *buf);
 /* Forgets all clean, unreferenced buffers of a lock that is given up (all must be so). */
 void cfs_buf_forget_owner(struct cfs *fs, uint64_t owner);
-size_t cfs_cache_bytes(struct cfs *fs);
 /* For checkpoint.c and txn.c: a further reference; dirty or clean again (journal mutex held). */
 void cfs_buf_hold(struct cfs *fs, struct cfs_buf *buf);
 void cfs_buf_set_dirty(struct cfs *fs, struct cfs_buf *buf, bool dirty);

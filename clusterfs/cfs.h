@@ -93,6 +93,8 @@ struct cfs_info {
 	struct cfs_host_info host[64];
 };
 int cfs_info(struct cfs *fs, struct cfs_info *out);
+/* Beats and looks at the other hosts now, so that cfs_info knows who came and went. At most `wait_ms`. */
+void cfs_look(struct cfs *fs, unsigned wait_ms);
 /* Name (64 bytes) and id (40 bytes) alone: cfs_info counts the free space, which takes I/O. */
 void cfs_names(struct cfs *fs, char *name, char *id);
 /* All that was done by calls that have returned is durable: names, sizes, data. Blocking. */
@@ -134,7 +136,10 @@ int cfs_create(struct cfs *fs, const char *path, enum cfs_file_kind kind, uint64
 int cfs_rename(struct cfs *fs, const char *from, const char *to);
 /* A file, disk, or empty directory. Space comes back in the background; restartable. -EBUSY. */
 int cfs_unlink(struct cfs *fs, const char *path);
-/* In hash order. `fn` returning non-zero ends the walk with that value. */
+/*
+ * In hash order. `fn` returning non-zero ends the walk with that value. An object that another host has
+ * just made and still holds may come with created_ns 0: its kind and inode are all that is known.
+ */
 int cfs_readdir(struct cfs *fs, const char *path,
 		int (*fn)(void *arg, const char *name, const struct cfs_stat *stat), void *arg);
 

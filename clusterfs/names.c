@@ -17,6 +17,8 @@
 #define WALKS	  20u /* so often what a walk found may have changed meanwhile */
 #define MAX_DEPTH 256u
 
+#define READDIR_PATIENCE_MS 3000u /* for all fresh entries of one listing together */
+
 /* --- walking ------------------------------------------------------------------------------------ */
 
 static void root_node(struct cfs *fs, struct cfs_node *out)
@@ -640,10 +642,13 @@ int cfs_stat(struct cfs *fs, const char *path, struct cfs_stat *out)
 	return rc;
 }
 
-/* The entries of one leaf, with no lock held; those that are gone meanwhile are left out. */
+/*
+ * The entries of one leaf, with no lock held; those that are gone meanwhile are left out. What another
+ * host has just made is not on the medium yet: it is waited for, but not for ever.
+ */
 static int list_leaf(struct cfs *fs, const struct cfs_node *dir, const struct cfs_dir_leaf *leaf,
-		     uint64_t from, int (*fn)(void *, const char *, const struct cfs_stat *),
-		     void *arg)
+		     uint64_t from, unsigned *patience_ms,
+		     int (*fn)(void *, const char *, const struct cfs_stat *), void *arg)
 {
 	struct cfs_dirent e;
 	unsigned at = 0;
@@ -657,6 +662,12 @@ static int list_leaf(struct cfs *fs, const struct cfs_node *dir, const struct cf
 			continue;
 		memcpy(node.name, e.name, sizeof(node.name));
 		rc = stat_node(fs, &node, 0, &st);
+		if (rc == 0 && st.created_ns == 0 && *patience_ms) {
+			uint64_t began = clock_boot_ms();
+
+			rc = stat_node(fs, &node, MIN(*patience_ms, 1500u), &st);
+			*patience_ms -= (unsigned)MIN(*patience_ms, clock_boot_ms() - began);
+		}
 		if (rc == 0)
 			rc = fn(arg, e.name, &st);
 		else if (rc == -EAGAIN)
@@ -670,6 +681,7 @@ int cfs_readdir(struct cfs *fs, const char *path,
 {
 	struct cfs_dir_leaf *leaf = xmalloc(sizeof(*leaf));
 	uint64_t from = 0, next = 0;
+	unsigned patience_ms = READDIR_PATIENCE_MS;
 	struct cfs_node node;
 	int rc = cfs_walk(fs, path, &node);
 
@@ -688,7 +700,7 @@ int cfs_readdir(struct cfs *fs, const char *path,
 		cfs_lock_put(lock);
 		if (rc < 0)
 			break;
-		rc = list_leaf(fs, &node, leaf, from, fn, arg);
+		rc = list_leaf(fs, &node, leaf, from, &patience_ms, fn, arg);
 		if (last)
 			break;
 		from = next;

@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "clusterfs/cfs.h"
 #include "host/task.h"
 
 const char *host_arg(struct host_call *call, const char *key)
@@ -113,6 +114,11 @@ json_t *host_json_time(uint64_t wall_ns)
 		return json_null();
 	clock_rfc3339(wall_ns, text, sizeof(text));
 	return json_string(text);
+}
+
+json_t *host_json_known(const struct cfs_stat *st, uint64_t value)
+{
+	return st->created_ns ? json_integer((json_int_t)value) : json_null();
 }
 
 json_t *host_error_json(int err)

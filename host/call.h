@@ -18,6 +18,7 @@
 
 struct host_call;
 struct host_task;
+struct cfs_stat;
 
 enum host_verb_flags {
 	HOST_CHANGES = 1u, /* POST only */
@@ -76,5 +77,7 @@ int host_split_name(const char *name, char volume[64], const char **path);
 
 /* Wall time as the API writes it, or JSON null for 0. */
 json_t *host_json_time(uint64_t wall_ns);
+/* A number of an object's inode; null where the inode could not be read yet. */
+json_t *host_json_known(const struct cfs_stat *st, uint64_t value);
 
 #endif

@@ -24,11 +24,11 @@ static json_t *describe(const char *volume, const char *path, const struct cfs_s
 
 	for (unsigned i = 0; i < 16; i++)
 		(void)str_format(id + 2 * i, 3, "%02x", st->id[i]);
-	return json_pack("{s:s, s:s, s:I, s:I, s:b, s:i, s:o, s:b, s:I}", "path", name, "id", id,
-			 "size", (json_int_t)st->size, "allocated", (json_int_t)st->allocated,
-			 "thin", !st->thick, "generation", (int)st->generation, "created",
-			 host_json_time(st->created_ns), "deleting", st->deleting, "inode",
-			 (json_int_t)st->inode);
+	return json_pack("{s:s, s:s, s:o, s:o, s:b, s:i, s:o, s:b, s:I}", "path", name, "id", id,
+			 "size", host_json_known(st, st->size), "allocated",
+			 host_json_known(st, st->allocated), "thin", !st->thick, "generation",
+			 (int)st->generation, "created", host_json_time(st->created_ns), "deleting",
+			 st->deleting, "inode", (json_int_t)st->inode);
 }
 
 static int stat_disk(struct host_volume *v, const char *path, struct cfs_stat *st)
@@ -100,12 +100,12 @@ static int disk_create(struct host_call *call)
 		rc = err_restore(&why);
 	}
 out:
+	host_volume_disks_changed(v);
 	host_volume_put(v);
 	return rc;
 }
 
 struct walk {
-	struct cfs *fs;
 	json_t *list, *dirs;
 	const char *volume, *dir;
 };
@@ -114,12 +114,8 @@ static int walk_entry(void *arg, const char *name, const struct cfs_stat *st)
 {
 	struct walk *w = arg;
 	cleanup_free char *path = xasprintf("%s%s%s", w->dir, w->dir[1] ? "/" : "", name);
-	struct cfs_stat again;
 	json_t *d = NULL;
 
-	/* A name that another host has just made comes without its inode: asked for by name. */
-	if (st->kind == CFS_DISK && st->created_ns == 0 && cfs_stat(w->fs, path, &again) == 0)
-		st = &again;
 	if (st->kind == CFS_DISK)
 		d = describe(w->volume, path, st);
 	else if (st->kind == CFS_DIR)
@@ -137,7 +133,7 @@ static int list_tree(struct host_volume *v, const char *dir, json_t *list)
 
 	json_array_append_new(dirs, json_string(dir));
 	for (size_t i = 0; i < json_array_size(dirs) && rc == 0; i++) {
-		struct walk w = {host_volume_fs(v), list, dirs, host_volume_name(v),
+		struct walk w = {list, dirs, host_volume_name(v),
 				 json_string_value(json_array_get(dirs, i))};
 
 		rc = cfs_readdir(host_volume_fs(v), w.dir, walk_entry, &w);
@@ -250,6 +246,7 @@ static int disk_resize(struct host_call *call)
 	if (rc == 0)
 		call->result = describe(host_volume_name(v), path, &st);
 	rc = host_name_holder(v, path, rc);
+	host_volume_disks_changed(v);
 	host_volume_put(v);
 	return rc;
 }
@@ -295,6 +292,7 @@ static int disk_delete(struct host_call *call)
 	if (rc == 0)
 		rc = cfs_unlink(host_volume_fs(v), path);
 	rc = host_name_holder(v, path, rc);
+	host_volume_disks_changed(v);
 	host_volume_put(v);
 	return rc;
 }

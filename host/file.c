@@ -138,10 +138,11 @@ int host_write_file(struct cfs *fs, const char *path, enum cfs_file_kind kind, i
 
 static json_t *describe(const char *name, const struct cfs_stat *st)
 {
-	return json_pack("{s:s, s:s, s:I, s:I, s:o, s:o}", "name", name, "kind",
-			 host_kind_name(st->kind), "size", (json_int_t)st->size, "allocated",
-			 (json_int_t)st->allocated, "created", host_json_time(st->created_ns),
-			 "modified", host_json_time(st->modified_ns));
+	return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o}", "name", name, "kind",
+			 host_kind_name(st->kind), "size", host_json_known(st, st->size),
+			 "allocated", host_json_known(st, st->allocated), "created",
+			 host_json_time(st->created_ns), "modified",
+			 host_json_time(st->modified_ns));
 }
 
 static int by_name(const void *a, const void *b)

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <jansson.h>
 
 #include "base/clock.h"
@@ -17,6 +18,7 @@
 #include "base/util.h"
 #include "clusterfs/cfs.h"
 
+#define WAIT_MS	  300	/* a caller waits so long for a count */
 #define FRESH_MS  5000	/* a count is good for that long */
 #define NAMES_MAX 20000 /* a count that meets more is given up: it would disturb others' locks */
 
@@ -24,8 +26,9 @@ struct host_promised {
 	struct cfs *fs;
 	pthread_t thread;
 	pthread_mutex_t lock; /* guards all below */
-	pthread_cond_t wake;
-	bool wanted, ending;
+	pthread_cond_t wake, counted;
+	bool wanted, counting, ending;
+	bool stale; /* a disk changed since the last count began */
 	uint64_t bytes, counted_ms, cost_ms;
 };
 
@@ -50,13 +53,9 @@ static int entry(void *arg, const char *name, const struct cfs_stat *st)
 {
 	struct walk *w = arg;
 	cleanup_free char *path = xasprintf("%s%s%s", w->dir, w->dir[1] ? "/" : "", name);
-	struct cfs_stat again;
 
 	if (++w->names > NAMES_MAX || ending(w->p))
 		return -ECANCELED;
-	/* Just made by another host: its size is asked for by name. */
-	if (st->kind == CFS_DISK && st->created_ns == 0 && cfs_stat(w->p->fs, path, &again) == 0)
-		st = &again;
 	if (st->kind == CFS_DISK && !st->deleting)
 		w->bytes += st->size;
 	else if (st->kind == CFS_DIR)
@@ -97,7 +96,8 @@ static void *counter(void *arg)
 			pthread_cond_wait(&p->wake, &p->lock);
 			continue;
 		}
-		p->wanted = false;
+		p->wanted = p->stale = false;
+		p->counting = true;
 		pthread_mutex_unlock(&p->lock);
 		began = clock_boot_ms();
 		bytes = count(p);
@@ -105,6 +105,8 @@ static void *counter(void *arg)
 		p->bytes = bytes;
 		p->counted_ms = clock_boot_ms();
 		p->cost_ms = p->counted_ms - began;
+		p->counting = false;
+		pthread_cond_broadcast(&p->counted);
 	}
 	pthread_mutex_unlock(&p->lock);
 	return NULL;
@@ -118,6 +120,7 @@ struct host_promised *host_promised_create(struct cfs *fs)
 	p->bytes = UINT64_MAX;
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->wake, NULL);
+	pthread_cond_init(&p->counted, NULL);
 	MUST(pthread_create(&p->thread, NULL, counter, p) == 0);
 	pthread_setname_np(p->thread, "promised");
 	return p;
@@ -130,21 +133,37 @@ void host_promised_destroy(struct host_promised *p)
 	pthread_mutex_lock(&p->lock);
 	p->ending = true;
 	pthread_cond_signal(&p->wake);
+	pthread_cond_broadcast(&p->counted);
 	pthread_mutex_unlock(&p->lock);
 	pthread_join(p->thread, NULL);
 	free(p);
 }
 
+void host_promised_stale(struct host_promised *p)
+{
+	pthread_mutex_lock(&p->lock);
+	p->stale = true;
+	pthread_mutex_unlock(&p->lock);
+}
+
 uint64_t host_promised_get(struct host_promised *p)
 {
 	uint64_t bytes, now = clock_boot_ms();
+	struct timespec until;
 
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += WAIT_MS * 1000000;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
 	pthread_mutex_lock(&p->lock);
 	/* Counting takes at most a twentieth of the time. */
-	if (!p->counted_ms || now > p->counted_ms + MAX(FRESH_MS, 20 * p->cost_ms)) {
+	if (!p->counted_ms || p->stale || now > p->counted_ms + MAX(FRESH_MS, 20 * p->cost_ms)) {
 		p->wanted = true;
 		pthread_cond_signal(&p->wake);
 	}
+	while (!p->ending && p->cost_ms < WAIT_MS && (p->wanted || p->counting) &&
+	       pthread_cond_clockwait(&p->counted, &p->lock, CLOCK_MONOTONIC, &until) == 0)
+		;
 	bytes = p->bytes;
 	pthread_mutex_unlock(&p->lock);
 	return bytes;

@@ -194,6 +194,7 @@ static int disk_import(struct host_call *call)
 					 (json_int_t)st.allocated);
 	}
 out:
+	host_volume_disks_changed(v);
 	host_volume_put(v);
 	return rc;
 }

@@ -27,6 +27,7 @@
 
 /* How often a remembered volume that is not there is tried again. */
 #define RETRY_MS 2000
+#define LOOK_MS	 400 /* a status waits so long for a look at the other hosts */
 
 struct host_volume {
 	struct list link;
@@ -79,9 +80,17 @@ const char *host_volume_name(const struct host_volume *volume)
 	return volume->name;
 }
 
+void host_volume_disks_changed(struct host_volume *v)
+{
+	host_promised_stale(v->promised);
+}
+
 int host_volume_info(struct host_volume *v, struct cfs_info *out)
 {
-	int rc = cfs_info(v->fs, out);
+	int rc;
+
+	cfs_look(v->fs, LOOK_MS);
+	rc = cfs_info(v->fs, out);
 
 	out->promised = host_promised_get(v->promised);
 	return rc;

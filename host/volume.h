@@ -60,8 +60,10 @@ unsigned host_volume_luns(struct host_volume *volume, struct host_lun **out);
 /* Argument "volume" as a use of a mounted one. */
 int host_volume_named(struct host_call *call, struct host_volume **out);
 struct cfs_info;
-/* cfs_info, and what is promised as far as it was counted. */
+/* cfs_info after a look at the other hosts, and what is promised as far as it was counted. Waits 0.7 s at most. */
 int host_volume_info(struct host_volume *volume, struct cfs_info *out);
+/* A disk was made, resized or deleted: what is promised is to be counted anew. */
+void host_volume_disks_changed(struct host_volume *volume);
 /* What `volume show` says. */
 json_t *host_volume_json(const struct cfs_info *info);
 

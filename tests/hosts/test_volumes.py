@@ -28,7 +28,7 @@ def test_a_volume_on_two_hosts(pair):
     cluster, lun, h1, h2 = pair
     v = h2.json('volume', 'show', 'v1')
     assert VOLUME <= v.keys() and v['state'] == 'mounted' and v['size'] == 2 << 30 and 0 < v['free'] < v['size']
-    assert v['promised'] is None or v['promised'] == 0
+    assert v['promised'] == 0 and {h['name'] for h in v['hosts']} == {'h1', 'h2'}
     host = next(h for h in v['hosts'] if h['name'] == 'h1')
     assert {'name', 'id', 'slot', 'epoch', 'state', 'beat_age_ms', 'address'} <= host.keys()
     assert host['state'] == 'active' and host['id'] == h1.json('host', 'show')['id']
@@ -105,6 +105,8 @@ def test_rename_volume(cluster):
 def test_disks(pair):
     cluster, lun, h1, h2 = pair
     h1.ok('disk', 'create', 'v1:/a', '--size', '64M')
+    assert [(f['name'], f['size']) for f in h2.json('file', 'ls', 'v1:/')] == [('a', 64 << 20)]
+    assert h1.json('volume', 'show', 'v1')['promised'] == 64 << 20
     d = h2.json('disk', 'show', 'v1:/a')
     assert {'path', 'size', 'allocated', 'thin', 'holder', 'generation', 'created'} <= d.keys()
     assert (d['path'], d['size'], d['allocated'], d['thin'], d['holder']) == ('v1:/a', 64 << 20, 0, True, None)

@@ -26,6 +26,7 @@
 
 struct loop {
 	struct io_uring ring;
+	bool disabled; /* until the first turn: the ring belongs to the thread that runs it */
 	int event_fd;
 	uint64_t event_value;
 	struct loop_op event_op;
@@ -52,14 +53,38 @@ static void event_done(struct loop_op *op, int res)
 	loop->event_armed = false;
 }
 
+/*
+ * Completions wait for the turn's one call instead of interrupting the thread (Linux 6.1); that ties
+ * the ring to one thread, which is the first that runs it. Older kernels: no interrupts between CPUs
+ * at least (5.19), or nothing of it.
+ */
+static int ring_init(struct loop *loop, unsigned entries)
+{
+	static const unsigned modes[] = {
+		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_R_DISABLED |
+			IORING_SETUP_TASKRUN_FLAG,
+		IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+		0,
+	};
+	int rc = -EINVAL;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(modes) && rc == -EINVAL; i++) {
+		struct io_uring_params params = {
+			.flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE | modes[i],
+			.cq_entries = entries * 4,
+		};
+
+		rc = io_uring_queue_init_params(entries, &loop->ring, &params);
+		loop->disabled = modes[i] & IORING_SETUP_R_DISABLED;
+	}
+	return rc;
+}
+
 int loop_create(struct loop **out, unsigned entries)
 {
 	struct loop *loop = xcalloc(1, sizeof(*loop));
-	struct io_uring_params params = {.flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE};
-	int rc;
+	int rc = ring_init(loop, entries);
 
-	params.cq_entries = entries * 4;
-	rc = io_uring_queue_init_params(entries, &loop->ring, &params);
 	if (rc < 0) {
 		free(loop);
 		return fail(rc,
@@ -94,6 +119,14 @@ void loop_destroy(struct loop *loop)
 	io_uring_queue_exit(&loop->ring);
 	close(loop->event_fd);
 	free(loop);
+}
+
+static void enable(struct loop *loop)
+{
+	/* Debian 12's liburing.so does not export io_uring_enable_rings. */
+	MUST(io_uring_register((unsigned)loop->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL,
+			       0) == 0);
+	loop->disabled = false;
 }
 
 static void wake(struct loop *loop)
@@ -212,8 +245,11 @@ struct io_uring_sqe *loop_sqe(struct loop *loop, struct loop_op *op)
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&loop->ring);
 
 	while (!sqe) {
-		int rc = io_uring_submit(&loop->ring);
+		int rc;
 
+		if (loop->disabled)
+			enable(loop);
+		rc = io_uring_submit(&loop->ring);
 		MUST(rc >= 0 || rc == -EAGAIN || rc == -EBUSY || rc == -EINTR);
 		sqe = io_uring_get_sqe(&loop->ring);
 	}
@@ -279,6 +315,8 @@ int loop_turn(struct loop *loop, uint64_t deadline_ns)
 	int rc;
 
 	current_loop = loop;
+	if (loop->disabled)
+		enable(loop);
 	arm_event(loop);
 	run_posted(loop);
 	run_timers(loop);

@@ -69,11 +69,11 @@ static uint64_t next_offset(struct bench *b)
 
 	if (b->o.order == VFS_BENCH_RANDOM)
 		return draw(b) % b->blocks * b->o.block;
-	offset = b->next;
-	b->next += b->o.stride;
+	offset = b->next; /* as qemu-img bench does: whole blocks stay whole when it begins anew */
+	b->next = (b->next + b->o.stride) % b->disk->info.size;
 	if (b->next + b->o.block > b->disk->info.size)
-		b->next %= b->disk->info.size - b->o.block + 1;
-	return ROUND_DOWN(offset, b->disk->info.block_size);
+		b->next = 0;
+	return offset;
 }
 
 static unsigned slot_of(uint64_t ns)

@@ -82,6 +82,22 @@ const char *vm_state_name(struct host_vm *vm)
 	return name;
 }
 
+const char *vm_state_why(struct host_vm *vm)
+{
+	const char *why = NULL;
+
+	pthread_mutex_lock(&vm->lock);
+	if (vm->phase == VM_PAUSED)
+		why = "no space for its writes: grow the volume or delete something, then it goes"
+		      " on by itself";
+	else if (vm->phase == VM_FROZEN)
+		why = "the volume's lease is over; it goes on by itself when that runs again";
+	else if (vm->phase == VM_RUNNING && vm->panicked)
+		why = "the guest's kernel panicked";
+	pthread_mutex_unlock(&vm->lock);
+	return why;
+}
+
 void vm_wake(struct host_vm *vm)
 {
 	(void)eventfd_write(vm->wake_fd, 1);
@@ -386,12 +402,20 @@ static int handle_events(struct host_vm *vm)
 		int rc;
 
 		vm->events &= ~(1u << VMCTL_EVENT_RESET);
+		vm->resetting = false;
 		rc = reboot(vm);
 		if (rc < 0)
 			return rc;
 		set_phase(vm, VM_RUNNING);
 	}
 	return GO_ON;
+}
+
+static void paused(struct host_vm *vm)
+{
+	cleanup_free char *text = xasprintf("paused: %s", vm_state_why(vm));
+
+	tell(vm, text);
 }
 
 /* Paused while a disk waits for space; running again when none does and the lease runs. */
@@ -403,10 +427,10 @@ static int handle_pauses(struct host_vm *vm)
 	if (full && vm->phase == VM_RUNNING) {
 		rc = call_plain(vm, VMCTL_PAUSE, CALL_MS);
 		if (rc == 0) {
-			tell(vm, "paused: the volume is full; delete something or grow it, then it"
-				 " goes on by itself");
 			set_phase(vm, VM_PAUSED);
+			paused(vm);
 		}
+	} else if (vm->resetting) { /* runs again as soon as it has its kernel */
 	} else if ((vm->phase == VM_PAUSED && !full) ||
 		   (vm->phase == VM_FROZEN && vm_lease_runs(vm) && !HAS(vm, VMCTL_EVENT_RESET))) {
 		rc = call_plain(vm, VMCTL_RESUME, CALL_MS);
@@ -435,6 +459,7 @@ static int handle_ask(struct host_vm *vm, bool *let_go)
 {
 	enum vm_ask ask;
 	bool fresh;
+	int rc;
 
 	pthread_mutex_lock(&vm->lock);
 	ask = vm->ask;
@@ -449,7 +474,9 @@ static int handle_ask(struct host_vm *vm, bool *let_go)
 		answer(vm, call_plain(vm, VMCTL_POWER_BUTTON, CALL_MS));
 		break;
 	case VM_ASK_RESET:
-		answer(vm, call_plain(vm, VMCTL_RESET, CALL_MS));
+		rc = call_plain(vm, VMCTL_RESET, CALL_MS);
+		vm->resetting = rc == 0;
+		answer(vm, rc);
 		break;
 	case VM_ASK_KILL:
 		tell(vm, "killed");

@@ -84,6 +84,7 @@ struct host_vm {
 	uint32_t tag;
 	unsigned events; /* bit per enum vmctl_event_kind that came */
 	char event_text[VMCTL_TEXT_MAX + 1];
+	bool resetting;	   /* RESET was obeyed, its event has not come */
 	uint64_t retry_ms; /* not before: the next attempt to connect the VMM's device again */
 	struct vm_console *console;
 	const _Atomic uint64_t *volume_end; /* the volume's lease, mapped */
@@ -128,6 +129,8 @@ void vm_wake(struct host_vm *vm);
 void vm_give_client(struct host_vm *vm, int fd);
 /* "running", "paused", "frozen", "crashed", "starting" of a VM that is here. */
 const char *vm_state_name(struct host_vm *vm);
+/* Why it does not run as it should, and the cure; NULL: nothing is wrong. */
+const char *vm_state_why(struct host_vm *vm);
 
 /* --- vm_control.c: talking to the VMM, from the supervisor -------------------------------------- */
 

@@ -141,10 +141,14 @@ static int need_running(struct host_call *call, struct host_vm **out)
 
 static void state_here(struct host_vm *vm, json_t *d)
 {
+	const char *why = vm_state_why(vm);
+
 	json_object_set_new(d, "state", json_string(vm_state_name(vm)));
 	json_object_set_new(d, "host", json_string(vm->all->host->name));
 	json_object_set_new(d, "pid", vm->pid ? json_integer(vm->pid) : json_null());
 	json_object_set_new(d, "started", host_json_time(vm->started_ns));
+	if (why)
+		json_object_set_new(d, "why", json_string(why));
 }
 
 static int state_elsewhere(struct host_call *call, struct host_volume *volume, const char *name,
@@ -353,10 +357,13 @@ static int power_off(struct host_call *call, struct host_vm *vm, uint64_t second
 	while (rc == 0 && vm_wait_ended(vm, LOOK_MS) == -ETIMEDOUT) {
 		rc = host_progress(call, 0, 0, "the guest shuts down");
 		if (rc == 0 && clock_boot_ms() >= until) {
+			const char *why = vm_state_why(vm);
+
 			rc = fail(-ETIMEDOUT,
-				  "vm %s: the guest has not powered off within %llu s; wait longer"
-				  " (--timeout), or end it with perilune vm kill",
-				  vm->name, (unsigned long long)seconds);
+				  "vm %s: the guest has not powered off within %llu s%s%s; wait"
+				  " longer (--timeout), or end it with perilune vm kill",
+				  vm->name, (unsigned long long)seconds, why ? ": " : "",
+				  why ? why : "");
 			err_object("%s:%s", host_volume_name(vm->volume), vm->name);
 		}
 	}

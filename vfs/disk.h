@@ -53,6 +53,11 @@ struct vfs_disk_ops {
 	void (*submit)(struct vfs_disk *disk, struct vfs_req *req);
 	/* Ends when nothing is in flight; then calls `closed` and frees the disk. */
 	void (*close)(struct vfs_disk *disk, void (*closed)(void *arg), void *arg);
+	/*
+	 * Requests that wait for space or for a lease, and have touched nothing, are ended with an error at
+	 * once: the guest that asked for them is gone. May be NULL: none ever waits.
+	 */
+	void (*shed)(struct vfs_disk *disk);
 };
 
 /* The head of every kind of disk. */
@@ -77,6 +82,11 @@ static inline void vfs_submit(struct vfs_disk *disk, struct vfs_req *req)
 static inline void vfs_close(struct vfs_disk *disk, void (*closed)(void *arg), void *arg)
 {
 	disk->ops->close(disk, closed, arg);
+}
+static inline void vfs_shed(struct vfs_disk *disk)
+{
+	if (disk->ops->shed)
+		disk->ops->shed(disk);
 }
 
 #endif

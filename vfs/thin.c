@@ -190,7 +190,20 @@ static void thin_close(struct vfs_disk *disk, void (*closed)(void *arg), void *a
 	thin_idle(thin);
 }
 
-static const struct vfs_disk_ops thin_ops = {.submit = thin_submit, .close = thin_close};
+/* Pieces that may still land go on, and are waited for. */
+static void thin_shed(struct vfs_disk *disk)
+{
+	struct thin *thin = container_of(disk, struct thin, disk);
+
+	thin_give_up_stalled(thin);
+	thin_set_full(thin, THIN_FULL_UNITS | THIN_FULL_LUN | THIN_FULL_MAP, false);
+}
+
+static const struct vfs_disk_ops thin_ops = {
+	.submit = thin_submit,
+	.close = thin_close,
+	.shed = thin_shed,
+};
 
 static void fill_info(struct thin *thin, const struct cfs_stat *st, const char *name)
 {
@@ -228,6 +241,7 @@ int vfs_thin_open(struct vfs_chans *chans, struct cfs_file *file, const char *na
 	list_init(&thin->zero_room);
 	list_init(&thin->stalled);
 	list_init(&thin->flushes);
+	list_init(&thin->later);
 	list_init(&thin->reap);
 	thin->retry.fn = thin_retry_stalled;
 	thin->room_work.fn = thin_room;

@@ -21,9 +21,14 @@
 #define THIN_RUN_BYTES (1u * MiB) /* the longest piece */
 #define THIN_PIECE_IOV 24u	  /* iovecs a piece has room for; more ends the run there */
 #define THIN_RETRY_MS  100u
-#define THIN_GRAIN     CFS_BLOCK
+#define THIN_LATER_MS \
+	1000u /* between attempts to find space for the map: each looks at all groups */
+#define THIN_GRAIN CFS_BLOCK
 
 struct thin;
+
+/* What there is no space for: data on the volume, data on a thin array under it, the map. */
+enum thin_full { THIN_FULL_UNITS = 1, THIN_FULL_LUN = 2, THIN_FULL_MAP = 4 };
 
 struct leaf {
 	struct list hash, lru;
@@ -52,9 +57,12 @@ struct thin {
 	struct list no_room;   /* pieces that wait for room in the journal */
 	struct list zero_room; /* requests that wait for it */
 	struct list flushes;   /* flushes that met the end of the lease */
+	struct list later;     /* requests that found no space for the map, or no lease */
+	uint64_t later_ns;     /* not before: when they walk on */
 	struct list stalled;   /* pieces to be sent again: lease over, session lost, array full */
 	struct loop_work space_work, room_work;
-	bool space_waiting, room_waiting, full;
+	bool space_waiting, room_waiting;
+	unsigned full; /* bit per enum thin_full: the guest is paused while there is any */
 	struct loop_timer retry;
 	struct list reap; /* leaves with something to reap */
 	bool reap_running;
@@ -93,6 +101,7 @@ struct piece {
 	uint64_t new_vbn;	/* FIRST: units from the stock, 0: the entry's own */
 	uint64_t grain, grains; /* FIRST: what is written, in grains of the disk */
 	uint64_t not_before_ns; /* stalled: when to send it again */
+	bool lun_full;		/* it was refused for want of space */
 	struct iovec iov[THIN_PIECE_IOV];
 };
 
@@ -164,7 +173,11 @@ void thin_ask_room(struct thin *thin);
 /* The request waits for units. */
 void thin_no_space(struct thin *thin, struct vfs_req *req);
 void thin_space(struct loop_work *work);
-/* The disk is being closed: what waits for a lease, a session, space is answered. */
+/* The request met an error of its map's leaf: no space for it, no lease. It walks on later. */
+void thin_walk_later(struct thin *thin, struct vfs_req *req, int error);
+/* There is none of `what` (then the guest is paused), or there is again. */
+void thin_set_full(struct thin *thin, enum thin_full what, bool full);
+/* What waits for a lease, a session, space is answered with an error: nobody wants it any more. */
 void thin_give_up_stalled(struct thin *thin);
 void thin_room(struct loop_work *work);
 

@@ -107,6 +107,7 @@ struct piece *piece_new(struct thin *thin, struct vfs_req *req, struct leaf *lea
 	p->blk.iovcnt = 0;
 	p->blk.flags = 0;
 	p->new_vbn = 0;
+	p->lun_full = false;
 	return p;
 }
 
@@ -265,12 +266,12 @@ void thin_room(struct loop_work *work)
 
 /* --- answers ---------------------------------------------------------------------------------------------------- */
 
-static void set_full(struct thin *thin, bool full)
+void thin_set_full(struct thin *thin, enum thin_full what, bool full)
 {
-	if (thin->full == full)
-		return;
-	thin->full = full;
-	if (thin->disk.full)
+	unsigned before = thin->full;
+
+	thin->full = full ? before | what : before & ~(unsigned)what;
+	if (!before != !thin->full && thin->disk.full)
 		thin->disk.full(&thin->disk, full);
 }
 
@@ -295,7 +296,8 @@ static bool try_again(struct piece *p, int res)
 	case ESTALE:
 		break;
 	case ENOSPC:
-		set_full(thin, true);
+		p->lun_full = true;
+		thin_set_full(thin, THIN_FULL_LUN, true);
 		wait_ns = NS_PER_S;
 		break;
 	case ENOTCONN:
@@ -327,8 +329,8 @@ static void piece_done(struct blk_req *blk, int res)
 			 blk->op == BLK_READ ? "read" : "write", (unsigned long long)blk->offset,
 			 strerror(-res));
 		res = -EIO;
-	} else if (p->thin->full && blk->op == BLK_WRITE) {
-		set_full(p->thin, false);
+	} else if (p->lun_full) { /* others, that overwrite, prove nothing */
+		thin_set_full(p->thin, THIN_FULL_LUN, false);
 	}
 	if (p->kind == PIECE_PLAIN)
 		piece_end(p, res);
@@ -351,11 +353,12 @@ void thin_retry_stalled(struct loop_timer *timer)
 {
 	struct thin *thin = container_of(timer, struct thin, retry);
 	uint64_t now = clock_boot_ns();
-	struct list again, flushes;
+	struct list again, flushes, later;
 	struct piece *p, *tmp;
 
 	list_init(&again);
 	list_init(&flushes);
+	list_init(&later);
 	list_for_each_safe (p, tmp, &thin->stalled, link) {
 		if (p->not_before_ns <= now) {
 			list_del(&p->link);
@@ -363,7 +366,9 @@ void thin_retry_stalled(struct loop_timer *timer)
 		}
 	}
 	list_splice_tail(&flushes, &thin->flushes);
-	if (!list_empty(&thin->stalled))
+	if (thin->later_ns <= now)
+		list_splice_tail(&later, &thin->later);
+	if (!list_empty(&thin->stalled) || !list_empty(&thin->later))
 		loop_timer_arm(thin->disk.loop, timer, now + THIN_RETRY_MS * NS_PER_MS);
 	while (!list_empty(&again)) {
 		p = list_first(&again, struct piece, link);
@@ -381,6 +386,7 @@ void thin_retry_stalled(struct loop_timer *timer)
 		t->res = 0;
 		thin_commit(req_of(t));
 	}
+	thin_wake(&later);
 }
 
 void thin_give_up_stalled(struct thin *thin)
@@ -392,6 +398,7 @@ void thin_give_up_stalled(struct thin *thin)
 	list_splice_tail(&pieces, &thin->stalled);
 	list_splice_tail(&requests, &thin->flushes);
 	list_splice_tail(&requests, &thin->no_space);
+	list_splice_tail(&requests, &thin->later);
 	while (!list_empty(&pieces)) {
 		struct piece *p = list_first(&pieces, struct piece, link);
 
@@ -425,6 +432,22 @@ void thin_no_space(struct thin *thin, struct vfs_req *req)
 	cfs_stock_when_ready(thin->map->stock, thin->disk.loop, &thin->space_work);
 }
 
+void thin_walk_later(struct thin *thin, struct vfs_req *req, int error)
+{
+	if (thin->closed) {
+		thin_part_done(req, -ESTALE);
+		return;
+	}
+	if (error == -ENOSPC)
+		thin_set_full(thin, THIN_FULL_MAP, true);
+	thin->later_ns = clock_boot_ns() +
+			 (error == -ENOSPC ? THIN_LATER_MS : THIN_RETRY_MS) * NS_PER_MS;
+	thin_wait(&thin->later, req);
+	if (!thin->retry.armed)
+		loop_timer_arm(thin->disk.loop, &thin->retry,
+			       clock_boot_ns() + THIN_RETRY_MS * NS_PER_MS);
+}
+
 void thin_space(struct loop_work *work)
 {
 	struct thin *thin = container_of(work, struct thin, space_work);
@@ -435,13 +458,18 @@ void thin_space(struct loop_work *work)
 		thin_idle(thin);
 		return;
 	}
+	if (list_empty(&thin->no_space)) { /* given up meanwhile */
+		thin_set_full(thin, THIN_FULL_UNITS, false);
+		return;
+	}
 	if (cfs_stock_full(thin->map->stock)) {
-		set_full(thin, true); /* the guest is paused; asked again until there is some */
+		/* The guest is paused; asked again until there is some. */
+		thin_set_full(thin, THIN_FULL_UNITS, true);
 		thin->space_waiting = true;
 		cfs_stock_when_ready(thin->map->stock, thin->disk.loop, &thin->space_work);
 		return;
 	}
-	set_full(thin, false);
+	thin_set_full(thin, THIN_FULL_UNITS, false);
 	thin_wake(&thin->no_space);
 }
 

@@ -132,6 +132,8 @@ static void loaded(struct loop_work *work)
 		note_discarded(thin, leaf);
 	}
 	free(load);
+	if (rc == 0 && leaf->buf)
+		thin_set_full(thin, THIN_FULL_MAP, false);
 	leaf->error = rc;
 	thin_wake(&leaf->waiters);
 	leaf->error = 0;
@@ -202,8 +204,8 @@ int leaf_get(struct thin *thin, uint64_t index, bool create, struct vfs_req *req
 		*out = leaf;
 		return STEP_MORE;
 	}
-	if (leaf->error < 0) { /* no space for the map, or no lease: later */
-		thin_no_space(thin, req);
+	if (leaf->error < 0) {
+		thin_walk_later(thin, req, leaf->error);
 		return STEP_WAIT;
 	}
 	if (!leaf->loading)

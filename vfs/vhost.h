@@ -78,6 +78,8 @@ struct vhost_device_ops {
 	void (*set_features)(struct vhost_device *dev, uint64_t features);
 	void (*ring_started)(struct vhost_device *dev, struct vhost_ring *ring, bool fresh);
 	void (*reset)(struct vhost_device *dev);
+	/* A ring is taken back for good: requests that wait for space are ended. May be NULL. */
+	void (*shed)(struct vhost_device *dev);
 	/* True: requests of this ring are taken by vhost_ring_take only. May be NULL. */
 	bool (*manual_ring)(struct vhost_device *dev, unsigned index);
 	/* A manual ring was kicked. */

@@ -289,11 +289,19 @@ static int set_vring_base(struct vhost_session *s, struct vhost_user_msg *msg,
 	return VHOST_DONE;
 }
 
-/* Stops the ring; true when nothing of it is in flight any more. */
+/*
+ * Stops the ring; true when nothing of it is in flight any more. Our own VMM takes rings back only when
+ * its guest resets the device or ends: what waits for space on a full volume must not keep it. Others
+ * may do so for a pause, and then an error would be the guest's to see: they wait.
+ */
 static bool stopped(struct vhost_ring *ring)
 {
+	struct vhost_device *dev = ring->session->dev;
+
 	if (ring->started)
 		vhost_ring_stop(ring);
+	if (!vhost_ring_idle(ring) && dev->sealed && dev->ops->shed)
+		dev->ops->shed(dev);
 	return vhost_ring_idle(ring);
 }
 

@@ -498,6 +498,15 @@ static void reset(struct vhost_device *dev)
 	keep(scsi);
 }
 
+static void shed(struct vhost_device *dev)
+{
+	struct vhost_scsi *scsi = scsi_of(dev);
+
+	for (unsigned i = 0; i < CONTROLLER_LUNS; i++)
+		if (scsi_disk(scsi->target, i))
+			vfs_shed(scsi_disk(scsi->target, i));
+}
+
 static const struct vhost_device_ops scsi_ops = {
 	.features = 1ULL << VIRTIO_SCSI_F_HOTPLUG | 1ULL << VIRTIO_SCSI_F_CHANGE,
 	.request_size = sizeof(struct scsi_request),
@@ -508,6 +517,7 @@ static const struct vhost_device_ops scsi_ops = {
 	.set_features = set_features,
 	.ring_started = ring_started,
 	.reset = reset,
+	.shed = shed,
 	.manual_ring = manual_ring,
 	.kicked = kicked,
 };

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Payload guests (see vmm.py): pieces of assembler that speak on the console, echo what is typed, power off."""
-from vmm import payload
+import os, subprocess, tempfile
+
+from vmm import KERNEL_GPA, payload, setup_sectors
 
 PUTS = '''
 putc:   mov $0x3f8, %dx
@@ -43,3 +45,30 @@ def say(text):
 
 def guest(body):
     return payload('jmp begin\n' + PUTS + 'begin: cld\n' + body + '\n1: hlt; jmp 1b')
+
+
+# As `payload` of vmm.py for a program in C without libraries: tests/lib/guest/NAME.c; its entry comes first.
+C_FLAGS = ('-O2 -std=c17 -Wall -Wextra -Wshadow -Werror -ffreestanding -fno-pic -fno-stack-protector -fcf-protection=none '
+           '-mgeneral-regs-only -mno-red-zone -fno-asynchronous-unwind-tables -fno-tree-loop-distribute-patterns').split()
+SCRIPT = f'''SECTIONS {{
+    . = {KERNEL_GPA + 0x200:#x};
+    .text : {{ *(.text.entry) *(.text*) }}
+    .data : {{ *(.rodata*) *(.data*) }}
+    __bss_start = .;
+    .bss : {{ *(.bss*) *(COMMON) }}
+    _end = .;
+    /DISCARD/ : {{ *(.note*) *(.comment) }}
+}}'''
+
+
+def c_kernel(name, memory=8 << 20):
+    """A whole bzImage; it may use what lies below `memory`."""
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'guest', name + '.c')
+    with tempfile.TemporaryDirectory() as d:
+        with open(d + '/script', 'w') as f:
+            f.write(SCRIPT)
+        subprocess.run(['gcc', *C_FLAGS, '-c', '-o', d + '/p.o', source], check=True)
+        subprocess.run(['ld', '--no-warn-rwx-segments', '-T', d + '/script', '-o', d + '/p', d + '/p.o'], check=True)
+        subprocess.run(['objcopy', '-O', 'binary', '-R', '.bss', d + '/p', d + '/p.bin'], check=True)
+        with open(d + '/p.bin', 'rb') as f:
+            return setup_sectors(memory - KERNEL_GPA) + bytes(0x200) + f.read()

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A host is taken over while its daemon lives: stopped past its lease with a VM that writes as deep as it can. Its
+guest stands still by itself, nothing of it lands late, it runs elsewhere, and the host comes back as somebody new."""
+import os, signal, time
+
+import pytest
+from hostlib import EXIT, until
+from targets import Tgt
+from vmlib import Shell, create, show, state
+
+if not os.access('/dev/kvm', os.R_OK | os.W_OK):
+    pytest.skip('no /dev/kvm', allow_module_level=True)
+
+pytestmark = pytest.mark.slow
+
+
+def format_and_mount(cluster, lun, hosts):
+    for h in hosts:
+        if h is hosts[0]:
+            h.ok('volume', 'format', 'v1', lun)
+        h.ok('volume', 'mount', lun)
+    hosts[0].ok('disk', 'create', 'v1:/a.disk', '--size', '64M')
+    create(hosts[0])
+
+
+def ticks(pid):
+    """CPU time of all its threads; they stand still when this does."""
+    def of(t):
+        f = open(f'/proc/{pid}/task/{t}/stat').read().rsplit(')', 1)[1].split()
+        return int(f[11]) + int(f[12])
+    return sum(of(t) for t in os.listdir(f'/proc/{pid}/task'))
+
+
+def stands_still(pid, timeout=40):
+    end, last = time.monotonic() + timeout, ticks(pid)
+    while True:
+        time.sleep(1)
+        now = ticks(pid)
+        if now == last:
+            return
+        assert time.monotonic() < end, 'the vCPU runs on without a lease'
+        last = now
+
+
+def start_elsewhere(host, timeout=90):
+    end = time.monotonic() + timeout
+    while (r := host.run('vm', 'start', 'g', timeout=120)).code:
+        assert r.code == EXIT['busy'] and 'h1' in r.err and time.monotonic() < end, r
+        time.sleep(0.5)
+
+
+def gone(pid):
+    try:
+        return open(f'/proc/{pid}/stat').read().rsplit(')', 1)[1].split()[0] == 'Z'
+    except FileNotFoundError:
+        return True
+
+
+def evict(cluster, lun):
+    h1, h2 = cluster.host('h1'), cluster.host('h2')
+    format_and_mount(cluster, lun, [h1, h2])
+    h1.ok('vm', 'start', 'g')
+    pid = show(h1)['pid']
+    with Shell(h1) as first:
+        first.expect('ready')
+        first.run('s 2000', 's 2048')
+        h1.signal(signal.SIGSTOP)
+    stands_still(pid)
+    start_elsewhere(h2)
+    assert show(h2)['host'] == 'h2' and state(h2) == 'running'
+    with Shell(h2) as shell:
+        shell.expect('ready')
+        shell.run('w 0 2000 1 4000000000', 'w ok')
+        h1.signal(signal.SIGCONT)
+        yield h1, h2, pid
+        until(lambda: gone(pid), 40, what='the old VMM ending')
+        until(lambda: h1.json('volume', 'show', 'v1')['state'] == 'mounted' if h1.run('volume', 'show', 'v1').code == 0 else False,
+              60, what='the volume being mounted anew')
+        for h in (h1, h2):
+            assert (show(h)['state'], show(h)['host']) == ('running', 'h2')
+        r = h1.run('vm', 'start', 'g')
+        assert r.code == EXIT['busy'] and 'h2' in r.err, r
+        time.sleep(1)
+        shell.run('r 0 2000 1 4000000000', 'r ok')                      # nothing came late
+    h2.ok('vm', 'kill', 'g')
+    h1.ok('vm', 'start', 'g')                                           # and it is good for something again
+    with Shell(h1) as shell:
+        until(lambda: shell.said().count('ready') == 2, what='the guest on its first host')
+        shell.run('r 0 2000 1 4000000000', 'r ok')
+    h1.ok('vm', 'kill', 'g')
+    for h in (h1, h2):
+        h.ok('volume', 'unmount', 'v1')
+    h1.ok('volume', 'check', lun)
+
+
+def test_on_an_iscsi_lun_it_comes_back_by_itself(cluster):
+    with Tgt(size='1G') as t:
+        for h1, h2, pid in evict(cluster, t.url):
+            until(lambda: any('evicted' in e['text'] for e in h1.json('event', 'list')), 40, what='the host seeing it')
+            until(lambda: any('another host took over' in e['text'] for e in h1.json('event', 'list') if e['kind'] == 'vm'), 40,
+                  what='the VM being said to have ended')
+
+
+def test_on_a_file_it_is_ended_and_started_again(cluster):
+    for h1, h2, pid in evict(cluster, cluster.lun()):
+        assert h1.proc.wait(20) == -signal.SIGKILL                      # that is how a file is fenced
+        h1.start()

@@ -7,12 +7,12 @@ CLANG   := clang
 PYTHON  := /usr/bin/python3
 VERSION := 0.1
 
-PKGS    := liburing libiscsi libxxhash lmdb jansson libmicrohttpd libcurl libseccomp
+PKGS    := liburing libiscsi libxxhash lmdb jansson libmicrohttpd libcurl libseccomp gnutls
 CFLAGS  ?= -O2 -g
 WARN    := -Wall -Wextra -Wshadow -Wmissing-prototypes -Wvla -Wimplicit-fallthrough -Werror
 CPPFLAGS += -I. -D_GNU_SOURCE -DPERILUNE_VERSION='"$(VERSION)"'
 ALL_CFLAGS = -std=c17 $(WARN) $(CFLAGS) $(SANITIZE) -fno-omit-frame-pointer -pthread
-LDLIBS  = -luring -liscsi -lxxhash -llmdb -ljansson -lmicrohttpd -lcurl -lseccomp -lm
+LDLIBS  = -luring -liscsi -lxxhash -llmdb -ljansson -lmicrohttpd -lcurl -lseccomp -lgnutls -lm
 
 # Layers, top to bottom: a library a folder; the linker sees them in this order.
 LAYERS  := host migrate vfs clusterfs blockdev base

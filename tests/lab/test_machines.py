@@ -87,7 +87,8 @@ def test_portal_goes_and_comes(lab):
 
 def test_throttle(lab):
     host, url = lab.hosts[0], lab.san.url(0, ['sana'])
-    write = f'qemu-io -f raw -c "write -q 0 4M" {url}'
+    # one request passes however large it is; those behind it wait
+    write = f'qemu-io -f raw {" ".join(["-c", chr(34) + "write -q 0 1M" + chr(34)] * 5)} {url}'
 
     def seconds():
         start = time.monotonic()

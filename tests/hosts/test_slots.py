@@ -9,6 +9,7 @@ from targets import Tgt
 TOP = pathlib.Path(__file__).resolve().parents[2]
 PROG = TOP / os.environ.get('BUILD', 'build') / 'tests/hosts/cfs_host'
 BEAT, SILENCE, LEASE, FLIGHT = 200, 4, 1500, 500
+AS_SHIPPED = {'beat': 1000, 'silence': 4, 'lease': 6000, 'flight': 500}  # where a process has to start within the silence
 SPARE = 202 << 20  # a block in no group's metadata, far behind what the tests allocate
 
 
@@ -107,6 +108,18 @@ def san():
         yield s
 
 
+@pytest.fixture
+def shipped_site():
+    with Site(**AS_SHIPPED) as s:
+        yield s
+
+
+@pytest.fixture
+def shipped_san():
+    with Tgt(size='1G') as t, Site(**AS_SHIPPED, lun=t.url) as s:
+        yield s
+
+
 def until(fn, seconds, what):
     end = time.monotonic() + seconds
     while not fn():
@@ -153,8 +166,9 @@ def test_kill_and_takeover(site):
     assert int(a('value /n')) >= last + 1
 
 
-def test_restart_goes_on_in_the_same_epoch(site):
+def test_restart_goes_on_in_the_same_epoch(shipped_site):
     """A daemon that is back within the silence: same slot, same epoch, nobody takes over."""
+    site = shipped_site
     a, b = site.mount('alpha'), site.mount('beta')
     a('create /n')
     slot = a.slot
@@ -343,7 +357,8 @@ def test_san_kill_and_takeover(san):
         h('unmount')
 
 
-def test_san_restart_goes_on(san):
+def test_san_restart_goes_on(shipped_san):
+    san = shipped_san
     a, b = san.mount('alpha'), san.mount('beta')
     a('create /n')
     a.send(f'add /n 60000 {san.dir}/a.n')

@@ -207,8 +207,6 @@ static int inside(struct baton *b, struct scsi_cmd *cmd)
 
 	if (rc < 0)
 		return rc;
-	if (scsi_power_loss(cmd->status, &cmd->sense))
-		atomic_fetch_add(b->nexus->power_count, 1);
 	if (cmd->status == SCSI_RESERVATION_CONFLICT)
 		return -EAGAIN;
 	switch (scsi_resend(cmd->status, &cmd->sense)) {

@@ -99,8 +99,11 @@ void blk_set_lease(struct blk *blk, const _Atomic uint64_t *end_ns);
  */
 void blk_reset(struct blk *blk);
 /*
- * How often the array may have lost its volatile cache: power-on or reset attentions, lost
- * sessions (many targets never report 29h). A flush that spans a change of it has failed.
+ * How often the array may have lost its volatile cache, as the session of the blocking calls below
+ * knows: it was lost (many targets never report a power-on), or it was told of a power-on or reset
+ * (29h) while it stood. What a new session hears at its login is innocent (tgt says 29h to each). What
+ * was written, unflushed, before a change may be gone, though each flush afterwards succeeds.
+ * Of no interest where info->write_cache is false. Any thread.
  */
 uint64_t blk_power_count(const struct blk *blk);
 
@@ -158,6 +161,11 @@ int blk_chan_open(struct blk *blk, struct loop *loop, enum blk_chan_kind kind,
 		  struct blk_chan **out);
 /* Nothing may be in flight. */
 void blk_chan_close(struct blk_chan *chan);
+/*
+ * As blk_power_count, of the channel's own session. It rises before the requests that were in flight
+ * are answered; a loss while nothing is in flight shows at the latest when a request has been answered.
+ */
+uint64_t blk_chan_power_count(const struct blk_chan *chan);
 /* Never blocks; `done` may run before it returns. */
 void blk_submit(struct blk_chan *chan, struct blk_req *req);
 /* Submits and runs the loop of the calling thread until the answer is there; returns it. */

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "blockdev/fault_cache.h"
 #include "blockdev/fault_table.h"
 #include "blockdev/node.h"
 
@@ -20,6 +21,7 @@
 struct fault_blk {
 	struct blk node;
 	struct fault_node entry;
+	struct fault_cache *cache;
 };
 
 struct fault_chan {
@@ -35,6 +37,7 @@ struct victim {
 	struct loop_timer timer;
 	uint64_t deadline_ns; /* when the answer's time is over */
 	bool below;	      /* `req` is in flight */
+	uint64_t mark;	      /* VOLATILE, a flush: what it makes durable */
 	struct list link;
 	struct iovec iov[2]; /* of what is torn or late */
 	uint8_t *copy;
@@ -155,6 +158,26 @@ static void corrupt(struct victim *v)
 	}
 }
 
+/* VOLATILE: a plain write's old content has been read; anything else has been done. */
+static void volatile_done(struct victim *v, int res)
+{
+	struct fault_cache *cache = of(v->chan->blk)->cache;
+	struct blk_req *orig = v->orig;
+
+	if (orig->op == BLK_WRITE && !(orig->flags & BLK_FUA)) {
+		if (res == 0)
+			fault_cache_keep(cache, orig->offset, v->copy, orig->length);
+		victim_release(v);
+		return;
+	}
+	if (res == 0 && orig->op == BLK_FLUSH)
+		fault_cache_flushed(cache, v->mark);
+	else if (res == 0)
+		fault_cache_forget(cache, orig->offset, orig->length);
+	victim_answer(v, res, v->req.maybe_done);
+	victim_free(v);
+}
+
 static void below_done(struct blk_req *req, int res)
 {
 	struct victim *v = container_of(req, struct victim, req);
@@ -169,6 +192,9 @@ static void below_done(struct blk_req *req, int res)
 		return;
 	case FAULT_LATE_WRITE:
 		victim_free(v);
+		return;
+	case FAULT_VOLATILE:
+		volatile_done(v, res);
 		return;
 	case FAULT_LOST_ANSWER:
 	case FAULT_TEAR:
@@ -185,6 +211,7 @@ static void below_done(struct blk_req *req, int res)
 	case FAULT_DROP:
 	case FAULT_FLAP:
 	case FAULT_FORGET_KEYS:
+	case FAULT_POWER_LOSS:
 	case FAULT_NO_RESERVATIONS:
 	case FAULT_KINDS:
 		break;
@@ -232,6 +259,19 @@ static void tear(struct victim *v)
 	send_below(v);
 }
 
+static void send_volatile(struct victim *v)
+{
+	struct blk_req *req = &v->req;
+
+	if (req->op == BLK_WRITE && !(req->flags & BLK_FUA)) {
+		v->copy = xaligned(4096, req->length);
+		v->iov[0] = (struct iovec){v->copy, req->length};
+		blk_prep_rw(req, BLK_READ, req->offset, v->iov, 1, req->length, 0);
+	}
+	v->mark = fault_cache_mark(of(v->chan->blk)->cache);
+	send_below(v);
+}
+
 static void strike(struct victim *v)
 {
 	switch (v->strike.kind) {
@@ -257,6 +297,9 @@ static void strike(struct victim *v)
 	case FAULT_TEAR:
 		tear(v);
 		return;
+	case FAULT_VOLATILE:
+		send_volatile(v);
+		return;
 	case FAULT_LATE_WRITE:
 		if (blk_gate_shut(blk_lowest(v->chan->blk), v->orig)) {
 			victim_answer(v, -ESTALE, false);
@@ -268,6 +311,7 @@ static void strike(struct victim *v)
 		arm_deadline(v);
 		return;
 	case FAULT_FORGET_KEYS:
+	case FAULT_POWER_LOSS:
 	case FAULT_NO_RESERVATIONS:
 	case FAULT_KINDS:
 		break;
@@ -340,6 +384,16 @@ static int fault_forget_keys(struct fault_node *entry)
 	return lowest->ops->pr_clear(lowest);
 }
 
+/* Counted before it is true: whoever is told "flushed" from now on sees that the count has changed. */
+static int fault_power_loss(struct fault_node *entry)
+{
+	struct fault_blk *f = container_of(entry, struct fault_blk, entry);
+
+	atomic_fetch_add(&f->node.power_count, 1);
+	blk_reset(f->node.lower);
+	return fault_cache_lose(f->cache, f->node.lower);
+}
+
 static int hidden(struct blk *blk)
 {
 	if (!fault_table_hides_reservations(&of(blk)->entry))
@@ -391,6 +445,7 @@ static int fault_rescan(struct blk *blk)
 static void fault_close(struct blk *blk)
 {
 	fault_table_leave(&of(blk)->entry);
+	fault_cache_destroy(of(blk)->cache);
 }
 
 static const struct blk_ops fault_ops = {
@@ -415,6 +470,8 @@ int blk_fault_wrap(struct blk *lower, struct blk **out)
 	f->entry.name = f->node.info.name;
 	f->entry.id = f->node.info.id;
 	f->entry.forget_keys = fault_forget_keys;
+	f->entry.power_loss = fault_power_loss;
+	fault_cache_create(&f->cache, lower->info.block_size);
 	f->entry.hide = fault_hide;
 	list_init(&f->entry.link);
 	if (rc < 0) {

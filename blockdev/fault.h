@@ -24,6 +24,8 @@ enum fault_kind {
 	FAULT_LOST_ANSWER, /* value percent (100) are executed and not answered: -ETIMEDOUT, maybe_done */
 	FAULT_LATE_WRITE,  /* -ETIMEDOUT, maybe_done; executed value ms (1000) after that answer */
 	FAULT_FORGET_KEYS, /* once: all registrations and the reservation are gone */
+	FAULT_VOLATILE,	   /* writes are kept in mind until a flush, for FAULT_POWER_LOSS */
+	FAULT_POWER_LOSS,  /* once: sessions are lost, and what was VOLATILE and is not flushed */
 	FAULT_NO_RESERVATIONS, /* the LUN says that it has none */
 	FAULT_KINDS
 };
@@ -58,7 +60,7 @@ int fault_parse(struct fault *out, const char *target, const char *kind, const c
 /* As one line: "lun0.img delay=50 op write range 0-1048576 for 3 s". -ENAMETOOLONG. */
 int fault_print(const struct fault *fault, char *dst, size_t size);
 
-/* Its id in *id (may be NULL). FORGET_KEYS strikes at once and may block for I/O. */
+/* Its id in *id (may be NULL). FORGET_KEYS and POWER_LOSS strike at once and may block for I/O. */
 int fault_add(const struct fault *fault, unsigned *id);
 /* Those that are in force; returns their number, at most `max`. */
 unsigned fault_list(struct fault *out, unsigned max);

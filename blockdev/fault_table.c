@@ -50,6 +50,8 @@ static const char *const kind_names[FAULT_KINDS] = {
 	[FAULT_LOST_ANSWER] = "lost-answer",
 	[FAULT_LATE_WRITE] = "late-write",
 	[FAULT_FORGET_KEYS] = "forget-keys",
+	[FAULT_VOLATILE] = "volatile",
+	[FAULT_POWER_LOSS] = "power-loss",
 	[FAULT_NO_RESERVATIONS] = "no-reservations",
 };
 
@@ -218,6 +220,8 @@ static bool strikes(struct entry *e, unsigned op, uint64_t offset, uint64_t leng
 		return op == FAULT_READ;
 	if (f->kind == FAULT_TEAR)
 		return op == FAULT_WRITE;
+	if (f->kind == FAULT_VOLATILE)
+		return op != FAULT_READ;
 	if (f->kind == FAULT_LATE_WRITE)
 		return op == FAULT_WRITE || op == FAULT_CAS;
 	return true;
@@ -295,7 +299,8 @@ void fault_table_leave(struct fault_node *node)
 
 /* --- public ----------------------------------------------------------------------------------- */
 
-static int forget(const struct fault *fault)
+/* What strikes once, and at once. */
+static int strike_now(const struct fault *fault)
 {
 	struct fault_node *node;
 	int rc = 0, one;
@@ -303,7 +308,8 @@ static int forget(const struct fault *fault)
 	pthread_mutex_lock(&table.members);
 	list_for_each (node, &table.nodes, link)
 		if (concerns(fault, node)) {
-			one = node->forget_keys(node);
+			one = fault->kind == FAULT_POWER_LOSS ? node->power_loss(node)
+							      : node->forget_keys(node);
 			rc = rc ? rc : one;
 		}
 	pthread_mutex_unlock(&table.members);
@@ -348,8 +354,8 @@ int fault_add(const struct fault *fault, unsigned *id)
 {
 	int rc;
 
-	if (fault->kind == FAULT_FORGET_KEYS)
-		return forget(fault);
+	if (fault->kind == FAULT_FORGET_KEYS || fault->kind == FAULT_POWER_LOSS)
+		return strike_now(fault);
 	pthread_mutex_lock(&table.lock);
 	rc = add_entry(fault, id);
 	pthread_mutex_unlock(&table.lock);

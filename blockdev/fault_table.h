@@ -11,6 +11,7 @@ struct fault_node {
 	struct list link;
 	const char *name, *id;
 	int (*forget_keys)(struct fault_node *node);
+	int (*power_loss)(struct fault_node *node);
 	void (*hide)(struct fault_node *node, bool hidden);
 };
 

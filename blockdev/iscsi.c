@@ -52,7 +52,7 @@ int iscsi_login_as(struct iscsi_blk *blk, struct isess *s, unsigned index, unsig
 	       !atomic_compare_exchange_weak(&blk->used, &used, index + 1))
 		;
 	return isess_login(s, &blk->target, blk->node.info.name, blk->initiator, blk->isid, index,
-			   timeout_ms, &blk->node.power_count);
+			   timeout_ms);
 }
 
 static int look_over(struct iscsi_blk *blk, struct isess *s, int (*look)(void *arg), void *arg)
@@ -280,7 +280,7 @@ static int iscsi_drain_foreign(struct blk *node, const char *initiator, uint32_t
 	for (unsigned i = 0; i < n + 1; i++) { /* the baton's too */
 		struct isess s;
 		int rc = isess_login(&s, &blk->target, node->info.name, initiator, isid,
-				     i < n ? i : ISID_CONTROL, DRAIN_MS, &node->power_count);
+				     i < n ? i : ISID_CONTROL, DRAIN_MS);
 
 		if (rc < 0)
 			return rc;

@@ -77,8 +77,7 @@ int iscsi_parse_url(const char *url, struct iscsi_target *out);
 int iscsi_read_chap(const char *path, struct iscsi_target *out);
 /* Zeroes `s`, connects to the first portal that answers, and logs in. */
 int isess_login(struct isess *s, const struct iscsi_target *target, const char *name,
-		const char *initiator, uint32_t isid, unsigned index, unsigned timeout_ms,
-		_Atomic uint64_t *power_count);
+		const char *initiator, uint32_t isid, unsigned index, unsigned timeout_ms);
 /*
  * Ends it: with a LOGOUT, or by a reset that also throws away what the socket has not sent. Its
  * commands' callbacks run with SCSI_STATUS_CANCELLED.

@@ -144,13 +144,13 @@ static void good(struct ireq *ir, const struct scsi_task *task)
 	}
 	/* A cache that was lost meanwhile has lost what this flush was for (review 1.16). */
 	if ((req->op == BLK_FLUSH || ir->syncing) &&
-	    ir->power != atomic_load(&blk->node.power_count)) {
+	    ir->power != atomic_load(&ir->chan->chan.power_count)) {
 		answer(ir, -EIO, true);
 		return;
 	}
 	if (!fua && !ir->syncing && blk->node.info.write_cache) {
 		ir->syncing = true;
-		ir->power = atomic_load(&blk->node.power_count);
+		ir->power = atomic_load(&ir->chan->chan.power_count);
 		list_add_tail(&ir->chan->waiting, &ir->link);
 		kick(ir->chan);
 		return;
@@ -197,7 +197,7 @@ static void command_done(struct iscsi_context *ctx, int status, void *data, void
 	list_del(&ir->link);
 	c->nflying--;
 	if (scsi_power_loss((uint8_t)status, &sense))
-		atomic_fetch_add(&c->chan.blk->power_count, 1);
+		atomic_fetch_add(&c->chan.power_count, 1);
 	ir->task = NULL;
 	how = scsi_resend((uint8_t)status, &sense);
 	if (status == SCSI_GOOD)
@@ -454,7 +454,7 @@ static void drop(struct iscsi_chan *c, const char *why)
 
 	log_warn("blk", "LUN %s: session %u lost with %u commands: %s", c->chan.blk->info.name,
 		 c->chan.index, c->nflying, why);
-	atomic_fetch_add(&c->chan.blk->power_count, 1);
+	atomic_fetch_add(&c->chan.power_count, 1);
 	c->state = DOWN;
 	c->sess = NULL;
 	detach(c);
@@ -507,6 +507,12 @@ static void bring(struct iscsi_chan *c)
 	arm_tick(c);
 }
 
+/* What it was told at its login is over; an attention from now on is news of the array. */
+static void stands(struct iscsi_chan *c)
+{
+	c->sess->nexus.power_count = &c->chan.power_count;
+}
+
 static void brought(struct iscsi_chan *c)
 {
 	struct list waiting = LIST_INIT(waiting);
@@ -516,12 +522,15 @@ static void brought(struct iscsi_chan *c)
 	c->state = UP;
 	if (rc == 0) {
 		c->last_try_ns = 0;
+		stands(c);
 		attach(c);
 		kick(c);
 		return;
 	}
 	log_warn("blk", "LUN %s: session %u does not come up: %s", c->chan.blk->info.name,
 		 c->chan.index, c->brought_err.message);
+	if (c->sess->nexus.power_count) /* it stood, and was to register anew */
+		atomic_fetch_add(&c->chan.power_count, 1);
 	isess_close(c->sess, false);
 	free(c->sess);
 	c->sess = NULL;
@@ -692,6 +701,7 @@ int iscsi_chan_open(struct blk_chan *chan)
 		return rc;
 	}
 	c->state = UP;
+	stands(c);
 	c->anchor = xcalloc(1, sizeof(*c->anchor));
 	*c->anchor = (struct anchor){
 		.work.fn = anchor_work, .flush.fn = flush_work, .chan = c, .loop = chan->loop};
@@ -748,7 +758,7 @@ void iscsi_chan_submit(struct blk_chan *chan, struct blk_req *req)
 	ir->chan = c;
 	ir->task = NULL;
 	ir->syncing = false;
-	ir->power = atomic_load_explicit(&blk->node.power_count, memory_order_relaxed);
+	ir->power = atomic_load_explicit(&chan->power_count, memory_order_relaxed);
 	ir->deadline_ns = clock_boot_ns() + blk_chan_timeout_ms(chan) * NS_PER_MS;
 	list_add_tail(&c->waiting, &ir->link);
 	if (c->state == UP && !c->watch)

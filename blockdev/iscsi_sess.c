@@ -243,13 +243,12 @@ int isess_read(struct isess *s, const struct blk_info *info, uint64_t offset, vo
 /* --- beginning and end ------------------------------------------------------------------------ */
 
 int isess_login(struct isess *s, const struct iscsi_target *target, const char *name,
-		const char *initiator, uint32_t isid, unsigned index, unsigned timeout_ms,
-		_Atomic uint64_t *power_count)
+		const char *initiator, uint32_t isid, unsigned index, unsigned timeout_ms)
 {
 	int rc = -EINVAL;
 
 	for (unsigned i = 0; i < target->nportals; i++) {
-		*s = (struct isess){.nexus = {.exec = isess_exec, .power_count = power_count},
+		*s = (struct isess){.nexus = {.exec = isess_exec},
 				    .target = target,
 				    .name = name,
 				    .fd = -1,

@@ -426,9 +426,18 @@ void blk_reset(struct blk *blk)
 			blk->ops->reset(blk);
 }
 
+uint64_t blk_chan_power_count(const struct blk_chan *chan)
+{
+	uint64_t n = 0;
+
+	for (; chan; chan = chan->lower)
+		n += atomic_load(&chan->power_count) + atomic_load(&chan->blk->power_count);
+	return n;
+}
+
 uint64_t blk_power_count(const struct blk *blk)
 {
-	return atomic_load(&blk_lowest((struct blk *)blk)->power_count);
+	return blk_chan_power_count(blk->service_chan);
 }
 
 /* Calls the first node from the top that has an opinion. */

@@ -48,8 +48,8 @@ struct blk {
 	struct blk *lower;	    /* filters: what they stand on; NULL in a backend */
 	uint64_t max_discard;	    /* bytes of one discard or write-zeroes; 0: no limit */
 	_Atomic(const _Atomic uint64_t *) lease;
-	_Atomic uint64_t power_count;
-	struct blk_service *service; /* of the lowest node, shared by the filters above it */
+	_Atomic uint64_t power_count; /* what all channels count (a kernel device, a fault) */
+	struct blk_service *service;  /* of the lowest node, shared by the filters above it */
 	struct blk_chan *service_chan;
 	pthread_mutex_t lock; /* chans, closed_stats; never held across I/O */
 	struct list chans;    /* struct blk_chan.link */
@@ -62,8 +62,9 @@ struct blk_chan {
 	struct blk_chan *lower; /* filters: the channel under this one */
 	bool borrowed;		/* `lower` is the lower node's own service channel */
 	enum blk_chan_kind kind;
-	unsigned index; /* counts the channels of this blk, from 0 */
-	unsigned turn;	/* counts requests, for sampling the latency */
+	unsigned index;		      /* counts the channels of this blk, from 0 */
+	unsigned turn;		      /* counts requests, for sampling the latency */
+	_Atomic uint64_t power_count; /* its session's, once that stands */
 	struct list link;
 	struct blk_stats stats; /* written by the loop's thread */
 };

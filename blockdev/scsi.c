@@ -98,7 +98,7 @@ int scsi_run(struct scsi_nexus *nexus, struct scsi_cmd *cmd)
 
 		if (rc < 0)
 			return rc;
-		if (scsi_power_loss(cmd->status, &cmd->sense))
+		if (nexus->power_count && scsi_power_loss(cmd->status, &cmd->sense))
 			atomic_fetch_add(nexus->power_count, 1);
 		again = scsi_resend(cmd->status, &cmd->sense);
 		if (again == SCSI_FINAL || n == RESENDS)

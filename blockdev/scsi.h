@@ -42,7 +42,8 @@ struct scsi_cmd {
 struct scsi_nexus {
 	/* 0 when the target answered (cmd->status), else -ENOTCONN, -ETIMEDOUT, ... */
 	int (*exec)(struct scsi_nexus *nexus, struct scsi_cmd *cmd);
-	_Atomic uint64_t *power_count; /* attentions that tell of a power-on are counted here */
+	/* Attentions that tell of a power-on are counted here; NULL: of a session that is new. */
+	_Atomic uint64_t *power_count;
 };
 
 /* What a status means: 0, -EILSEQ, -EBADE, -ENOSPC, -EOPNOTSUPP, -EIO, ... (blk.h) */

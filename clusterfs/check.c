@@ -240,11 +240,11 @@ static int run_passes(struct check *c)
 	if (rc == 0)
 		rc = check_rebuild(c);
 	if (rc == 0 && c->repair)
-		rc = cfs_flush(c->fs);
+		rc = cfs_flush_since(c->fs, c->power);
 	if (rc == 0)
 		rc = check_groups_store(c);
 	if (rc == 0 && c->repair)
-		rc = cfs_flush(c->fs);
+		rc = cfs_flush_since(c->fs, c->power);
 	return rc;
 }
 
@@ -258,6 +258,7 @@ static int check_taken(struct cfs *fs, const struct cfs_check_options *options,
 	c->options = options;
 	c->result = result;
 	c->repair = options->repair;
+	c->power = cfs_power(fs);
 	rc = check_io_start(c);
 	if (rc == 0)
 		rc = recover_all(c);

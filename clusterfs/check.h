@@ -41,6 +41,7 @@ struct check {
 	const struct cfs_check_options *options;
 	struct cfs_check_result *result;
 	bool repair;
+	uint64_t power;	   /* cfs_power() when it began: nothing written since may be lost */
 	uint64_t sequence; /* for blocks that are written: larger than all seen */
 	unsigned mends;
 	struct check_overlay *overlay;

@@ -492,7 +492,7 @@ static int clone_unit(struct check *c, struct check_later *l)
 	if (rc == 0 && c->repair)
 		rc = check_write_raw(c, vbn, data, CFS_UNIT);
 	if (rc == 0 && c->repair)
-		rc = cfs_flush(c->fs);
+		rc = cfs_flush_since(c->fs, c->power);
 	if (rc == 0)
 		rc = check_read(c, l->parent, leaf);
 	if (rc == 0) {

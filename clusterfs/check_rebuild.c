@@ -229,7 +229,7 @@ static int rebuild(struct check *c, struct check_dir *d)
 	if (rc == 0)
 		rc = write_tree(c, d->vbn - 1, &all, &root, &height);
 	if (rc == 0 && c->repair)
-		rc = cfs_flush(c->fs);
+		rc = cfs_flush_since(c->fs, c->power);
 	if (rc == 0) {
 		n->root = le64_of(root);
 		n->height = (uint8_t)height;

@@ -208,12 +208,12 @@ void cfs_file_stat(struct cfs_file *file, struct cfs_stat *out)
 
 int cfs_fsync(struct cfs_file *file)
 {
-	return cfs_commit_wait(file->fs);
+	return cfs_commit_data(file->fs, &file->unflushed);
 }
 
 int cfs_sync(struct cfs *fs)
 {
-	return cfs_commit_wait(fs);
+	return cfs_commit_data(fs, &fs->unflushed);
 }
 
 int cfs_file_writable(const struct cfs_file *file)

@@ -306,7 +306,8 @@ static int write_data(struct chunk *c)
 
 		while (++i < c->units && c->unit[i].entry.block + c->unit[i].from == vbn + grains)
 			grains += c->unit[i].to - c->unit[i].from;
-		rc = cfs_write(c->file->fs, vbn, c->data + at, grains * CFS_BLOCK, 0);
+		rc = cfs_write_data(c->file->fs, &c->file->unflushed, vbn, c->data + at,
+				    grains * CFS_BLOCK);
 		if (rc < 0)
 			return rc;
 		at += grains * CFS_BLOCK;

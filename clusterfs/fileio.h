@@ -15,7 +15,8 @@ struct cfs_file {
 	struct cfs_map map;
 	unsigned flags;
 	uint64_t vm;
-	char *path;	    /* as it was opened, for messages */
+	char *path; /* as it was opened, for messages */
+	struct cfs_unflushed unflushed;
 	pthread_mutex_t io; /* one call at a time; guards `bounce` */
 	uint8_t *bounce;    /* CFS_CHUNK bytes, aligned for O_DIRECT; made at first use */
 };

@@ -27,6 +27,19 @@ struct cfs_groups;
 struct cfs_trash;
 struct cfs_janitor;
 
+/*
+ * Data written through files (not metadata: that is in the journal) that no flush has made durable yet.
+ * With an array's volatile cache they may be gone, though the flush afterwards succeeds. files_lock.
+ */
+struct cfs_unflushed {
+	bool any;
+	uint64_t power;	  /* cfs_power() before the first of them */
+	unsigned writing; /* in flight */
+	uint64_t writes;  /* that have begun, ever */
+	uint64_t turns;	  /* commits that have begun; those up to `failed` report a loss */
+	uint64_t failed;
+};
+
 struct cfs {
 	struct cfs_options options; /* strings owned */
 	uint8_t id[16];
@@ -57,6 +70,7 @@ struct cfs {
 	struct cfs_trash *trash;    /* deletions in the background (names.h); NULL: done at once */
 	pthread_mutex_t files_lock; /* guards the list of open files */
 	struct cfs_file *files;
+	struct cfs_unflushed unflushed; /* of all files */
 	struct cfs_janitor *janitor;
 };
 
@@ -70,14 +84,22 @@ int cfs_label_store(struct cfs *fs);
 int cfs_read(struct cfs *fs, uint64_t vbn, void *buf, size_t bytes);
 /* `flags` as blk_req: BLK_FUA, BLK_UNGATED. */
 int cfs_write(struct cfs *fs, uint64_t vbn, const void *buf, size_t bytes, unsigned flags);
-/* Flushes every extent with a write cache that was written since its last flush. */
+/*
+ * Flushes every extent. What has been lost before or during it, with a session or the array's power, it
+ * does not say: that is for who remembers since when it matters.
+ */
 int cfs_flush(struct cfs *fs);
 /*
  * The same for writes that began after `power` was had from cfs_power(): -EIO when a cache may have
- * been lost since, so that they must be written again. A flush alone sees only what happens during it.
+ * been lost since, so that they must be written again.
  */
 int cfs_flush_since(struct cfs *fs, uint64_t power);
 uint64_t cfs_power(const struct cfs *fs);
+/* unflushed.c. A file's data; counted in `file` and in the volume. */
+int cfs_write_data(struct cfs *fs, struct cfs_unflushed *file, uint64_t vbn, const void *buf,
+		   size_t bytes);
+/* All records and data are durable; -EIO, once, when data of `u` may be lost. */
+int cfs_commit_data(struct cfs *fs, struct cfs_unflushed *u);
 /*
  * After a command that ended with `rc`: where that leaves open whether it is executed still, waits until
  * it cannot be any more (the volume's flight time), so that what it was for can be used again.

@@ -69,6 +69,11 @@ struct pool *vfs_chans_pool(struct vfs_chans *chans)
 	return chans->pool;
 }
 
+unsigned vfs_chans_extents(const struct vfs_chans *chans)
+{
+	return chans->n;
+}
+
 struct blk_chan *vfs_chan(struct vfs_chans *chans, unsigned e)
 {
 	MUST(e < chans->n);

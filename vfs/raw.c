@@ -10,12 +10,15 @@
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "base/log.h"
 #include "blockdev/blk.h"
+#include "vfs/unflushed.h"
 
 struct raw {
 	struct vfs_disk disk;
 	struct blk *blk;
 	struct blk_chan *chan;
+	struct unflushed *unflushed;
 	unsigned in_flight;
 	struct loop_work close_work;
 	void (*closed)(void *arg);
@@ -25,6 +28,7 @@ struct raw {
 struct raw_req {
 	struct blk_req blk;
 	struct raw *raw;
+	struct unflushed_mark mark; /* of a flush */
 };
 _Static_assert(sizeof(struct raw_req) <= sizeof(((struct vfs_req *)0)->priv), "priv");
 
@@ -35,8 +39,25 @@ static void raw_close_now(struct loop_work *work)
 	void *arg = raw->closed_arg;
 
 	blk_chan_close(raw->chan);
+	unflushed_destroy(raw->unflushed);
 	free(raw);
 	closed(arg);
+}
+
+/* It went by the channel that the writes went by: no other proof is needed. */
+static int flushed(struct raw *raw, const struct unflushed_mark *mark)
+{
+	unsigned i;
+	bool first;
+	int rc = unflushed_end(raw->unflushed, mark, &i, &first);
+
+	if (first)
+		log_error("vfs",
+			  "%s: the LUN may have lost its write cache, and writes with it that were "
+			  "not "
+			  "flushed yet; the guest's flush was answered with an I/O error",
+			  raw->disk.info.name);
+	return rc;
 }
 
 static void raw_done(struct blk_req *blk_req, int res)
@@ -45,6 +66,10 @@ static void raw_done(struct blk_req *blk_req, int res)
 	struct vfs_req *req = container_of((uint8_t *)rr, struct vfs_req, priv);
 	struct raw *raw = rr->raw;
 
+	if (res == 0 && blk_req->op == BLK_FLUSH)
+		res = flushed(raw, &rr->mark);
+	else if (res == 0 && blk_req->op != BLK_READ && !(blk_req->flags & BLK_FUA))
+		unflushed_wrote(raw->unflushed, 0);
 	/* What the medium says in other words is an I/O error to a guest. */
 	if (res < 0 && res != -ESTALE && res != -EOPNOTSUPP)
 		res = -EIO;
@@ -85,6 +110,8 @@ static void raw_submit(struct vfs_disk *disk, struct vfs_req *req)
 	rr->blk.iov = req->iov;
 	rr->blk.iovcnt = req->iovcnt;
 	rr->blk.done = raw_done;
+	if (req->op == VFS_FLUSH)
+		unflushed_begin(raw->unflushed, &rr->mark);
 	raw->in_flight++;
 	blk_submit(raw->chan, &rr->blk);
 }
@@ -114,6 +141,9 @@ int vfs_raw_open(struct blk *blk, struct loop *loop, const char *name, struct vf
 		return fail_prefix(rc, "disk %s", name);
 	}
 	raw->blk = blk;
+	unflushed_create(&raw->unflushed, 1);
+	if (info->write_cache)
+		unflushed_add(raw->unflushed, 0, NULL, raw->chan);
 	raw->close_work.fn = raw_close_now;
 	raw->disk.ops = &raw_ops;
 	raw->disk.loop = loop;

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/log.h"
 #include "clusterfs/cfs.h"
 #include "clusterfs/names.h"
 
@@ -43,7 +44,7 @@ void thin_walk(struct vfs_req *req)
 	thin_part_done(req, rc);
 }
 
-static void answer(struct vfs_req *req, int res)
+void thin_answer(struct vfs_req *req, int res)
 {
 	struct thin *thin = thin_req(req)->thin;
 
@@ -52,28 +53,145 @@ static void answer(struct vfs_req *req, int res)
 	thin_idle(thin);
 }
 
+static void begin_walk(struct vfs_req *req)
+{
+	struct thin_req *t = thin_req(req);
+
+	t->at = req->offset;
+	t->pending = 1;
+	t->res = 0;
+	t->iov_index = 0;
+	t->iov_offset = 0;
+	t->power = req->flags & VFS_FUA ? unflushed_power(t->thin->unflushed) : 0;
+	thin_walk(req);
+}
+
 /* --- flush: what was answered becomes durable ----------------------------------------------------------- */
+
+/* A session or the lease that is lost comes back: nothing is promised until then. */
+static bool passing(int res)
+{
+	return res == -ESTALE || res == -ENOTCONN || res == -ETIMEDOUT || res == -ECONNRESET ||
+	       res == -EBADE;
+}
+
+static void tell_lost(struct thin *thin, unsigned extent)
+{
+	struct cfs_options *o = &thin->fs->options;
+	char text[512];
+
+	(void)str_format(
+		text, sizeof(text),
+		"%s: LUN %.100s may have lost its write cache, and writes with it that were "
+		"not flushed yet; the guest's flush was answered with an I/O error",
+		thin->disk.info.name, blk_info(thin->fs->extent[extent])->name);
+	log_error("vfs", "%s", text);
+	if (o->event)
+		o->event(o->arg, "lost", text);
+}
+
+struct proof {
+	struct blk_req blk;
+	struct vfs_req *req;
+	unsigned extent;
+	uint64_t witness;
+};
+
+static void settle(struct vfs_req *req);
+
+static void proof_done(struct blk_req *blk, int res)
+{
+	struct proof *proof = container_of(blk, struct proof, blk);
+	struct vfs_req *req = proof->req;
+	struct thin_req *t = thin_req(req);
+
+	if (res == 0)
+		unflushed_proved(t->thin->unflushed, proof->extent, proof->witness);
+	t->res = res < 0 && !passing(res) ? -EIO : res;
+	free(proof);
+	settle(req);
+}
+
+static void prove(struct vfs_req *req, unsigned extent)
+{
+	struct thin *thin = thin_req(req)->thin;
+	struct proof *proof = xcalloc(1, sizeof(*proof));
+
+	proof->req = req;
+	proof->extent = extent;
+	proof->witness = unflushed_witness(thin->unflushed, extent);
+	proof->blk.done = proof_done;
+	blk_prep_flush(&proof->blk);
+	blk_submit(vfs_chan(thin->chans, extent), &proof->blk);
+}
+
+/* A guest's flush: all is durable. Unless what it was for went with an array's power. */
+static void settle_flush(struct vfs_req *req)
+{
+	struct thin_req *t = thin_req(req);
+	unsigned extent;
+	bool first;
+	int rc = unflushed_end(t->thin->unflushed, &t->mark, &extent, &first);
+
+	if (rc == -EAGAIN) {
+		prove(req, extent);
+		return;
+	}
+	if (first)
+		tell_lost(t->thin, extent);
+	thin_answer(req, rc);
+}
+
+/* A write with FUA: its data are at hand still, so what may be lost is written again. */
+static void settle_fua(struct vfs_req *req)
+{
+	struct thin_req *t = thin_req(req);
+	unsigned extent;
+
+	if (unflushed_unproved(t->thin->unflushed, &extent) < 0) {
+		prove(req, extent);
+		return;
+	}
+	if (t->power != unflushed_power(t->thin->unflushed)) {
+		if (t->thin->closed)
+			thin_answer(req, -EIO);
+		else
+			begin_walk(req);
+		return;
+	}
+	unflushed_retire(t->thin->unflushed, &t->mark);
+	thin_answer(req, 0);
+}
+
+static void settle(struct vfs_req *req)
+{
+	struct thin_req *t = thin_req(req);
+	struct thin *thin = t->thin;
+
+	if (passing(t->res) && !thin->closed) {
+		thin_wait(&thin->flushes, req);
+		if (!thin->retry.armed)
+			loop_timer_arm(thin->disk.loop, &thin->retry,
+				       clock_boot_ns() + THIN_RETRY_MS * NS_PER_MS);
+	} else if (t->res < 0) {
+		thin_answer(req, t->res);
+	} else if (req->op == VFS_FLUSH) {
+		settle_flush(req);
+	} else {
+		settle_fua(req);
+	}
+}
 
 static void commit_posted(struct loop_work *work)
 {
-	struct thin_req *t = container_of(work, struct thin_req, commit_work);
-
-	if (t->res == -ESTALE && !t->thin->closed) {
-		/* The lease is over for now: nothing is promised until it runs again. */
-		thin_wait(&t->thin->flushes, req_of(t));
-		if (!t->thin->retry.armed)
-			loop_timer_arm(t->thin->disk.loop, &t->thin->retry,
-				       clock_boot_ns() + THIN_RETRY_MS * NS_PER_MS);
-		return;
-	}
-	answer(req_of(t), t->res);
+	settle(req_of(container_of(work, struct thin_req, commit_work)));
 }
 
 static void commit_done(struct cfs_commit *commit, int res) /* in the commit thread */
 {
 	struct thin_req *t = container_of(commit, struct thin_req, commit);
 
-	t->res = res < 0 && res != -ESTALE ? -EIO : res;
+	t->res = res < 0 && !passing(res) ? -EIO : res;
 	loop_post(t->thin->disk.loop, &t->commit_work);
 }
 
@@ -94,10 +212,12 @@ void thin_part_done(struct vfs_req *req, int res)
 		t->res = res;
 	if (--t->pending)
 		return;
-	if (t->res == 0 && (req->flags & VFS_FUA) && req->op != VFS_READ)
+	if (t->res == 0 && (req->flags & VFS_FUA) && req->op != VFS_READ) {
+		unflushed_begin(t->thin->unflushed, &t->mark);
 		thin_commit(req);
-	else
-		answer(req, t->res);
+	} else {
+		thin_answer(req, t->res);
+	}
 }
 
 void thin_wait(struct list *queue, struct vfs_req *req)
@@ -143,18 +263,15 @@ static void thin_submit(struct vfs_disk *disk, struct vfs_req *req)
 	}
 	t->thin = thin;
 	list_init(&t->wait);
-	t->at = req->offset;
-	t->pending = 1;
-	t->res = 0;
-	t->iov_index = 0;
-	t->iov_offset = 0;
 	thin->in_flight++;
-	if (req->op == VFS_FLUSH && !disk->info.read_only)
+	if (req->op != VFS_FLUSH) {
+		begin_walk(req);
+	} else if (disk->info.read_only) {
+		thin_answer(req, 0);
+	} else {
+		unflushed_begin(thin->unflushed, &t->mark);
 		thin_commit(req);
-	else if (req->op == VFS_FLUSH)
-		answer(req, 0);
-	else
-		thin_walk(req);
+	}
 }
 
 /* --- life ---------------------------------------------------------------------------------------------------- */
@@ -168,6 +285,7 @@ static void close_now(struct loop_work *work)
 	loop_timer_cancel(&thin->retry);
 	leaf_forget_all(thin);
 	pieces_free(thin);
+	unflushed_destroy(thin->unflushed);
 	vfs_chans_put(thin->chans);
 	free(thin);
 	closed(arg);
@@ -247,6 +365,9 @@ int vfs_thin_open(struct vfs_chans *chans, struct cfs_file *file, const char *na
 	thin->room_work.fn = thin_room;
 	thin->space_work.fn = thin_space;
 	fill_info(thin, &st, name);
+	unflushed_create(&thin->unflushed, vfs_chans_extents(chans));
+	for (unsigned e = 0; e < vfs_chans_extents(chans); e++)
+		unflushed_add(thin->unflushed, e, thin->fs->extent[e], vfs_chan(chans, e));
 	vfs_chans_get(chans);
 	*out = &thin->disk;
 	return 0;

@@ -15,6 +15,7 @@
 #include "clusterfs/map.h"
 #include "vfs/chans.h"
 #include "vfs/thin.h"
+#include "vfs/unflushed.h"
 
 #define THIN_LEAVES    4096u /* leaves a disk keeps at hand: 16 MiB */
 #define THIN_BUCKETS   1024u
@@ -56,10 +57,11 @@ struct thin {
 	struct list no_space;  /* requests that wait for units */
 	struct list no_room;   /* pieces that wait for room in the journal */
 	struct list zero_room; /* requests that wait for it */
-	struct list flushes;   /* flushes that met the end of the lease */
-	struct list later;     /* requests that found no space for the map, or no lease */
-	uint64_t later_ns;     /* not before: when they walk on */
-	struct list stalled;   /* pieces to be sent again: lease over, session lost, array full */
+	struct unflushed *unflushed;
+	struct list flushes; /* flushes, and commits of FUA writes, that are to be tried again */
+	struct list later;   /* requests that found no space for the map, or no lease */
+	uint64_t later_ns;   /* not before: when they walk on */
+	struct list stalled; /* pieces to be sent again: lease over, session lost, array full */
 	struct loop_work space_work, room_work;
 	bool space_waiting, room_waiting;
 	unsigned full; /* bit per enum thin_full: the guest is paused while there is any */
@@ -85,6 +87,8 @@ struct thin_req {
 	size_t iov_offset;
 	struct cfs_commit commit;
 	struct loop_work commit_work;
+	struct unflushed_mark mark; /* FLUSH, FUA: what is to be durable */
+	uint64_t power;		    /* FUA: of all LUNs, when it was sent */
 };
 
 enum piece_kind { PIECE_PLAIN, PIECE_FIRST };
@@ -133,6 +137,7 @@ void thin_walk(struct vfs_req *req);
 void thin_part_done(struct vfs_req *req, int res);
 /* What was answered so far becomes durable; then the request is answered. */
 void thin_commit(struct vfs_req *req);
+void thin_answer(struct vfs_req *req, int res);
 void thin_wait(struct list *queue, struct vfs_req *req);
 /* Walks on with all that wait there. */
 void thin_wake(struct list *queue);

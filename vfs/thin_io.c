@@ -329,8 +329,11 @@ static void piece_done(struct blk_req *blk, int res)
 			 blk->op == BLK_READ ? "read" : "write", (unsigned long long)blk->offset,
 			 strerror(-res));
 		res = -EIO;
-	} else if (p->lun_full) { /* others, that overwrite, prove nothing */
-		thin_set_full(p->thin, THIN_FULL_LUN, false);
+	} else {
+		if (blk->op == BLK_WRITE)
+			unflushed_wrote(p->thin->unflushed, p->extent);
+		if (p->lun_full) /* others, that overwrite, prove nothing */
+			thin_set_full(p->thin, THIN_FULL_LUN, false);
 	}
 	if (p->kind == PIECE_PLAIN)
 		piece_end(p, res);
@@ -391,12 +394,13 @@ void thin_retry_stalled(struct loop_timer *timer)
 
 void thin_give_up_stalled(struct thin *thin)
 {
-	struct list pieces, requests;
+	struct list pieces, requests, flushes;
 
 	list_init(&pieces);
 	list_init(&requests);
 	list_splice_tail(&pieces, &thin->stalled);
-	list_splice_tail(&requests, &thin->flushes);
+	list_init(&flushes);
+	list_splice_tail(&flushes, &thin->flushes);
 	list_splice_tail(&requests, &thin->no_space);
 	list_splice_tail(&requests, &thin->later);
 	while (!list_empty(&pieces)) {
@@ -413,6 +417,12 @@ void thin_give_up_stalled(struct thin *thin)
 
 		list_del(&t->wait);
 		thin_part_done(req_of(t), -ESTALE);
+	}
+	while (!list_empty(&flushes)) {
+		struct thin_req *t = list_first(&flushes, struct thin_req, wait);
+
+		list_del(&t->wait);
+		thin_answer(req_of(t), -ESTALE);
 	}
 }
 

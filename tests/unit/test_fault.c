@@ -55,7 +55,7 @@ static int teardown(void **state)
 static unsigned add(struct fixture *f, const char *kind, const char *op, const char *range)
 {
 	struct fault fault;
-	unsigned id;
+	unsigned id = 0;
 
 	assert_int_equal(fault_parse(&fault, f->path, kind, op, range, NULL), 0);
 	assert_int_equal(fault_add(&fault, &id), 0);
@@ -284,6 +284,35 @@ static void test_stack_and_close(void **state)
 	blk_close(top);
 }
 
+/* What was written and not flushed goes with the power; FUA and flushed stay; each loss is counted. */
+static void test_power_loss(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t old[4096], back[4096];
+	uint64_t power = blk_power_count(f->blk);
+
+	memset(old, 1, sizeof(old));
+	assert_int_equal(blk_write(f->blk, 0, old, 4096, 0), 0);
+	assert_int_equal(blk_write(f->blk, MiB, old, 4096, 0), 0);
+	add(f, "volatile", NULL, NULL);
+	assert_int_equal(blk_write(f->blk, 0, f->a, 8192, 0), 0);
+	assert_int_equal(blk_write(f->blk, 0, f->a + 4096, 4096, 0),
+			 0); /* over what is in the cache */
+	assert_int_equal(blk_write(f->blk, MiB, f->a, 4096, 0), 0);
+	assert_int_equal(blk_write(f->blk, MiB, f->a, 4096, BLK_FUA), 0);
+	add(f, "power-loss", NULL, NULL);
+	assert_int_equal(blk_power_count(f->blk), power + 1);
+	assert_int_equal(blk_read(f->blk, 0, back, 4096), 0);
+	assert_memory_equal(back, old, 4096);
+	assert_int_equal(blk_read(f->blk, MiB, back, 4096), 0);
+	assert_memory_equal(back, f->a, 4096);
+	assert_int_equal(blk_write(f->blk, 0, f->a, 4096, 0), 0);
+	assert_int_equal(blk_flush(f->blk), 0);
+	add(f, "power-loss", NULL, NULL);
+	assert_int_equal(blk_read(f->blk, 0, back, 4096), 0);
+	assert_memory_equal(back, f->a, 4096);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -298,6 +327,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_late_write, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_no_reservations, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stack_and_close, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_power_loss, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Thin disks against a model in memory: random reads, writes, discards and zeroes of any 512-byte
- * alignment, several in flight on ranges of their own; then everything once more after a remount.
+ * alignment, several in flight on ranges of their own; then everything once more after a remount. And an
+ * array that loses power, with its write cache: no guest hears "flushed" of what is lost.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -23,6 +24,7 @@
 #include "base/loop.h"
 #include "base/pool.h"
 #include "blockdev/blk.h"
+#include "blockdev/fault.h"
 #include "clusterfs/cfs.h"
 #include "tests/lib/lun.h"
 #include "vfs/chans.h"
@@ -42,6 +44,7 @@ struct rig {
 	struct pool *pool;
 	struct vfs_chans *chans;
 	struct vfs_disk *disk;
+	_Atomic unsigned lost; /* events of that kind */
 };
 
 #define bad(...)                          \
@@ -56,12 +59,24 @@ static void ok(int rc)
 		bad("%s", err_message(rc));
 }
 
+static void on_event(void *arg, const char *kind, const char *text)
+{
+	struct rig *r = arg;
+
+	(void)text;
+	if (strcmp(kind, "lost") == 0)
+		r->lost++;
+}
+
 static void open_disk(struct rig *r)
 {
 	struct blk_options bo = {0};
-	struct cfs_options co = {.host_name = "unit", .state_dir = r->state};
+	struct cfs_options co = {
+		.host_name = "unit", .state_dir = r->state, .event = on_event, .arg = r};
+	struct blk *lower;
 
-	ok(blk_open(r->lun, &bo, &r->blk));
+	ok(blk_open(r->lun, &bo, &lower));
+	ok(blk_fault_wrap(lower, &r->blk));
 	ok(cfs_mount(&r->blk, 1, &co, &r->fs));
 	if (cfs_create(r->fs, "/d", CFS_DISK, SIZE) < 0)
 		err_clear();
@@ -372,6 +387,173 @@ static void test_discard_gives_space_back(void **state)
 	teardown_rig(r);
 }
 
+/* --- an array that loses its power ------------------------------------------------------------------------ */
+
+static unsigned add_fault(struct rig *r, const char *kind, const char *op, unsigned times)
+{
+	struct fault fault;
+	unsigned id = 0;
+
+	ok(fault_parse(&fault, r->lun, kind, op, NULL, NULL));
+	fault.times = times;
+	ok(fault_add(&fault, &id));
+	return id;
+}
+
+static bool reads_back(struct rig *r, uint64_t at, uint8_t byte)
+{
+	uint8_t *buf = xaligned(4096, 4096), want[4096];
+	bool same;
+
+	memset(want, byte, sizeof(want));
+	assert_int_equal(run(r, VFS_READ, at, 4096, buf, 0), 0);
+	same = memcmp(buf, want, 4096) == 0;
+	free(buf);
+	return same;
+}
+
+static int write_byte(struct rig *r, uint64_t at, uint8_t byte, unsigned flags)
+{
+	uint8_t *buf = xaligned(4096, 4096);
+	int rc;
+
+	memset(buf, byte, 4096);
+	rc = run(r, VFS_WRITE, at, 4096, buf, flags);
+	free(buf);
+	return rc;
+}
+
+/* Power goes between a write and its flush: the flush fails, once; what was flushed before is there. */
+static void test_lost_between_write_and_flush(void **state)
+{
+	struct rig *r = setup_rig(512 * MiB);
+
+	(void)state;
+	(void)add_fault(r, "volatile", NULL, 0);
+	for (unsigned round = 1; round < 4; round++) {
+		uint8_t old = (uint8_t)(2 * round), new = old + 1;
+
+		assert_int_equal(write_byte(r, MiB, old, 0), 0);
+		assert_int_equal(run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
+		assert_int_equal(write_byte(r, MiB, new, 0), 0);
+		(void)add_fault(r, "power-loss", NULL, 0);
+		assert_true(reads_back(r, MiB, old)); /* the fault does what it says */
+		assert_int_equal(run(r, VFS_FLUSH, 0, 0, NULL, 0), -EIO);
+		assert_int_equal(r->lost, round);
+		assert_int_equal(run(r, VFS_FLUSH, 0, 0, NULL, 0), 0); /* it was told */
+		assert_true(reads_back(r, MiB, old));
+	}
+	/* Nothing was written since the last flush: nothing is lost. */
+	(void)add_fault(r, "power-loss", NULL, 0);
+	assert_int_equal(run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
+	/* What is written after the loss is not lost. */
+	assert_int_equal(write_byte(r, MiB, 99, 0), 0);
+	assert_int_equal(run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
+	(void)add_fault(r, "power-loss", NULL, 0);
+	assert_int_equal(run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
+	assert_true(reads_back(r, MiB, 99));
+	assert_int_equal(r->lost, 3);
+	ok(fault_clear(0));
+	teardown_rig(r);
+}
+
+/* Flushes that are under way together all hear of it. */
+static void test_lost_under_two_flushes(void **state)
+{
+	struct rig *r = setup_rig(512 * MiB);
+	struct job *jobs = xaligned(64, 2 * sizeof(*jobs));
+	unsigned delay;
+
+	(void)state;
+	(void)add_fault(r, "volatile", "write", 0);
+	assert_int_equal(write_byte(r, MiB, 1, 0), 0);
+	assert_int_equal(run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
+	assert_int_equal(write_byte(r, MiB, 2, 0), 0);
+	delay = add_fault(r, "delay=200", "flush", 0);
+	start(&jobs[0], r, VFS_FLUSH, 0, 0, NULL, 0);
+	start(&jobs[1], r, VFS_FLUSH, 0, 0, NULL, 0);
+	(void)add_fault(r, "power-loss", NULL, 0);
+	ok(fault_clear(delay));
+	assert_int_equal(finish(&jobs[0]), -EIO);
+	assert_int_equal(finish(&jobs[1]), -EIO);
+	assert_int_equal(r->lost, 1);
+	ok(fault_clear(0));
+	free(jobs);
+	teardown_rig(r);
+}
+
+/* A write with FUA has its data at hand: it is written again, and then it is durable. */
+static void test_lost_under_fua(void **state)
+{
+	struct rig *r = setup_rig(512 * MiB);
+	struct job *job = xaligned(64, sizeof(*job));
+	uint8_t *buf = xaligned(4096, 4096);
+
+	(void)state;
+	memset(buf, 7, 4096);
+	assert_int_equal(write_byte(r, MiB, 1, VFS_FUA), 0);
+	(void)add_fault(r, "delay=500", "flush", 1);
+	(void)add_fault(r, "volatile", NULL, 0);
+	start(job, r, VFS_WRITE, MiB, 4096, buf, VFS_FUA);
+	for (unsigned i = 0; i < 500 && !reads_back(r, MiB, 7); i++)
+		usleep(10000);
+	(void)add_fault(r, "power-loss", NULL, 0);
+	assert_int_equal(finish(job), 0);
+	(void)add_fault(r, "power-loss", NULL, 0);
+	assert_true(reads_back(r, MiB, 7));
+	ok(fault_clear(0));
+	free(job);
+	free(buf);
+	teardown_rig(r);
+}
+
+/* The session that flushes is lost, the one that wrote is not: the flush waits, and is good. */
+static void test_flush_over_a_flapping_session(void **state)
+{
+	struct rig *r = setup_rig(512 * MiB);
+	struct fault fault;
+
+	(void)state;
+	(void)add_fault(r, "flap=400", "flush", 0); /* longer than the volume's own patience */
+	do {
+		assert_int_equal(write_byte(r, MiB, 1, 0), 0);
+		assert_int_equal(run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
+		usleep(20000);
+	} while (fault_list(&fault, 1) == 1 && fault.hits < 8);
+	assert_int_equal(r->lost, 0);
+	ok(fault_clear(0));
+	teardown_rig(r);
+}
+
+/* The volume's own way to write files. */
+static void test_lost_under_fsync(void **state)
+{
+	struct rig *r = setup_rig(512 * MiB);
+	uint8_t *buf = xcalloc(1, 64 * KiB);
+	struct cfs_file *file;
+
+	(void)state;
+	ok(cfs_create(r->fs, "/f", CFS_FILE, 0));
+	ok(cfs_open(r->fs, "/f", CFS_OPEN_WRITE, 0, &file));
+	assert_int_equal(cfs_pwrite(file, buf, 64 * KiB, 0), 64 * KiB);
+	ok(cfs_fsync(file));
+	ok(cfs_sync(r->fs));
+	(void)add_fault(r, "power-loss", NULL, 0);
+	ok(cfs_fsync(file));
+	assert_int_equal(cfs_pwrite(file, buf, 64 * KiB, 0), 64 * KiB);
+	(void)add_fault(r, "power-loss", NULL, 0);
+	assert_int_equal(cfs_fsync(file), -EIO);
+	ok(cfs_fsync(file));
+	assert_int_equal(cfs_sync(r->fs), -EIO); /* who waits for all hears of it too */
+	ok(cfs_sync(r->fs));
+	assert_int_equal(cfs_pwrite(file, buf, 64 * KiB, 0), 64 * KiB);
+	ok(cfs_fsync(file));
+	ok(cfs_sync(r->fs));
+	ok(cfs_close(file));
+	free(buf);
+	teardown_rig(r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -379,6 +561,11 @@ int main(void)
 		cmocka_unit_test(test_random_against_model),
 		cmocka_unit_test(test_same_grain_at_once),
 		cmocka_unit_test(test_discard_gives_space_back),
+		cmocka_unit_test(test_lost_between_write_and_flush),
+		cmocka_unit_test(test_lost_under_two_flushes),
+		cmocka_unit_test(test_lost_under_fua),
+		cmocka_unit_test(test_flush_over_a_flapping_session),
+		cmocka_unit_test(test_lost_under_fsync),
 	};
 
 	return cmocka_run_group_tests_name("thin", tests, NULL, NULL);

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+/* unflushed.c: files' data that are written and not durable yet, and whether a cache was lost with them. */
+#include "clusterfs/txn.h"
+
+#include <errno.h>
+
+#include "base/err.h"
+
+static void wrote(struct cfs *fs, struct cfs_unflushed *u)
+{
+	if (!u->any)
+		u->power = cfs_power(fs);
+	u->any = true;
+	u->writing++;
+	u->writes++;
+}
+
+int cfs_write_data(struct cfs *fs, struct cfs_unflushed *file, uint64_t vbn, const void *buf,
+		   size_t bytes)
+{
+	int rc;
+
+	pthread_mutex_lock(&fs->files_lock);
+	wrote(fs, file);
+	wrote(fs, &fs->unflushed);
+	pthread_mutex_unlock(&fs->files_lock);
+	rc = cfs_write(fs, vbn, buf, bytes, 0);
+	pthread_mutex_lock(&fs->files_lock);
+	file->writing--;
+	fs->unflushed.writing--;
+	pthread_mutex_unlock(&fs->files_lock);
+	return rc;
+}
+
+int cfs_commit_data(struct cfs *fs, struct cfs_unflushed *u)
+{
+	uint64_t writes, turn;
+	bool quiet;
+	int rc;
+
+	pthread_mutex_lock(&fs->files_lock);
+	writes = u->writes;
+	quiet = u->writing == 0;
+	turn = ++u->turns;
+	pthread_mutex_unlock(&fs->files_lock);
+	rc = cfs_commit_wait(fs);
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&fs->files_lock);
+	if (turn > u->failed && u->any && u->power != cfs_power(fs)) {
+		u->failed = u->turns; /* told to those who wait for it now; then a new count */
+		u->power = cfs_power(fs);
+	}
+	if (turn <= u->failed)
+		rc = -EIO;
+	else if (quiet && u->writes == writes)
+		u->any = false;
+	pthread_mutex_unlock(&fs->files_lock);
+	return rc < 0 ? fail(rc,
+			     "volume %s: a LUN may have lost its write cache, and with it data "
+			     "that "
+			     "were not flushed yet; write them again",
+			     fs->name)
+		      : 0;
+}

@@ -29,11 +29,11 @@ def state(host, name='g'):
 
 
 class Shell:
-    """What the guest says on `host` from now on, and what is typed there; the only VM of that host."""
+    """What the guest of the VM that was started last on `host` says there, and what is typed there."""
 
     def __init__(self, host, name='g'):
         self.host, self.name, self.console = host, name, None
-        self.log = until(lambda: next(host.dir.glob('vm/*.console'), None), what='a console')
+        self.log = until(lambda: max(host.dir.glob('vm/*.console'), key=os.path.getmtime, default=None), what='a console')
         self.at = 0
 
     def __enter__(self):

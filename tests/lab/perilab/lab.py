@@ -12,6 +12,7 @@ from .network import Network
 from .san import Lun, San
 
 BOOT_EXPECTED = 6.0  # seconds to boot that time-outs were written for; slower machines stretch them
+PATIENCE = 2.0       # at least, for what else a machine may begin to do meanwhile
 
 
 class Lab:
@@ -23,7 +24,7 @@ class Lab:
         self.specs = [HostSpec() for _ in range(hosts)] if isinstance(hosts, int) else list(hosts)
         self.lun_specs, self.want_guest, self.programs = list(luns), guest, programs or {}
         self.machines, self.hosts, self.san, self.network, self.dir = [], [], None, None, None
-        self.scale = 1.0
+        self.slowness, self.scale = 1.0, PATIENCE
 
     # --- coming up and going down ---
 
@@ -78,7 +79,8 @@ class Lab:
             machine.start()
         with ThreadPoolExecutor(len(self.machines) or 1) as pool:
             times = list(pool.map(lambda m: m.wait_up(), self.machines))
-        self.scale = max([1.0, *(t / BOOT_EXPECTED for t in times)])
+        self.slowness = max([1.0, *(t / BOOT_EXPECTED for t in times)])
+        self.scale = max(PATIENCE, self.slowness)
         self.talk(f'{len(self.machines)} machines up after {time.monotonic() - self.born:.1f} s '
                   f'({self.accel.name}, slowest boot {max(times, default=0):.1f} s, logs in {self.logs})')
 
@@ -125,6 +127,18 @@ class Lab:
         path = self.dir / f'{name}.raw'
         cache.tool(['cp', '--sparse=always', str(made / 'disk'), str(path)])
         return path
+
+    def cpu_of_others(self):
+        """Seconds of the processors that went to others than this lab's machines so far, or were taken from below. What
+        happens between two calls is delayed by the difference at most."""
+        with open('/proc/stat') as f:
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, f.readline().split()[1:9])
+        ticks = user + nice + system + irq + softirq + steal
+        for machine in self.machines:
+            if machine.running:
+                fields = Path(f'/proc/{machine.process.pid}/stat').read_text().rsplit(')', 1)[1].split()
+                ticks -= int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf('SC_CLK_TCK')
 
     def native(self, cmd, **kw):
         """Starts a program of the bare machine inside the lab's network (a Popen): it reaches the SAN as a host

@@ -10,8 +10,11 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
+
+#define AHEAD_AGAIN_MS 1000u /* no free group was found: not in a tight loop */
 
 /* --- where things lie ---------------------------------------------------------------------------------- */
 
@@ -321,6 +324,7 @@ static void load_memory(struct group *g)
 		g->mem_free += !set;
 	}
 	memset(g->slab_taken, 0, sizeof(g->slab_taken));
+	memset(g->slab_hint, 0, sizeof(g->slab_hint));
 	for (unsigned i = 0; i < le16_get(h->slabs); i++)
 		g->slab_taken[i] = le16_get(h->slab[i].used);
 	g->hint = 0;
@@ -562,6 +566,36 @@ static bool give_back_wished(struct cfs *fs)
 	return left;
 }
 
+/*
+ * What is left in the groups this host holds will not do for the next refill: takes one more now, while
+ * the stocks still last, so that a first write waits for no lock. Only a group that nobody has.
+ */
+static void acquire_ahead(struct cfs *fs, uint32_t target)
+{
+	struct cfs_groups *gs = fs->groups;
+	uint64_t left = 0;
+	bool again = false;
+	int rc;
+
+	pthread_mutex_lock(&gs->lock);
+	for (unsigned i = 0; i < gs->count; i++) {
+		const struct group *g = &gs->group[i];
+
+		if (g->held && !g->wished && g->mem_free > group_reserve(g))
+			left += g->mem_free - group_reserve(g);
+	}
+	pthread_mutex_unlock(&gs->lock);
+	if (left >= target || clock_boot_ns() < gs->ahead_ns)
+		return;
+	pthread_mutex_lock(&gs->acquire_lock);
+	rc = acquire_round(fs, 1, 0, false, &again);
+	pthread_mutex_unlock(&gs->acquire_lock);
+	if (rc < 0) {
+		gs->ahead_ns = clock_boot_ns() + AHEAD_AGAIN_MS * NS_PER_MS;
+		err_clear();
+	}
+}
+
 static void *groups_main(void *arg)
 {
 	struct cfs *fs = arg;
@@ -584,8 +618,12 @@ static void *groups_main(void *arg)
 		left = give_back_wished(fs);
 		pthread_mutex_unlock(&gs->lock);
 		if (cfs_locks_serving(fs)) { /* else the journal is not there yet */
+			uint32_t target;
+
 			groups_settle(fs);
-			stocks_refill(fs);
+			target = stocks_refill(fs);
+			if (target)
+				acquire_ahead(fs, target);
 		}
 		pthread_mutex_lock(&gs->lock);
 	}

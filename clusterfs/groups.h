@@ -29,7 +29,8 @@ struct group {
 	uint32_t mem_free; /* clear bits of `taken` */
 	uint32_t hint;	   /* where the last search ended */
 	uint16_t slab_taken[CFS_SLABS];
-	uint32_t known_free; /* not held: what its header said last */
+	uint16_t slab_hint[CFS_SLAB_META + 1]; /* no slab of that kind before has a free block */
+	uint32_t known_free;		       /* not held: what its header said last */
 };
 
 struct pending { /* freed, reusable once its transaction is durable */
@@ -51,6 +52,7 @@ struct cfs_groups {
 	pthread_t thread;
 	bool stopping;
 	pthread_mutex_t acquire_lock; /* one thread at a time looks for a new group; across I/O */
+	uint64_t ahead_ns; /* CLOCK_BOOTTIME: not before, for lack of a group to take ahead */
 };
 
 static inline struct cfs_group *group_header(const struct group *g)
@@ -98,7 +100,7 @@ void cfs_meta_unreserve_locked(struct group *g, enum cfs_slab_type type, uint64_
 /* stock.c, for the groups' thread. Groups mutex held. */
 void stocks_give_back(struct cfs *fs, struct group *g);
 bool stocks_hungry(struct cfs *fs);
-/* Blocking, no mutex held. */
-void stocks_refill(struct cfs *fs);
+/* Blocking, no mutex held. Returns the largest target of those that were refilled, 0: none. */
+uint32_t stocks_refill(struct cfs *fs);
 
 #endif

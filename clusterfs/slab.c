@@ -11,6 +11,8 @@
 
 #include "base/err.h"
 
+#define SLABS_AT_ONCE 16u /* 1 MiB: one wipe, one flush */
+
 /* The slab and the bit of a block in it; -EUCLEAN when no slab is there. */
 static int locate(struct group *g, enum cfs_slab_type type, uint64_t vbn, unsigned *slab,
 		  unsigned *bit)
@@ -46,7 +48,8 @@ static uint64_t take_from_slabs(struct group *g, enum cfs_slab_type type)
 	const struct cfs_group *h = group_header(g);
 	unsigned bits = type == CFS_SLAB_INODE ? 8 : 16;
 
-	for (unsigned i = 0; i < le16_get(h->slabs); i++) {
+	for (unsigned i = g->slab_hint[type]; i < le16_get(h->slabs); i++) {
+		g->slab_hint[type] = (uint16_t)i;
 		if (h->slab[i].type != type)
 			continue;
 		for (unsigned b = 0; b < bits; b++) {
@@ -61,55 +64,72 @@ static uint64_t take_from_slabs(struct group *g, enum cfs_slab_type type)
 }
 
 /*
- * What a unit held before is wiped: no guest's bytes may look like metadata to a replay, and lock
+ * What units held before is wiped: no guest's bytes may look like metadata to a replay, and lock
  * blocks must be there before anybody can want them (afterwards only compare-and-write touches them).
  */
-static int wipe(struct cfs *fs, enum cfs_slab_type type, uint64_t vbn)
+static int wipe(struct cfs *fs, enum cfs_slab_type type, uint64_t vbn, uint32_t units)
 {
-	uint8_t *unit = xaligned(CFS_BLOCK, CFS_UNIT);
+	uint8_t *data = xaligned(CFS_BLOCK, (size_t)units * CFS_UNIT);
 	uint64_t power = cfs_power(fs);
 	int rc;
 
-	for (unsigned i = 0; type == CFS_SLAB_INODE && i < CFS_UNIT_BLOCKS; i += 2)
-		cfs_lock_init_block(unit + i * CFS_BLOCK, fs->id, vbn + i, vbn + i + 1);
-	rc = cfs_write(fs, vbn, unit, CFS_UNIT, 0);
-	free(unit);
+	for (unsigned i = 0; type == CFS_SLAB_INODE && i < units * CFS_UNIT_BLOCKS; i += 2)
+		cfs_lock_init_block(data + i * CFS_BLOCK, fs->id, vbn + i, vbn + i + 1);
+	rc = cfs_write(fs, vbn, data, (size_t)units * CFS_UNIT, 0);
+	free(data);
 	return rc < 0 ? rc : cfs_flush_since(fs, power);
 }
 
-/* A unit of the group becomes a slab. The group is held. Blocking. */
-static int make_slab(struct group *g, enum cfs_slab_type type)
+/*
+ * Units for slabs that lie together: several, since each wipe costs a flush, but few in a small
+ * group, and only one where the group is down to its reserve. Groups mutex held; 0: none.
+ */
+static uint32_t take_for_slabs(struct group *g, uint32_t *unit)
+{
+	uint32_t want = MIN(SLABS_AT_ONCE, MAX(1u, g->units / 64)), n;
+
+	want = MIN(want, (uint32_t)(CFS_SLABS - le16_get(group_header(g)->slabs)));
+	if (want == 0)
+		return 0;
+	n = group_take_run(g, want, group_reserve(g), unit);
+	return n ? n : group_take_run(g, 1, 0, unit);
+}
+
+/* Units of the group become slabs. The group is held. Blocking. */
+static int make_slabs(struct group *g, enum cfs_slab_type type)
 {
 	struct cfs *fs = g->fs;
 	struct cfs_group *h = group_header(g);
 	struct cfs_txn txn;
+	unsigned first;
 	uint32_t unit, n;
 	int rc;
 
 	pthread_mutex_lock(&fs->groups->lock);
-	n = le16_get(h->slabs) < CFS_SLABS ? group_take_run(g, 1, 0, &unit) : 0;
+	n = take_for_slabs(g, &unit);
 	pthread_mutex_unlock(&fs->groups->lock);
 	if (n == 0)
 		return -ENOSPC;
-	rc = wipe(fs, type, group_unit_vbn(g, unit));
+	rc = wipe(fs, type, group_unit_vbn(g, unit), n);
 	if (rc == 0)
 		rc = cfs_txn_begin_wait(fs, &txn);
 	if (rc < 0) {
 		cfs_let_land(fs, rc);
 		pthread_mutex_lock(&fs->groups->lock);
-		group_untake(g, unit, 1);
+		group_untake(g, unit, n);
 		pthread_mutex_unlock(&fs->groups->lock);
 		return rc;
 	}
-	unsigned i = le16_get(h->slabs);
-
-	group_mark(&txn, g, unit, 1, true);
-	g->slab_taken[i] = 0;
-	h->slab[i].unit = le32_of(unit);
-	h->slab[i].used = le16_of(0);
-	h->slab[i].type = (uint8_t)type;
-	h->slabs = le16_of((uint16_t)(i + 1));
-	cfs_txn_patch(&txn, g->header, &h->slab[i], sizeof(h->slab[i]));
+	first = le16_get(h->slabs);
+	group_mark(&txn, g, unit, n, true);
+	for (unsigned i = 0; i < n; i++) {
+		g->slab_taken[first + i] = 0;
+		h->slab[first + i].unit = le32_of(unit + i);
+		h->slab[first + i].used = le16_of(0);
+		h->slab[first + i].type = (uint8_t)type;
+	}
+	h->slabs = le16_of((uint16_t)(first + n));
+	cfs_txn_patch(&txn, g->header, &h->slab[first], n * sizeof(h->slab[0]));
 	cfs_txn_patch(&txn, g->header, &h->slabs, sizeof(h->slabs));
 	cfs_txn_end(&txn);
 	return 0;
@@ -149,7 +169,7 @@ static int slab_in_held(struct cfs *fs, enum cfs_slab_type type, uint64_t near)
 		}
 		atomic_fetch_add(&g->out, 1);
 		pthread_mutex_unlock(&gs->lock);
-		rc = make_slab(g, type);
+		rc = make_slabs(g, type);
 		cfs_group_unhold(fs, g->number);
 		if (rc != -ENOSPC)
 			return rc;
@@ -192,8 +212,10 @@ void cfs_meta_unreserve_locked(struct group *g, enum cfs_slab_type type, uint64_
 {
 	unsigned slab, bit;
 
-	if (locate(g, type, vbn, &slab, &bit) == 0)
-		g->slab_taken[slab] &= (uint16_t) ~(1u << bit);
+	if (locate(g, type, vbn, &slab, &bit) < 0)
+		return;
+	g->slab_taken[slab] &= (uint16_t) ~(1u << bit);
+	g->slab_hint[type] = (uint16_t)MIN(g->slab_hint[type], slab);
 }
 
 void cfs_meta_unreserve(struct cfs *fs, enum cfs_slab_type type, uint64_t vbn)

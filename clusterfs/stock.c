@@ -251,10 +251,11 @@ static void refill(struct cfs_stock *s)
 	wake_waiters(s);
 }
 
-void stocks_refill(struct cfs *fs)
+uint32_t stocks_refill(struct cfs *fs)
 {
 	struct cfs_groups *gs = fs->groups;
 	struct cfs_stock *s;
+	uint32_t largest = 0;
 
 	/* A stock may go while the mutex is let go: begin again after each. */
 	pthread_mutex_lock(&gs->lock);
@@ -267,11 +268,13 @@ again:
 		s->visited = true;
 		s->busy = true;
 		refill(s);
+		largest = MAX(largest, s->target);
 		s->busy = false;
 		pthread_cond_broadcast(&gs->filled);
 		goto again;
 	}
 	pthread_mutex_unlock(&gs->lock);
+	return largest;
 }
 
 int cfs_stock_fill(struct cfs_stock *stock, uint32_t want)

@@ -250,34 +250,66 @@ static void make_inode(struct cfs_txn *txn, uint64_t vbn, const struct cfs_node 
 	cfs_buf_put(txn->fs, buf);
 }
 
-/* The inode's block is reserved; takes the locks and does it. */
-static int create_held(struct cfs *fs, const struct cfs_node *parent, struct cfs_dirent *e,
-		       uint64_t size)
+/* The directory is open, its lock and the new inode's are held. */
+static int create_held(struct cfs *fs, struct cfs_dir *dir, const struct cfs_node *parent,
+		       struct cfs_dirent *e, uint64_t size)
 {
-	const uint64_t inodes[] = {parent->inode, e->inode};
 	struct cfs_dir_change change;
-	struct cfs_held held;
-	struct cfs_dir dir;
 	struct cfs_txn txn;
-	int rc = cfs_hold(fs, inodes, 2, &held);
+	int rc = cfs_dir_prepare_insert(dir, e, &change);
 
 	if (rc < 0)
 		return rc;
-	rc = open_checked(fs, parent, &dir);
+	rc = cfs_txn_begin_wait(fs, &txn);
 	if (rc == 0) {
-		rc = cfs_dir_prepare_insert(&dir, e, &change);
-		if (rc == 0) {
-			rc = cfs_txn_begin_wait(fs, &txn);
-			if (rc == 0) {
-				make_inode(&txn, e->inode, parent, e, size);
-				cfs_dir_insert(&txn, &change);
-				cfs_txn_end(&txn);
-			}
-			cfs_dir_change_end(&change);
-		}
-		cfs_dir_close(&dir);
+		make_inode(&txn, e->inode, parent, e, size);
+		cfs_dir_insert(&txn, &change);
+		cfs_txn_end(&txn);
 	}
-	cfs_unhold(&held);
+	cfs_dir_change_end(&change);
+	return rc;
+}
+
+/*
+ * A reservation keeps its group here, so the directory's lock comes first (volume.h). The inode's lock
+ * is out of order then: it is free, or another host has it left over from what it was before; so it is
+ * tried, and else (-EAGAIN, *busy) waited for with nothing held.
+ */
+static int create_locked(struct cfs *fs, const struct cfs_node *parent, struct cfs_dirent *e,
+			 uint64_t size, uint64_t *busy)
+{
+	struct cfs_lock *lock, *own;
+	struct cfs_dir dir;
+	int rc = dir_take(fs, parent, CFS_LOCK_EXCLUSIVE, &lock, &dir);
+
+	if (rc < 0)
+		return rc;
+	rc = cfs_meta_reserve(fs, CFS_SLAB_INODE, parent->inode, &e->inode);
+	if (rc == 0) {
+		rc = cfs_lock_get(fs, e->inode - 1, CFS_LOCK_EXCLUSIVE, 0, &own);
+		if (rc == 0) {
+			rc = create_held(fs, &dir, parent, e, size);
+			cfs_lock_put(own);
+		} else if (rc == -EBUSY) {
+			*busy = e->inode;
+			rc = -EAGAIN;
+		}
+		if (rc < 0)
+			cfs_meta_unreserve(fs, CFS_SLAB_INODE, e->inode);
+	}
+	cfs_dir_close(&dir);
+	cfs_lock_put(lock);
+	return rc;
+}
+
+/* Waits for an object's lock alone, so that nobody waits for what else would be held meanwhile. */
+static int wait_for(struct cfs *fs, uint64_t inode, unsigned wait_ms)
+{
+	struct cfs_lock *lock;
+	int rc = cfs_lock_get(fs, inode - 1, CFS_LOCK_EXCLUSIVE, wait_ms, &lock);
+
+	if (rc == 0)
+		cfs_lock_put(lock);
 	return rc;
 }
 
@@ -286,6 +318,7 @@ static int create_in(struct cfs *fs, const struct cfs_node *parent, const char *
 {
 	struct cfs_node probe = *parent;
 	struct cfs_dirent e;
+	uint64_t busy = 0;
 	int rc = step(fs, &probe, name, strlen(name)); /* before anything is reserved */
 
 	if (rc == 0)
@@ -293,12 +326,11 @@ static int create_in(struct cfs *fs, const struct cfs_node *parent, const char *
 	if (rc != -ENOENT)
 		return rc;
 	cfs_dirent_set(&e, name, strlen(name), kind, 0);
-	rc = cfs_meta_reserve(fs, CFS_SLAB_INODE, parent->inode, &e.inode);
-	if (rc < 0)
-		return rc;
-	rc = create_held(fs, parent, &e, size);
-	if (rc < 0)
-		cfs_meta_unreserve(fs, CFS_SLAB_INODE, e.inode);
+	rc = create_locked(fs, parent, &e, size, &busy);
+	if (busy) {
+		rc = wait_for(fs, busy, CFS_LOCK_WAIT_MS);
+		return rc < 0 ? rc : -EAGAIN;
+	}
 	return rc;
 }
 
@@ -463,24 +495,13 @@ static int move_held(struct cfs *fs, struct move *m)
 	return rc;
 }
 
-/* Waits for the object's lock alone first, so that nobody waits for the directories meanwhile. */
-static int wait_for(struct cfs *fs, uint64_t inode)
-{
-	struct cfs_lock *lock;
-	int rc = cfs_lock_get(fs, inode - 1, CFS_LOCK_EXCLUSIVE, CFS_BUSY_WAIT_MS, &lock);
-
-	if (rc == 0)
-		cfs_lock_put(lock);
-	return rc;
-}
-
 static int move_once(struct cfs *fs, struct move *m)
 {
 	uint64_t inodes[3] = {m->from.inode, m->to.inode, m->what.inode};
 	struct cfs_lock *guard = NULL;
 	struct cfs_held held;
 	struct cfs_node root;
-	int rc = wait_for(fs, m->what.inode);
+	int rc = wait_for(fs, m->what.inode, CFS_BUSY_WAIT_MS);
 
 	if (rc < 0)
 		return rc;
@@ -544,7 +565,7 @@ int cfs_unlink(struct cfs *fs, const char *path)
 		if (rc == -ENOENT)
 			return missing(fs, path, strlen(path));
 		if (rc == 0)
-			rc = wait_for(fs, node.inode);
+			rc = wait_for(fs, node.inode, CFS_BUSY_WAIT_MS);
 		if (rc == 0)
 			rc = cfs_trash_put(fs, &parent, &node);
 	}

@@ -6,8 +6,9 @@
  * only look up pinned buffers and run transactions (txn.h), which never wait for I/O. Own threads:
  * beat (slot.c), recovery (recover.c), lock release (lock.c), commit and checkpoint (journal.c).
  *
- * Lock order, outermost first: a cfs_lock's use mutex (in vbn order) - group.c's mutex -
- * journal mutex (a transaction) - buffer cache mutex. Only the first is held across I/O.
+ * Lock order, outermost first: use mutexes of cfs_locks, by vbn - groups (their locks, reservations,
+ * holds) - group.c's mutex - journal mutex (a transaction) - buffer cache mutex. Only use mutexes and
+ * groups are held across I/O. Who has a group waits for no other lock (docs/design.md).
  */
 #ifndef CLUSTERFS_VOLUME_H
 #define CLUSTERFS_VOLUME_H

@@ -8,6 +8,7 @@
 #undef fail /* base/err.h has its own */
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,8 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "clusterfs/group.h"
+#include "clusterfs/lock.h"
 #include "tests/lib/lun.h"
 #include "tests/lib/vol.h"
 
@@ -384,6 +387,116 @@ static void test_two_hosts(void **state)
 	ok(cfs_close(g));
 }
 
+struct crowd {
+	struct cfs *fs;
+	unsigned me, other;
+	_Atomic unsigned *made; /* by each host: how many of its names are there to be deleted */
+	int rc;
+	char why[300];
+};
+
+/* Creates names of its own and deletes the other host's, in the one directory that both want. */
+static void *crowd_main(void *arg)
+{
+	struct crowd *c = arg;
+	char path[64];
+	unsigned gone = 0;
+
+	for (unsigned i = 0; i < 25 && c->rc == 0; i++) {
+		snprintf(path, sizeof(path), "/crowd/%u.%u", c->me, i);
+		c->rc = cfs_create(c->fs, path, CFS_FILE, 0);
+		if (c->rc == 0)
+			c->made[c->me]++;
+		while (c->rc == 0 && gone < c->made[c->other]) {
+			snprintf(path, sizeof(path), "/crowd/%u.%u", c->other, gone++);
+			c->rc = cfs_unlink(c->fs, path);
+		}
+	}
+	if (c->rc < 0)
+		snprintf(c->why, sizeof(c->why), "%s: %s", path, err_message(c->rc));
+	return NULL;
+}
+
+static void test_two_hosts_in_one_directory(void **state)
+{
+	struct vol *v = *state;
+	_Atomic unsigned made[2] = {0, 0};
+	struct crowd c[2] = {{.me = 0, .other = 1, .made = made},
+			     {.me = 1, .other = 0, .made = made}};
+	pthread_t thread[2];
+
+	ok(vol_mount(v, 1, NULL));
+	ok(cfs_mkdir(v->fs[0], "/crowd"));
+	for (unsigned i = 0; i < 2; i++) {
+		c[i].fs = v->fs[i];
+		assert_int_equal(pthread_create(&thread[i], NULL, crowd_main, &c[i]), 0);
+	}
+	for (unsigned i = 0; i < 2; i++)
+		pthread_join(thread[i], NULL);
+	for (unsigned i = 0; i < 2; i++) {
+		if (c[i].rc < 0)
+			print_error("host%u: %s\n", i, c[i].why);
+		assert_int_equal(c[i].rc, 0);
+	}
+}
+
+struct creator {
+	struct cfs *fs;
+	int rc;
+};
+
+static void *creator_main(void *arg)
+{
+	struct creator *c = arg;
+
+	c->rc = cfs_create(c->fs, "/d/new", CFS_FILE, 0);
+	return NULL;
+}
+
+struct wish {
+	uint64_t vbn;
+	bool wanted;
+};
+
+static void note_wish(void *arg, const struct cfs_lock_info *info)
+{
+	struct wish *w = arg;
+
+	w->wanted |= info->vbn == w->vbn && info->wanted;
+}
+
+/*
+ * Directories' locks come before groups'. Who waits for a directory must have no group to himself: the
+ * directory's holder may be on his way to take it.
+ */
+static void test_lock_order(void **state)
+{
+	struct vol *v = *state;
+	struct creator c = {.fs = v->fs[0]};
+	struct cfs_lock *lock;
+	struct cfs_stat st;
+	struct wish w = {0};
+	pthread_t thread;
+
+	ok(vol_mount(v, 1, NULL));
+	ok(cfs_mkdir(v->fs[0], "/d")); /* the first host's group: new inodes come from there */
+	ok(cfs_stat(v->fs[1], "/d", &st));
+	/* Shared, so that the name can be looked up; it is the change that must wait. */
+	ok(cfs_lock_get(v->fs[1], st.inode - 1, CFS_LOCK_SHARED, 20000, &lock));
+	assert_int_equal(pthread_create(&thread, NULL, creator_main, &c), 0);
+	w.vbn = st.inode - 1;
+	for (unsigned i = 0; i < 1000 && !w.wanted; i++) { /* it waits for the directory now */
+		ok(cfs_locks_list(v->fs[1], note_wish, &w));
+		sleep_ms(10);
+	}
+	assert_true(w.wanted);
+	ok(cfs_group_hold(v->fs[1], cfs_group_of(v->fs[1], st.inode)));
+	cfs_group_unhold(v->fs[1], cfs_group_of(v->fs[1], st.inode));
+	cfs_lock_put(lock);
+	pthread_join(thread, NULL);
+	ok(c.rc);
+}
+
 struct said {
 	unsigned lines, damaged;
 	bool root;
@@ -425,6 +538,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_sparse_and_thick, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_space, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_two_hosts, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_two_hosts_in_one_directory, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_lock_order, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_dump, setup, teardown),
 	};
 

@@ -33,8 +33,8 @@ struct frame;
 /* What a connection is for: bulk streams have connections of their own. */
 enum peer_purpose { PEER_CONTROL = 1, PEER_STREAM = 2 };
 
-#define PEER_HINTS_MAX 64u		  /* locks in one WISH or FREED */
-#define PEER_CALL_MAX  (2u * 1024 * 1024) /* bytes of a CALL: the API's largest body and its frame */
+#define PEER_HINTS_MAX 64u		   /* locks in one WISH or FREED */
+#define PEER_CALL_MAX  (16u * 1024 * 1024) /* bytes of a CALL */
 
 struct frame_hello {
 	le16 version_min;   /* 0x00 the server's: both the version chosen */

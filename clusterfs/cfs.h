@@ -93,6 +93,15 @@ struct cfs_info {
 	struct cfs_host_info host[64];
 };
 int cfs_info(struct cfs *fs, struct cfs_info *out);
+/* The hosts alone, as the last beat showed them; at most 64; their number. Never waits for I/O. */
+unsigned cfs_hosts(struct cfs *fs, struct cfs_host_info out[64]);
+/* What peers of this volume are known by. The secret is never shown nor sent; wipe it after use. */
+struct cfs_membership {
+	uint8_t volume[16], secret[32];
+	unsigned slot;
+	uint32_t epoch;
+};
+void cfs_membership(struct cfs *fs, struct cfs_membership *out);
 /* Beats and looks at the other hosts now, so that cfs_info knows who came and went. At most `wait_ms`. */
 void cfs_look(struct cfs *fs, unsigned wait_ms);
 /* Name (64 bytes) and id (40 bytes) alone: cfs_info counts the free space, which takes I/O. */

@@ -26,14 +26,14 @@ static void uuid_text(const uint8_t id[16], char *dst, size_t size)
 			 id[10], id[11], id[12], id[13], id[14], id[15]);
 }
 
-static void host_info(struct cfs *fs, unsigned slot, struct cfs_info *out)
+/* False: nobody is there. */
+static bool host_info(struct cfs *fs, unsigned slot, struct cfs_host_info *h)
 {
-	struct cfs_host_info *h = &out->host[out->hosts];
 	struct cfs_slot_view v;
 
 	cfs_slot_view(fs, slot, &v);
 	if (v.claim.state == CFS_SLOT_FREE)
-		return;
+		return false;
 	memset(h, 0, sizeof(*h));
 	h->slot = slot;
 	h->epoch = le32_get(v.claim.epoch);
@@ -48,7 +48,26 @@ static void host_info(struct cfs *fs, unsigned slot, struct cfs_info *out)
 			 v.claim.state == CFS_SLOT_RECOVERING ? "recovering"
 			 : !h->self && v.silent_beats >= 2    ? "silent"
 							      : "active");
-	out->hosts++;
+	return true;
+}
+
+unsigned cfs_hosts(struct cfs *fs, struct cfs_host_info out[64])
+{
+	unsigned n = 0;
+
+	for (unsigned s = 0; s < CFS_MAX_SLOTS; s++)
+		n += host_info(fs, s, &out[n]);
+	return n;
+}
+
+void cfs_membership(struct cfs *fs, struct cfs_membership *out)
+{
+	pthread_mutex_lock(&fs->label_lock);
+	memcpy(out->secret, fs->label.secret, sizeof(out->secret));
+	pthread_mutex_unlock(&fs->label_lock);
+	memcpy(out->volume, fs->id, sizeof(out->volume));
+	out->slot = fs->slot;
+	out->epoch = fs->epoch;
 }
 
 int cfs_info(struct cfs *fs, struct cfs_info *out)
@@ -83,8 +102,7 @@ int cfs_info(struct cfs *fs, struct cfs_info *out)
 	(void)str_format(out->state, sizeof(out->state), "%s",
 			 clock_boot_ns() < *fs->lease_end && !fs->dead ? "mounted" : "frozen");
 	out->free = cfs_groups_free_bytes(fs, &out->reclaim_pending);
-	for (unsigned s = 0; s < CFS_MAX_SLOTS; s++)
-		host_info(fs, s, out);
+	out->hosts = cfs_hosts(fs, out->host);
 	return 0;
 }
 

@@ -24,6 +24,7 @@
 #include "base/util.h"
 #include "host/call.h"
 #include "host/daemon.h"
+#include "host/peers.h"
 #include "host/task.h"
 
 #define WORKERS	      8	 /* calls that wait for storage at once */
@@ -56,6 +57,8 @@ struct request {
 	int err; /* while reading: the body is thrown away */
 	unsigned status;
 	char *text;
+	bool octets; /* `text` is no JSON but text_bytes of a file, from another host */
+	size_t text_bytes;
 };
 
 void host_call_free(struct host_call *call)
@@ -117,62 +120,107 @@ int host_api_parse(const char *method, const char *url, json_t *query, const cha
 
 /* --- a request --------------------------------------------------------------------------------- */
 
-static void answer_error(struct request *r, int err)
+void host_api_error(int err, unsigned *status, char **text)
 {
 	json_t *doc = json_pack("{s:o}", "error", host_error_json(err));
 
-	r->status = err == -ENOSYS     ? MHD_HTTP_METHOD_NOT_ALLOWED
-		    : err == -EMSGSIZE ? MHD_HTTP_CONTENT_TOO_LARGE
-				       : host_http_status(err);
-	free(r->text);
-	r->text = json_dumps(doc, JSON_COMPACT);
+	*status = err == -ENOSYS     ? MHD_HTTP_METHOD_NOT_ALLOWED
+		  : err == -EMSGSIZE ? MHD_HTTP_CONTENT_TOO_LARGE
+				     : host_http_status(err);
+	*text = json_dumps(doc, JSON_COMPACT);
 	json_decref(doc);
 }
 
-/* Runs the verb, or starts it as a task; a pool's thread, or the HTTP thread for parse errors. */
-static void run_call(struct request *r)
+static void answer_error(struct request *r, int err)
 {
-	struct host_call *call = r->call;
+	free(r->text);
+	host_api_error(err, &r->status, &r->text);
+}
+
+/* A pool's thread, or the HTTP thread for parse errors. */
+void host_api_run(struct host_call **owned, unsigned *status, char **text)
+{
+	struct host_call *call = *owned;
 	uint64_t id;
 	int rc;
 
 	if (call->verb->flags & HOST_TASK) {
-		r->call = NULL; /* the task's, whatever comes */
-		rc = host_task_start(r->api->host->tasks, call, &id);
+		*owned = NULL; /* the task's, whatever comes */
+		rc = host_task_start(call->host->tasks, call, &id);
 		if (rc < 0) {
-			answer_error(r, rc);
+			host_api_error(rc, status, text);
 			host_call_free(call);
 			return;
 		}
-		r->status = MHD_HTTP_ACCEPTED;
-		r->text = xasprintf("{\"task\": %llu}", (unsigned long long)id);
+		*status = MHD_HTTP_ACCEPTED;
+		*text = xasprintf("{\"task\": %llu}", (unsigned long long)id);
 		return;
 	}
 	rc = call->verb->run(call);
 	if (rc < 0) {
-		answer_error(r, rc);
+		host_api_error(rc, status, text);
 		return;
 	}
-	r->status = MHD_HTTP_OK;
-	r->text = call->result ? json_dumps(call->result, JSON_COMPACT) : xstrdup("{}");
-	if (!r->text)
-		answer_error(r, fail(-EIO, "the answer is not UTF-8"));
+	*status = MHD_HTTP_OK;
+	*text = call->result ? json_dumps(call->result, JSON_COMPACT) : xstrdup("{}");
+	if (!*text)
+		host_api_error(fail(-EIO, "the answer is not UTF-8"), status, text);
 }
 
-static void run_job(struct pool_job *job)
+/* The answer is there; from here on the HTTP thread owns `r`. */
+static void hand_back(struct request *r)
 {
-	struct request *r = container_of(job, struct request, job);
 	struct host_api *api = r->api;
 	struct MHD_Connection *connection = r->connection;
 
-	run_call(r);
 	r->stage = ANSWERED;
-	/* From here on the HTTP thread owns `r`. */
 	MHD_resume_connection(connection);
 	pthread_mutex_lock(&api->lock);
 	if (--api->running == 0)
 		pthread_cond_broadcast(&api->idle);
 	pthread_mutex_unlock(&api->lock);
+}
+
+static void run_job(struct pool_job *job)
+{
+	struct request *r = container_of(job, struct request, job);
+
+	host_api_run(&r->call, &r->status, &r->text);
+	hand_back(r);
+}
+
+/* Another host has answered, or cannot be asked. */
+static void relayed(void *arg, int err, const struct host_answer *answer)
+{
+	struct request *r = arg;
+
+	if (err < 0) {
+		answer_error(r, err);
+	} else {
+		r->status = answer->status;
+		r->octets = answer->bytes;
+		r->text_bytes = answer->n;
+		r->text = xmalloc(answer->n + 1);
+		memcpy(r->text, answer->data, answer->n);
+		r->text[answer->n] = 0;
+	}
+	hand_back(r);
+}
+
+/* "on": whose verb it is; ours too has a name. */
+static bool run_elsewhere(struct request *r)
+{
+	cleanup_free char *on = NULL;
+	const char *name = host_arg(r->call, "on");
+
+	if (!name || !r->api->host->peers)
+		return false;
+	on = xstrdup(name);
+	json_object_del(r->call->args, "on");
+	if (host_peers_is_self(r->api->host, on))
+		return false;
+	host_peers_call(r->api->host->peers, on, r->call, relayed, r);
+	return true;
 }
 
 static enum MHD_Result query_key(void *arg, enum MHD_ValueKind kind, const char *key,
@@ -284,6 +332,8 @@ static bool request_dispatch(struct request *r, const char *method, const char *
 	r->stage = RUNNING;
 	r->job.fn = run_job;
 	MHD_suspend_connection(r->connection);
+	if (run_elsewhere(r))
+		return false;
 	pool_submit(r->call->verb->flags & (HOST_QUICK | HOST_TASK) ? api->quick : api->workers,
 		    &r->job);
 	return false;
@@ -336,9 +386,12 @@ static enum MHD_Result request_answer(struct request *r)
 		MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE,
 					"application/octet-stream");
 	} else {
-		response = MHD_create_response_from_buffer(strlen(r->text), r->text,
-							   MHD_RESPMEM_MUST_COPY);
-		MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, "application/json");
+		response = MHD_create_response_from_buffer(r->octets ? r->text_bytes
+								     : strlen(r->text),
+							   r->text, MHD_RESPMEM_MUST_COPY);
+		MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE,
+					r->octets ? "application/octet-stream"
+						  : "application/json");
 	}
 	result = MHD_queue_response(r->connection, r->status, response);
 	MHD_destroy_response(response);

@@ -33,4 +33,13 @@ void host_api_stop(struct host_api *api);
 int host_api_parse(const char *method, const char *url, json_t *query, const char *body,
 		   size_t body_bytes, struct host_call *call);
 
+/*
+ * Runs the verb of *call, or starts it as a task, which takes the call (*call is NULL then). `text` (owned
+ * by the caller) is the answer's JSON, `status` HTTP's; call->answer_fd and upgrade as the verb left
+ * them. Blocks as the verb does.
+ */
+void host_api_run(struct host_call **call, unsigned *status, char **text);
+/* This thread's error for `err` as an answer. */
+void host_api_error(int err, unsigned *status, char **text);
+
 #endif

@@ -21,6 +21,7 @@
 #include "host/db.h"
 #include "host/event.h"
 #include "host/lun.h"
+#include "host/peers.h"
 #include "host/task.h"
 #include "host/vm.h"
 #include "host/volume.h"
@@ -67,8 +68,6 @@ static int set_names(struct host *host, const struct host_options *o)
 		return fail(-EINVAL, "--name: a host's name has 1 to 63 bytes");
 	if (!o->name)
 		(void)gethostname(host->name, sizeof(host->name) - 1);
-	if (o->listen && str_format(host->listen, sizeof(host->listen), "%s", o->listen) < 0)
-		return fail(-EINVAL, "--listen: an address has at most 63 bytes");
 	find_vmm(host, o->vmm);
 	return 0;
 }
@@ -107,6 +106,8 @@ static int bring_up(struct host *host, const struct host_options *o)
 	if (rc == 0)
 		rc = host_vms_create(host, &host->vms);
 	if (rc == 0)
+		rc = host_peers_create(host, o->listen, &host->peers);
+	if (rc == 0)
 		rc = host_volumes_create(host, &host->volumes);
 	if (rc < 0)
 		return rc;
@@ -141,11 +142,13 @@ void host_stop(struct host *host)
 {
 	if (!host)
 		return;
+	host_peers_quiesce(host->peers);
 	host_api_stop(host->api);
 	host_tasks_destroy(host->tasks);
 	host_volumes_quiesce(host->volumes);
 	host_vms_destroy(host->vms);
 	host_volumes_destroy(host->volumes);
+	host_peers_destroy(host->peers);
 	if (host->events)
 		host_event(host->events, "daemon", host->name, "stopped");
 	host_luns_destroy(host->luns);

@@ -15,6 +15,7 @@ struct host_api;
 struct host_db;
 struct host_events;
 struct host_luns;
+struct host_peers;
 struct host_tasks;
 struct host_vms;
 struct host_volumes;
@@ -22,7 +23,6 @@ struct host_volumes;
 struct host {
 	bool offline; /* no state directory: only luns is there */
 	char name[64];
-	char listen[64];
 	char vmm[256];
 	uint64_t started_ns; /* wall time */
 	struct host_state state;
@@ -30,6 +30,7 @@ struct host {
 	struct host_events *events;
 	struct host_tasks *tasks;
 	struct host_luns *luns;
+	struct host_peers *peers;
 	struct host_volumes *volumes;
 	struct host_vms *vms;
 	struct host_api *api;

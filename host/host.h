@@ -23,7 +23,7 @@ struct host;
 struct host_options {
 	const char *state_dir;
 	const char *name;   /* for people and messages; NULL: the machine's */
-	const char *listen; /* ADDR:PORT for peers, or NULL */
+	const char *listen; /* ADDR:PORT for peers (peers.h), or NULL */
 	const char *api;    /* the API's socket; NULL: STATE/api.sock */
 	const char *group;  /* who may use the socket beside its owner; NULL: nobody */
 	const char *vmm;    /* perilune-vmm; NULL: beside this program, else the installed one */

@@ -10,6 +10,7 @@
 #include "base/util.h"
 #include "host/daemon.h"
 #include "host/event.h"
+#include "host/peers.h"
 #include "host/probe.h"
 #include "host/task.h"
 
@@ -38,9 +39,9 @@ static int host_show(struct host_call *call)
 
 	call->result = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:s, s:o}", "name", h->name,
 				 "id", h->state.id, "state_dir", h->state.dir, "initiator",
-				 h->state.initiator, "address", h->listen, "vmm", h->vmm, "pid",
-				 (int)getpid(), "version", PERILUNE_VERSION, "started",
-				 host_json_time(h->started_ns));
+				 h->state.initiator, "address", host_peers_address(h->peers), "vmm",
+				 h->vmm, "pid", (int)getpid(), "version", PERILUNE_VERSION,
+				 "started", host_json_time(h->started_ns));
 	return 0;
 }
 

@@ -21,6 +21,7 @@
 #include "host/db.h"
 #include "host/event.h"
 #include "host/lun.h"
+#include "host/peers.h"
 #include "host/promised.h"
 #include "host/call.h"
 #include "host/vm.h"
@@ -377,7 +378,7 @@ static int do_mount(struct host_volumes *all, struct search *s, bool new_identit
 	struct cfs_options options = {
 		.host_name = host->name,
 		.state_dir = host->state.dir,
-		.address = host->listen,
+		.address = host_peers_address(host->peers),
 		.initiator = host->state.initiator,
 		.isid = host->state.isid,
 		.new_identity = new_identity,
@@ -411,6 +412,7 @@ static int do_mount(struct host_volumes *all, struct search *s, bool new_identit
 	for (unsigned i = 0; i < s->n; i++)
 		host_lun_set_user(host->luns, s->lun[i], user);
 	v->promised = host_promised_create(v->fs);
+	host_peers_join(host->peers, v->fs);
 	pthread_mutex_lock(&all->lock);
 	list_add_tail(&all->list, &v->link);
 	forget_missing(all, v->id);
@@ -595,9 +597,11 @@ int host_volume_unmount(struct host_volumes *all, const char *name)
 		goto out;
 	}
 	host_promised_destroy(v->promised);
+	host_peers_leave(all->host->peers, v->fs);
 	rc = cfs_unmount(v->fs);
 	if (rc < 0) {
 		v->promised = host_promised_create(v->fs);
+		host_peers_join(all->host->peers, v->fs);
 		pthread_mutex_lock(&all->lock);
 		list_add_tail(&all->list, &v->link);
 		v->uses--;
@@ -683,6 +687,7 @@ static void renew_lost(struct host_volumes *all)
 	pthread_mutex_unlock(&all->lock);
 	if (v) {
 		host_promised_destroy(v->promised);
+		host_peers_leave(all->host->peers, v->fs);
 		cfs_abandon(v->fs);
 		luns_release(all, v->lun, v->luns);
 		free(v);
@@ -780,6 +785,7 @@ void host_volumes_destroy(struct host_volumes *all)
 		int rc;
 
 		host_promised_destroy(v->promised);
+		host_peers_leave(all->host->peers, v->fs);
 		rc = v->vms ? -EBUSY : cfs_unmount(v->fs);
 
 		if (rc < 0) { /* the next daemon goes on where this one ends */

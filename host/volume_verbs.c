@@ -12,6 +12,7 @@
 #include "host/daemon.h"
 #include "host/event.h"
 #include "host/lun.h"
+#include "host/peers.h"
 #include "host/verbs.h"
 
 static json_t *count_or_null(uint64_t n)
@@ -183,23 +184,26 @@ static int volume_reclaim(struct host_call *call)
 
 static int host_list_one(void *arg, struct host_volume *v)
 {
-	struct cfs_info *i;
-	json_t *h;
+	struct host_call *call = arg;
+	struct cfs_host_info hosts[64];
+	unsigned n = cfs_hosts(host_volume_fs(v), hosts);
+	char name[64], id[40];
 
-	if (info_of(v, &i) == 0)
-		for (unsigned k = 0; k < i->hosts; k++) {
-			h = describe_host(&i->host[k]);
-			json_object_set_new(h, "volume", json_string(i->name));
-			json_array_append_new(arg, h);
-		}
-	free(i);
+	cfs_names(host_volume_fs(v), name, id);
+	for (unsigned k = 0; k < n; k++) {
+		json_t *h = describe_host(&hosts[k]);
+
+		json_object_set_new(h, "volume", json_string(name));
+		host_peers_describe(call->host->peers, host_volume_fs(v), &hosts[k], h);
+		json_array_append_new(call->result, h);
+	}
 	return 0;
 }
 
 static int host_list(struct host_call *call)
 {
 	call->result = json_array();
-	return host_volumes_each(call->host->volumes, host_list_one, call->result);
+	return host_volumes_each(call->host->volumes, host_list_one, call);
 }
 
 const struct host_verb host_volume_verbs[] = {

@@ -25,7 +25,9 @@ static const char usage[] =
 	"\n"
 	"  --state DIR        what this host keeps (default " SYSTEM_STATE ")\n"
 	"  --name NAME        the host's name, for people (default: the machine's)\n"
-	"  --listen ADDR:PORT where other hosts reach this one\n"
+	"  --listen ADDR:PORT where other hosts reach this one: numbers, port 7700 if\n"
+	"                     none is said, 0 any; \"none\": nowhere (default: nowhere with\n"
+	"                     --state, else every address)\n"
 	"  --api SOCKET       the API's socket (default DIR/api.sock; without --state\n"
 	"                     " SYSTEM_RUN "/api.sock, for root and group perilune)\n"
 	"  --vmm FILE         perilune-vmm, if it lies elsewhere\n"
@@ -127,12 +129,16 @@ int main(int argc, char **argv)
 	if (!options.state_dir) {
 		options.state_dir = SYSTEM_STATE;
 		options.group = "perilune";
+		if (!options.listen)
+			options.listen = "0.0.0.0";
 		if (!options.api) {
 			(void)mkdir(SYSTEM_RUN, 0755);
 			(void)chmod(SYSTEM_RUN, 0755);
 			options.api = SYSTEM_RUN "/api.sock";
 		}
 	}
+	if (options.listen && !strcmp(options.listen, "none"))
+		options.listen = NULL;
 	rc = host_start(&options, &host);
 	if (rc < 0) {
 		fprintf(stderr, "perilund: %s\n", err_message(rc));

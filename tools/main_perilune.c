@@ -80,6 +80,16 @@ static int global_option(struct cli *cli, const char *arg, const char *next)
 		return set_progress(cli, arg + 11) < 0 ? -EINVAL : 1;
 	if (!strcmp(arg, "--progress"))
 		return set_progress(cli, next) < 0 ? -EINVAL : 2;
+	if (!strncmp(arg, "--on=", 5) && arg[5]) {
+		cli->on = arg + 5;
+		return 1;
+	}
+	if (!strcmp(arg, "--on")) {
+		if (!next || !*next)
+			return fail(-EINVAL, "--on: wants a host; see perilune host list");
+		cli->on = next;
+		return 2;
+	}
 	if (!strncmp(arg, "--connect=", 10)) {
 		cli->connect = arg + 10;
 		return 1;
@@ -343,6 +353,9 @@ static int run(struct cli_call *call)
 		json_t *would = json_pack("{s:{s:s, s:s, s:O}}", "would", "noun", call->verb->noun,
 					  "verb", call->verb->verb, "args", call->args);
 
+		if (call->cli->on)
+			json_object_set_new(json_object_get(would, "would"), "on",
+					    json_string(call->cli->on));
 		cli_show_json(would);
 		json_decref(would);
 		return 0;

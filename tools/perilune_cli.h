@@ -17,6 +17,7 @@ enum cli_progress { CLI_PROGRESS_AUTO, CLI_PROGRESS_NONE, CLI_PROGRESS_JSON };
 
 struct cli {
 	const char *connect; /* socket, resolved */
+	const char *on;	     /* the host whose daemon is to do it; NULL: this one */
 	char socket[108];
 	bool json, yes, dry_run, quiet, verbose, help;
 	enum cli_progress progress;

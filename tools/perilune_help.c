@@ -147,6 +147,7 @@ void cli_help(const char *noun)
 	puts("\nglobal options:\n"
 	     "  --connect DIR|SOCKET   which daemon (or PERILUNE_CONNECT); default\n"
 	     "                         /run/perilune/api.sock\n"
+	     "  --on HOST              let that host do it (see host list)\n"
 	     "  --json                 one JSON document on standard output\n"
 	     "  --progress=auto|none|json\n"
 	     "  --yes                  yes to the question of what destroys\n"

@@ -71,6 +71,8 @@ const struct cli_verb cli_host_verbs[] = {
 	{"host", "show", "", "this host: its names and its daemon", "perilune host show --json",
 	 NULL, 0, NULL, NULL},
 	{"host", "list", "", "the hosts of all mounted volumes", "perilune host list", NULL, 0,
-	 "name=NAME,volume=VOLUME,state=STATE,beat_age_ms=BEAT MS,slot=SLOT,address=ADDRESS", NULL},
+	 "name=NAME,volume=VOLUME,state=STATE,beat_age_ms=BEAT MS,slot=SLOT,address=ADDRESS,"
+	 "connection=CONNECTION",
+	 NULL},
 	{NULL, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL},
 };

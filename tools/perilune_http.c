@@ -94,6 +94,16 @@ static int failed_call(struct cli *cli, CURLcode rc)
 	return fail(-EIO, "%s: %s", cli->socket, curl_easy_strerror(rc));
 }
 
+/* The keys, and whose daemon is meant. */
+static json_t *with_on(const struct cli *cli, json_t *keys)
+{
+	json_t *all = keys ? json_copy(keys) : json_object();
+
+	if (cli->on && json_object_set_new(all, "on", json_string(cli->on)) < 0)
+		(void)json_object_set_new(all, "on", json_string("?")); /* not UTF-8: nobody */
+	return all;
+}
+
 static char *make_url(CURL *curl, const char *noun, const char *verb, json_t *query)
 {
 	char *url = xasprintf("http://perilune/v1/%s/%s", noun, verb), *longer;
@@ -170,19 +180,29 @@ static int transfer(struct cli *cli, const char *noun, const char *verb, json_t 
 
 int cli_http(struct cli *cli, const char *noun, const char *verb, json_t *body, json_t **answer)
 {
-	cleanup_free char *text = body ? json_dumps(body, JSON_COMPACT) : NULL;
+	json_t *all = with_on(cli, body);
+	cleanup_free char *text = json_dumps(all, JSON_COMPACT);
 
+	json_decref(all);
 	return transfer(cli, noun, verb, NULL, text ? text : "{}", NULL, -1, answer);
 }
 
 int cli_http_upload(struct cli *cli, const char *noun, const char *verb, json_t *query, int fd)
 {
-	return transfer(cli, noun, verb, query, NULL, &fd, -1, NULL);
+	json_t *all = with_on(cli, query);
+	int rc = transfer(cli, noun, verb, all, NULL, &fd, -1, NULL);
+
+	json_decref(all);
+	return rc;
 }
 
 int cli_http_download(struct cli *cli, const char *noun, const char *verb, json_t *query, int fd)
 {
-	return transfer(cli, noun, verb, query, NULL, NULL, fd, NULL);
+	json_t *all = with_on(cli, query);
+	int rc = transfer(cli, noun, verb, all, NULL, NULL, fd, NULL);
+
+	json_decref(all);
+	return rc;
 }
 
 /* Reads byte by byte up to the empty line: what follows belongs to the stream. */
@@ -227,11 +247,13 @@ int cli_http_stream(struct cli *cli, const char *noun, const char *verb, json_t 
 	cleanup_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	cleanup_free char *url = NULL, *request = NULL;
 	CURL *curl = curl_easy_init();
+	json_t *all = with_on(cli, query);
 	char head[4096];
 	int out;
 
 	MUST(curl);
-	url = make_url(curl, noun, verb, query);
+	url = make_url(curl, noun, verb, all);
+	json_decref(all);
 	curl_easy_cleanup(curl);
 	(void)str_format(addr.sun_path, sizeof(addr.sun_path), "%s", cli->socket);
 	if (fd < 0 || connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)

@@ -170,7 +170,7 @@ int cli_request_or_local(struct cli *cli, const char *noun, const char *verb, js
 	struct local local = {cli, clock_boot_ms(), 0};
 	int rc = cli_request(cli, noun, verb, args, result);
 
-	if (rc != -ENOTCONN)
+	if (rc != -ENOTCONN || cli->on)
 		return rc;
 	err_clear();
 	if (cli->verbose)

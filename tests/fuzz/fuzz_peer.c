@@ -11,6 +11,9 @@
 #include "base/frame.h"
 #include "base/netaddr.h"
 #include "base/peer_proto.h"
+#include "host/call.h"
+#include "host/peers.h"
+#include "host/task.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -81,6 +84,30 @@ static void sealed(uint16_t type, unsigned flags, const uint8_t *data, size_t si
 	free(whole);
 }
 
+/* A call to be passed on here: nothing runs, but what would is whole. */
+static void parse_call(const uint8_t *data, size_t size)
+{
+	struct host_call *call = xcalloc(1, sizeof(*call));
+	uint8_t *whole = malloc(size + 4);
+	le32 length = le32_of((uint32_t)size);
+	const void *body;
+	size_t n;
+
+	call->body_fd = call->answer_fd = -1;
+	if (host_peer_call_parse(data, size, call, &body, &n) == 0)
+		MUST(call->verb && json_is_object(call->args) && n <= size);
+	host_call_free(call);
+	call = xcalloc(1, sizeof(*call));
+	call->body_fd = call->answer_fd = -1;
+	memcpy(whole, &length, 4);
+	if (size)
+		memcpy(whole + 4, data, size);
+	if (host_peer_call_parse(whole, size + 4, call, &body, &n) == 0)
+		MUST(call->verb && n == 0 && !json_object_get(call->args, "on"));
+	host_call_free(call);
+	free(whole);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	char text[128], again[NETADDR_TEXT];
@@ -88,6 +115,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct frame f;
 	int64_t n = frame_length(data, size);
 
+	parse_call(data, size);
 	if (n > 0 && (size_t)n <= size && frame_parse(data, (size_t)n, &f) == 0)
 		decode(&f);
 	for (uint16_t type = 0; type < 128; type++)

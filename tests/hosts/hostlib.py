@@ -43,8 +43,9 @@ def perilune(*words, connect=None, timeout=60, stdin=None, env=None, binary=Fals
 
 
 class Host:
-    def __init__(self, cluster, name):
+    def __init__(self, cluster, name, prefix=()):
         self.name, self.dir = name, cluster.dir / name
+        self.prefix = list(prefix)  # words before the daemon's own, such as `ip netns exec NS`
         self.log = cluster.dir / f'{name}.log'
         self.proc = None
 
@@ -54,7 +55,7 @@ class Host:
 
     def start(self, *options, wait=15):
         with open(self.log, 'a') as log:
-            self.proc = subprocess.Popen([BIN / 'perilund', '--state', self.dir, '--name', self.name, *options],
+            self.proc = subprocess.Popen([*self.prefix, BIN / 'perilund', '--state', self.dir, '--name', self.name, *options],
                                          stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         end = time.monotonic() + wait
         while True:

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * peers_impl.h (private to peers.c, peer_link.c, peer_serve.c, peer_call.c): the parts in memory.
+ *
+ * `lock` guards everything here. The loop's callbacks take it; it is never held while something
+ * blocks. peer_conn's functions call nobody back before the next turn of the loop, so they may be
+ * called with the lock held; only the loop's thread calls them.
+ */
+#ifndef HOST_PEERS_IMPL_H
+#define HOST_PEERS_IMPL_H
+
+#include <pthread.h>
+
+#include "base/loop.h"
+#include "base/peer_conn.h"
+#include "clusterfs/cfs.h"
+#include "host/peers.h"
+
+#define PEER_SLOTS	   64u
+#define PEER_SERVED_MAX	   256u /* connections from others, volumes together */
+#define PEER_CALLS_MAX	   64u	/* calls of ours under way */
+#define PEER_SERVES_CALLS  32u	/* calls of one connection under way here; more are refused */
+#define PEER_WORKERS	   8u	/* calls of others that wait for storage at once */
+#define PEER_QUICK_WORKERS 2u
+#define PEER_LOOK_MS	   1000u /* how often the hosts in the beats are looked through */
+#define PEER_RETRY_MS	   250u	 /* after a failure; doubles */
+#define PEER_RETRY_MAX_MS  10000u
+
+struct host_peers;
+struct peer_volume;
+struct strangers;
+
+/* Our connection to one slot of one volume. */
+struct peer_link {
+	struct peer_volume *volume;
+	unsigned slot;
+	uint32_t epoch; /* of the host that is meant; 0: nobody */
+	char name[64], id[40], address[64];
+	struct peer_conn *conn; /* NULL: none */
+	bool open;
+	bool dropped;	   /* by us: no failure */
+	uint64_t retry_ms; /* BOOTTIME: not before */
+	unsigned failures; /* in a row */
+	char error[256];   /* why it failed last; "" it did not */
+	struct list calls; /* struct peer_call, until it is open */
+};
+
+struct peer_volume {
+	struct list link;
+	struct host_peers *peers;
+	struct cfs *fs; /* NULL: left; freed when no connection stands on it any more */
+	char identity[TLS_IDENTITY_BYTES];
+	uint8_t id[16], key[TLS_KEY_BYTES];
+	unsigned slot;
+	uint32_t epoch;
+	unsigned conns;
+	struct peer_link to[PEER_SLOTS];
+};
+
+/* A connection from another host, or from a stranger. */
+struct peer_served {
+	struct list link;
+	struct host_peers *peers;
+	struct peer_conn *conn;	    /* NULL: gone, but calls of it still run */
+	struct peer_volume *volume; /* once it has proved itself */
+	struct netaddr from;
+	bool proved;
+	unsigned calls;	     /* struct served_call that name it */
+	struct list answers; /* ... whose answer waits for room */
+};
+
+struct host_peers {
+	struct host *host;
+	struct loop *loop;
+	pthread_t thread;
+	bool started, stopping, stopped, no_calls, leaving;
+	struct netaddr listen;
+	char address[NETADDR_TEXT]; /* never changes once created */
+	bool listens;
+	int listen_fd;
+	struct loop_watch listen_watch;
+	struct loop_timer look;
+	struct loop_work stop_work, leave_work, finish_work;
+	struct list finished;	     /* struct peer_call that ended without an answer */
+	struct strangers *strangers; /* loop's thread only */
+	struct pool *workers, *quick;
+
+	pthread_mutex_t lock;
+	pthread_cond_t idle;
+	struct list volumes, served;
+	unsigned served_n;
+	unsigned calls; /* of ours, under way */
+	unsigned runs;	/* of others, in the pools */
+};
+
+/* peers.c: lock held. */
+/* Reads who is in the slots, from the last beat. */
+void peers_look(struct host_peers *p);
+struct peer_volume *peers_volume(struct host_peers *p, const char *identity);
+/* Stopping and all is closed: the thread may end. */
+void peers_check_end(struct host_peers *p);
+void peers_volume_put(struct peer_volume *v); /* a connection that stood on it is gone */
+
+/* peer_link.c: loop's thread, lock held. */
+void peer_link_init(struct peer_link *l, struct peer_volume *v, unsigned slot);
+/* The beats show this host in the slot; NULL: nobody. */
+void peer_link_set(struct peer_link *l, const struct cfs_host_info *h);
+/* Connects if it is not; false: not now (`error` says why). `insist`: before its time, too. */
+bool peer_link_need(struct peer_link *l, bool insist);
+void peer_link_drop(struct peer_link *l, int err, const char *why);
+
+/* peer_serve.c: loop's thread. */
+void peer_served_accept(struct host_peers *p, int fd);
+void peer_served_sweep(struct host_peers *p);
+void peer_served_close_all(struct host_peers *p, struct peer_volume *only, const char *why);
+void peer_served_put(struct peer_served *s); /* lock held: frees it if nothing names it */
+
+/* peer_call.c: loop's thread, lock held. */
+struct peer_call;
+void peer_calls_init(struct host_peers *p);
+/* The link is open, or failed: its waiting calls go out, or end. */
+void peer_calls_go(struct peer_link *l);
+void peer_calls_fail(struct peer_link *l, int err, const char *why);
+/* A CALL came; an error of this is answered. */
+int peer_call_serve(struct peer_served *s, const struct frame *f);
+/* There is room again for answers, or nobody to tell. May free `s`. */
+void peer_answers_go(struct peer_served *s);
+
+#endif

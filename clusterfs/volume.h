@@ -45,7 +45,7 @@ struct cfs {
 	struct cfs_options options; /* strings owned */
 	uint8_t id[16];
 	char name[64];
-	unsigned extents;
+	_Atomic unsigned extents;	     /* grows after extent[] and the label have */
 	struct blk *extent[CFS_MAX_EXTENTS]; /* owned by the caller of cfs_mount */
 	struct cfs_label label;		     /* copy A of extent 0; label_lock guards it */
 	pthread_mutex_t label_lock;

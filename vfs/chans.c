@@ -4,19 +4,39 @@
 
 #include <stdlib.h>
 
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
 #include "base/loop.h"
+#include "base/pool.h"
 #include "base/util.h"
 #include "blockdev/blk.h"
 #include "clusterfs/volume.h"
+
+#define AGAIN_NS NS_PER_S /* between tries to open a channel */
 
 struct vfs_chans {
 	struct cfs *fs;
 	struct loop *loop;
 	struct pool *pool;
 	_Atomic unsigned refs;
-	unsigned n;
-	struct blk_chan *chan[CFS_MAX_EXTENTS];
+	struct blk_chan *chan[CFS_MAX_EXTENTS]; /* the loop's */
+	/* One that is being opened: the volume has grown. */
+	struct pool_job job;
+	struct loop_work work;
+	bool opening;
+	unsigned extent;
+	struct blk_chan *opened;
+	uint64_t not_before_ns;
 };
+
+static void close_all(struct vfs_chans *c)
+{
+	for (unsigned e = 0; e < CFS_MAX_EXTENTS; e++)
+		if (c->chan[e])
+			blk_chan_close(c->chan[e]);
+	free(c);
+}
 
 int vfs_chans_open(struct cfs *fs, struct loop *loop, struct pool *pool, struct vfs_chans **out)
 {
@@ -26,13 +46,11 @@ int vfs_chans_open(struct cfs *fs, struct loop *loop, struct pool *pool, struct 
 	c->loop = loop;
 	c->pool = pool;
 	c->refs = 1;
-	for (; c->n < fs->extents; c->n++) {
-		int rc = blk_chan_open(fs->extent[c->n], loop, BLK_CHAN_DATA, &c->chan[c->n]);
+	for (unsigned e = 0; e < fs->extents; e++) {
+		int rc = blk_chan_open(fs->extent[e], loop, BLK_CHAN_DATA, &c->chan[e]);
 
 		if (rc < 0) {
-			while (c->n-- > 0)
-				blk_chan_close(c->chan[c->n]);
-			free(c);
+			close_all(c);
 			return rc;
 		}
 	}
@@ -47,11 +65,46 @@ void vfs_chans_get(struct vfs_chans *chans)
 
 void vfs_chans_put(struct vfs_chans *chans)
 {
-	if (--chans->refs)
-		return;
-	for (unsigned i = 0; i < chans->n; i++)
-		blk_chan_close(chans->chan[i]);
-	free(chans);
+	if (--chans->refs == 0)
+		close_all(chans);
+}
+
+/* --- a volume that has grown --------------------------------------------------------------------------- */
+
+static void open_job(struct pool_job *job)
+{
+	struct vfs_chans *c = container_of(job, struct vfs_chans, job);
+	int rc = blk_chan_open(c->fs->extent[c->extent], c->loop, BLK_CHAN_DATA, &c->opened);
+
+	if (rc < 0) {
+		log_warn("vfs", "volume %s: LUN %u: %s", c->fs->name, c->extent, err_message(rc));
+		c->opened = NULL;
+	}
+	loop_post(c->loop, &c->work);
+}
+
+static void opened(struct loop_work *work)
+{
+	struct vfs_chans *c = container_of(work, struct vfs_chans, work);
+
+	c->chan[c->extent] = c->opened;
+	c->not_before_ns = c->opened ? 0 : clock_boot_ns() + AGAIN_NS;
+	c->opening = false;
+	vfs_chans_put(c);
+}
+
+struct blk_chan *vfs_chan(struct vfs_chans *c, unsigned e)
+{
+	MUST(e < CFS_MAX_EXTENTS && e < c->fs->extents);
+	if (!c->chan[e] && !c->opening && clock_boot_ns() >= c->not_before_ns) {
+		c->opening = true;
+		c->extent = e;
+		c->job.fn = open_job;
+		c->work.fn = opened;
+		vfs_chans_get(c);
+		pool_submit(c->pool, &c->job);
+	}
+	return c->chan[e];
 }
 
 struct cfs *vfs_chans_volume(struct vfs_chans *chans)
@@ -67,15 +120,4 @@ struct loop *vfs_chans_loop(struct vfs_chans *chans)
 struct pool *vfs_chans_pool(struct vfs_chans *chans)
 {
 	return chans->pool;
-}
-
-unsigned vfs_chans_extents(const struct vfs_chans *chans)
-{
-	return chans->n;
-}
-
-struct blk_chan *vfs_chan(struct vfs_chans *chans, unsigned e)
-{
-	MUST(e < chans->n);
-	return chans->chan[e];
 }

@@ -22,9 +22,10 @@ void vfs_chans_get(struct vfs_chans *chans);
 struct cfs *vfs_chans_volume(struct vfs_chans *chans);
 struct loop *vfs_chans_loop(struct vfs_chans *chans);
 struct pool *vfs_chans_pool(struct vfs_chans *chans);
-/* How many extents it had when the channels were opened. */
-unsigned vfs_chans_extents(const struct vfs_chans *chans);
-/* The channel of extent `e`. */
+/*
+ * The channel of extent `e`. NULL while there is none yet: the volume has grown, one is being opened; ask
+ * again. In the loop's thread.
+ */
 struct blk_chan;
 struct blk_chan *vfs_chan(struct vfs_chans *chans, unsigned e);
 

@@ -365,9 +365,7 @@ int vfs_thin_open(struct vfs_chans *chans, struct cfs_file *file, const char *na
 	thin->room_work.fn = thin_room;
 	thin->space_work.fn = thin_space;
 	fill_info(thin, &st, name);
-	unflushed_create(&thin->unflushed, vfs_chans_extents(chans));
-	for (unsigned e = 0; e < vfs_chans_extents(chans); e++)
-		unflushed_add(thin->unflushed, e, thin->fs->extent[e], vfs_chan(chans, e));
+	unflushed_create(&thin->unflushed, CFS_MAX_EXTENTS);
 	vfs_chans_get(chans);
 	*out = &thin->disk;
 	return 0;

@@ -58,6 +58,7 @@ struct thin {
 	struct list no_room;   /* pieces that wait for room in the journal */
 	struct list zero_room; /* requests that wait for it */
 	struct unflushed *unflushed;
+	uint32_t reached;    /* bit per extent: its channel has been used */
 	struct list flushes; /* flushes, and commits of FUA writes, that are to be tried again */
 	struct list later;   /* requests that found no space for the map, or no lease */
 	uint64_t later_ns;   /* not before: when they walk on */

@@ -137,12 +137,40 @@ static void piece_aim(struct piece *p, enum blk_op op, uint64_t vbn, uint64_t in
 	p->thin->in_flight++;
 }
 
+static void stall(struct piece *p, uint64_t wait_ns)
+{
+	struct thin *thin = p->thin;
+	uint64_t now = clock_boot_ns();
+
+	p->not_before_ns = now + wait_ns;
+	list_add_tail(&thin->stalled, &p->link);
+	if (!thin->retry.armed)
+		loop_timer_arm(thin->disk.loop, &thin->retry, now + THIN_RETRY_MS * NS_PER_MS);
+}
+
+static void send_piece(struct piece *p)
+{
+	struct thin *thin = p->thin;
+	struct blk_chan *chan = vfs_chan(thin->chans, p->extent);
+
+	if (!chan) { /* the volume has grown just now */
+		p->blk.maybe_done = false;
+		stall(p, 0);
+		return;
+	}
+	if (!(thin->reached >> p->extent & 1)) {
+		thin->reached |= 1u << p->extent;
+		unflushed_add(thin->unflushed, p->extent, thin->fs->extent[p->extent], chan);
+	}
+	blk_submit(chan, &p->blk);
+}
+
 void piece_submit(struct piece *p)
 {
 	p->blk.length = 0;
 	for (int i = 0; i < p->blk.iovcnt; i++)
 		p->blk.length += p->iov[i].iov_len;
-	blk_submit(vfs_chan(p->thin->chans, p->extent), &p->blk);
+	send_piece(p);
 }
 
 static void piece_end(struct piece *p, int res)
@@ -310,11 +338,7 @@ static bool try_again(struct piece *p, int res)
 	default:
 		return false;
 	}
-	p->not_before_ns = clock_boot_ns() + wait_ns;
-	list_add_tail(&thin->stalled, &p->link);
-	if (!thin->retry.armed)
-		loop_timer_arm(thin->disk.loop, &thin->retry,
-			       clock_boot_ns() + THIN_RETRY_MS * NS_PER_MS);
+	stall(p, wait_ns);
 	return true;
 }
 
@@ -380,7 +404,7 @@ void thin_retry_stalled(struct loop_timer *timer)
 			give_up(p);
 			continue;
 		}
-		blk_submit(vfs_chan(thin->chans, p->extent), &p->blk);
+		send_piece(p);
 	}
 	while (!list_empty(&flushes)) {
 		struct thin_req *t = list_first(&flushes, struct thin_req, wait);

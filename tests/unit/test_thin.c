@@ -387,6 +387,51 @@ static void test_discard_gives_space_back(void **state)
 	teardown_rig(r);
 }
 
+static int count_other(void *arg, uint64_t offset, uint64_t length, unsigned extent,
+		       uint64_t address)
+{
+	(void)offset, (void)length, (void)address;
+	*(unsigned *)arg += extent != 0;
+	return 0;
+}
+
+/* The volume grows by a LUN while the disk is open: its I/O thread has no channel to that one yet. */
+static void test_grow_under_a_disk(void **state)
+{
+	struct rig *r = setup_rig(256 * MiB);
+	uint8_t *buf = xaligned(4096, MiB);
+	char *more = lun_make(256 * MiB);
+	unsigned other = 0;
+	struct cfs_file *big;
+	struct blk *blk;
+
+	(void)state;
+	memset(buf, 0x77, MiB);
+	ok(cfs_create(r->fs, "/big", CFS_DISK,
+		      232 * MiB)); /* leaves less than the disk will want */
+	ok(cfs_open(r->fs, "/big", CFS_OPEN_WRITE, 0, &big));
+	ok(cfs_allocate(big, 0, 208 * MiB));
+	ok(blk_open(more, NULL, &blk));
+	ok(cfs_grow(r->fs, &blk, 1));
+	for (uint64_t at = 0; at < SIZE; at += MiB)
+		assert_int_equal(run(r, VFS_WRITE, at, MiB, buf, 0), 0);
+	assert_int_equal(run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
+	ok(cfs_extents(r->file, count_other, &other));
+	assert_true(other > 0);
+	for (uint64_t at = 0; at < SIZE; at += MiB) {
+		uint8_t *back = xaligned(4096, MiB);
+
+		assert_int_equal(run(r, VFS_READ, at, MiB, back, 0), 0);
+		assert_memory_equal(back, buf, MiB);
+		free(back);
+	}
+	ok(cfs_close(big));
+	free(buf);
+	teardown_rig(r);
+	blk_close(blk);
+	lun_remove(more);
+}
+
 /* --- an array that loses its power ------------------------------------------------------------------------ */
 
 static unsigned add_fault(struct rig *r, const char *kind, const char *op, unsigned times)
@@ -561,6 +606,7 @@ int main(void)
 		cmocka_unit_test(test_random_against_model),
 		cmocka_unit_test(test_same_grain_at_once),
 		cmocka_unit_test(test_discard_gives_space_back),
+		cmocka_unit_test(test_grow_under_a_disk),
 		cmocka_unit_test(test_lost_between_write_and_flush),
 		cmocka_unit_test(test_lost_under_two_flushes),
 		cmocka_unit_test(test_lost_under_fua),

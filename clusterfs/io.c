@@ -28,11 +28,23 @@ struct blk *cfs_locate(struct cfs *fs, uint64_t vbn, uint64_t *offset)
 	return fs->extent[e];
 }
 
+/* Its sessions come up no more: nobody waits for that, request by request. */
+static int check_alive(struct cfs *fs)
+{
+	return fs->dead
+		       ? fail(-ESTALE, "volume %s: this mount is over: another host took its place",
+			      fs->name)
+		       : 0;
+}
+
 int cfs_read(struct cfs *fs, uint64_t vbn, void *buf, size_t bytes)
 {
 	uint64_t offset;
 	struct blk *blk = cfs_locate(fs, vbn, &offset);
-	int rc = blk_read(blk, offset, buf, bytes);
+	int rc = check_alive(fs);
+
+	if (rc == 0)
+		rc = blk_read(blk, offset, buf, bytes);
 
 	/* A session that was reset (a lapse of the lease, a lost path) takes its reads along. */
 	for (unsigned i = 0; i < READ_TRIES && (rc == -ENOTCONN || rc == -ETIMEDOUT) && !fs->dead;
@@ -49,8 +61,10 @@ int cfs_write(struct cfs *fs, uint64_t vbn, const void *buf, size_t bytes, unsig
 {
 	uint64_t offset;
 	struct blk *blk = cfs_locate(fs, vbn, &offset);
-	int rc = blk_write(blk, offset, buf, bytes, flags);
+	int rc = check_alive(fs);
 
+	if (rc == 0)
+		rc = blk_write(blk, offset, buf, bytes, flags);
 	/*
 	 * INV-BLK-1: who is told of the failure writes something else there. The session that comes next
 	 * ends what the lost one left at the target; where it does not, only time helps.
@@ -105,12 +119,13 @@ static int flush_one(struct cfs *fs, struct blk *blk)
 
 int cfs_flush(struct cfs *fs)
 {
-	for (unsigned e = 0; e < fs->extents; e++) {
-		int rc = flush_one(fs, fs->extent[e]);
+	int rc = check_alive(fs);
 
+	for (unsigned e = 0; e < fs->extents && rc == 0; e++) {
+		rc = flush_one(fs, fs->extent[e]);
 		if (rc < 0)
 			return fail_prefix(rc, "volume %s: flushing %s", fs->name,
 					   blk_info(fs->extent[e])->name);
 	}
-	return 0;
+	return rc;
 }

@@ -54,6 +54,7 @@ struct host_volumes {
 	pthread_mutex_t mounting; /* one mount or unmount at a time; taken before `lock` */
 	pthread_mutex_t lock;	  /* guards all below */
 	struct list list, missing;
+	struct list lost; /* evicted, still used: nobody finds them any more; each is missing too */
 	pthread_cond_t wake, tried;
 	bool ending, started, first_done;
 	pthread_t thread;
@@ -129,6 +130,8 @@ void host_volume_put(struct host_volume *v)
 	pthread_mutex_lock(&v->all->lock);
 	MUST(v->uses > 0);
 	v->uses--;
+	if (v->lost && !v->uses)
+		pthread_cond_broadcast(&v->all->wake);
 	pthread_mutex_unlock(&v->all->lock);
 }
 
@@ -619,6 +622,17 @@ out:
 
 /* --- the thread that mounts what is missing ---------------------------------------------------------------- */
 
+/* Caller holds the lock. */
+static bool is_lost(struct host_volumes *all, const char *id)
+{
+	struct host_volume *v;
+
+	list_for_each (v, &all->lost, link)
+		if (!strcmp(v->id, id))
+			return true;
+	return false;
+}
+
 static bool next_missing(struct host_volumes *all, unsigned at, char id[40])
 {
 	struct missing *m;
@@ -628,7 +642,7 @@ static bool next_missing(struct host_volumes *all, unsigned at, char id[40])
 	id[0] = 0;
 	if (!all->ending)
 		list_for_each (m, &all->missing, link)
-			if (n++ == at)
+			if (!is_lost(all, m->id) && n++ == at)
 				memcpy(id, m->id, 40);
 	pthread_mutex_unlock(&all->lock);
 	return id[0] != 0;
@@ -653,37 +667,47 @@ static void note_error(struct host_volumes *all, const char *id, const char *why
 		host_event(all->host->events, "volume", name, "cannot be mounted: %s", why);
 }
 
-/* Caller holds the lock; one that is lost and unused, out of the list. */
+/* Caller holds the lock. An evicted volume is missing from now on, whoever still works with it here. */
+static void note_lost(struct host_volumes *all, struct host_volume *v)
+{
+	struct missing *m = xcalloc(1, sizeof(*m));
+
+	list_del(&v->link);
+	list_add_tail(&all->lost, &v->link);
+	memcpy(m->id, v->id, sizeof(m->id));
+	memcpy(m->name, v->name, sizeof(m->name));
+	(void)str_format(m->error, sizeof(m->error),
+			 "another host took over this host's place; it is mounted anew");
+	for (; m->luns < v->luns; m->luns++)
+		(void)str_format(m->lun[m->luns], sizeof(m->lun[0]), "%s",
+				 host_lun_name(v->lun[m->luns]));
+	list_add_tail(&all->missing, &m->link);
+}
+
+/* Caller holds the lock; one that is lost and used by nobody any more, out of the list. */
 static struct host_volume *take_lost(struct host_volumes *all)
 {
-	struct host_volume *v;
+	struct host_volume *v, *tmp;
 
-	list_for_each (v, &all->list, link)
-		if (v->lost && !v->uses && !v->vms) {
+	list_for_each_safe (v, tmp, &all->list, link)
+		if (v->lost && !v->vms)
+			note_lost(all, v);
+	list_for_each (v, &all->lost, link)
+		if (!v->uses) {
 			list_del(&v->link);
 			return v;
 		}
 	return NULL;
 }
 
-/* A life that is over: let go without a word to the disk; it is missing from now on, and mounted. */
-static void renew_lost(struct host_volumes *all)
+/* A life that is over is let go without a word to the disk; false: there is none. */
+static bool renew_lost(struct host_volumes *all)
 {
 	struct host_volume *v;
-	struct missing *m;
 
 	pthread_mutex_lock(&all->mounting);
 	pthread_mutex_lock(&all->lock);
 	v = take_lost(all);
-	if (v) {
-		m = xcalloc(1, sizeof(*m));
-		memcpy(m->id, v->id, sizeof(m->id));
-		memcpy(m->name, v->name, sizeof(m->name));
-		for (; m->luns < v->luns; m->luns++)
-			(void)str_format(m->lun[m->luns], sizeof(m->lun[0]), "%s",
-					 host_lun_name(v->lun[m->luns]));
-		list_add_tail(&all->missing, &m->link);
-	}
 	pthread_mutex_unlock(&all->lock);
 	if (v) {
 		host_promised_destroy(v->promised);
@@ -693,6 +717,7 @@ static void renew_lost(struct host_volumes *all)
 		free(v);
 	}
 	pthread_mutex_unlock(&all->mounting);
+	return v != NULL;
 }
 
 static void *restorer(void *arg)
@@ -703,7 +728,8 @@ static void *restorer(void *arg)
 	const char *names[1] = {id};
 
 	for (;;) {
-		renew_lost(all);
+		while (renew_lost(all))
+			;
 		for (unsigned at = 0; next_missing(all, at, id);) {
 			int rc = host_volume_mount(all, names, 1, NULL, false, name);
 
@@ -734,6 +760,7 @@ int host_volumes_create(struct host *host, struct host_volumes **out)
 
 	all->host = host;
 	list_init(&all->list);
+	list_init(&all->lost);
 	list_init(&all->missing);
 	pthread_mutex_init(&all->mounting, NULL);
 	pthread_mutex_init(&all->lock, NULL);
@@ -781,6 +808,7 @@ void host_volumes_destroy(struct host_volumes *all)
 
 	if (!all)
 		return;
+	list_splice_tail(&all->list, &all->lost);
 	list_for_each_safe (v, tmp, &all->list, link) {
 		int rc;
 

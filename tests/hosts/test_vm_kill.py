@@ -4,7 +4,6 @@ acknowledged is there, and the next daemon serves within 3 seconds. The guest ju
 import contextlib, os, random, statistics, time
 
 import pytest
-from hostlib import until
 from targets import Tgt
 from vmlib import Shell, create, show, state
 

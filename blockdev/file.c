@@ -118,7 +118,7 @@ static int file_rescan(struct blk *blk)
 
 	if (fstat(of(blk)->fd, &st) < 0)
 		return fail(-errno, "LUN %s: %s", blk->info.name, strerror(errno));
-	blk->info.size = ROUND_DOWN((uint64_t)st.st_size, (uint64_t)blk->info.block_size);
+	blk_set_size(blk, ROUND_DOWN((uint64_t)st.st_size, (uint64_t)blk->info.block_size));
 	return 0;
 }
 

@@ -325,7 +325,7 @@ static int iscsi_rescan(struct blk *node)
 		return fail(-EINVAL, "LUN %s: its logical block has changed; mount it again",
 			    node->info.name);
 	if (rc == 0)
-		node->info.size = info.size;
+		blk_set_size(node, info.size);
 	return rc;
 }
 

@@ -141,14 +141,25 @@ int blk_chan_open(struct blk *blk, struct loop *loop, enum blk_chan_kind kind,
 	return chan_new(blk, loop, kind, NULL, out);
 }
 
+/* One thread writes these numbers, others read them: whole ones, of about now. */
+static uint64_t peek(const uint64_t *number)
+{
+	return __atomic_load_n(number, __ATOMIC_RELAXED);
+}
+
+static void put(uint64_t *number, uint64_t value)
+{
+	__atomic_store_n(number, value, __ATOMIC_RELAXED);
+}
+
 static void add_stats(struct blk_stats *to, const struct blk_stats *from)
 {
 	for (unsigned i = 0; i < BLK_OPS; i++)
-		to->ops[i] += from->ops[i];
-	to->bytes_read += from->bytes_read;
-	to->bytes_written += from->bytes_written;
-	to->errors += from->errors;
-	to->latency_ns = MAX(to->latency_ns, from->latency_ns);
+		to->ops[i] += peek(&from->ops[i]);
+	to->bytes_read += peek(&from->bytes_read);
+	to->bytes_written += peek(&from->bytes_written);
+	to->errors += peek(&from->errors);
+	to->latency_ns = MAX(to->latency_ns, peek(&from->latency_ns));
 }
 
 void blk_chan_close(struct blk_chan *chan)
@@ -258,14 +269,14 @@ struct blk *blk_lowest(struct blk *blk)
 static void check(const struct blk_chan *chan, const struct blk_req *req)
 {
 	const struct blk_info *info = &chan->blk->info;
-	uint64_t sum = 0;
+	uint64_t size = __atomic_load_n(&info->size, __ATOMIC_RELAXED), sum = 0;
 
 	MUST(req->op < BLK_OPS);
 	if (req->op == BLK_FLUSH)
 		return;
 	MUST(((req->offset | req->length) & (info->block_size - 1)) == 0);
 	MUST(req->length > 0);
-	MUST(req->offset <= info->size && req->length <= info->size - req->offset);
+	MUST(req->offset <= size && req->length <= size - req->offset);
 	if (req->op == BLK_DISCARD || req->op == BLK_WRITE_ZEROES)
 		return;
 	for (int i = 0; i < req->iovcnt; i++)
@@ -298,11 +309,13 @@ static void trace(const char *what, const struct blk_req *req, int res)
 
 static void count(struct blk_chan *chan, const struct blk_req *req)
 {
-	chan->stats.ops[req->op]++;
+	struct blk_stats *s = &chan->stats;
+
+	put(&s->ops[req->op], s->ops[req->op] + 1);
 	if (req->op == BLK_READ)
-		chan->stats.bytes_read += req->length;
+		put(&s->bytes_read, s->bytes_read + req->length);
 	else if (req->op == BLK_WRITE)
-		chan->stats.bytes_written += req->length;
+		put(&s->bytes_written, s->bytes_written + req->length);
 }
 
 static uint64_t limit_of(const struct blk *blk, enum blk_op op)
@@ -356,11 +369,11 @@ void blk_complete(struct blk_req *req, int res)
 	if (res == 0)
 		req->maybe_done = false;
 	else if (res != -EILSEQ && res != -ESTALE)
-		chan->stats.errors++;
+		put(&chan->stats.errors, chan->stats.errors + 1);
 	if (p->start_ns) {
 		uint64_t took = clock_boot_ns() - p->start_ns, old = chan->stats.latency_ns;
 
-		chan->stats.latency_ns = old ? old - old / 8 + took / 8 : took;
+		put(&chan->stats.latency_ns, old ? old - old / 8 + took / 8 : took);
 	}
 	trace("answer", req, res);
 	req->done(req, res);
@@ -406,7 +419,7 @@ int blk_rescan(struct blk *blk)
 
 	if (blk->lower) {
 		rc = blk_rescan(blk->lower);
-		blk->info = blk->lower->info;
+		blk_set_size(blk, blk->lower->info.size);
 		if (blk->ops->rescan)
 			(void)blk->ops->rescan(blk);
 		return rc;

@@ -79,6 +79,12 @@ struct blk_priv {
 };
 _Static_assert(sizeof(struct blk_priv) <= sizeof(((struct blk_req *)0)->priv), "priv is too small");
 
+/* A LUN that grew: its size is the one thing of `info` that changes while others read it. */
+static inline void blk_set_size(struct blk *blk, uint64_t size)
+{
+	__atomic_store_n(&blk->info.size, size, __ATOMIC_RELAXED);
+}
+
 static inline struct blk_priv *blk_priv(struct blk_req *req)
 {
 	return (struct blk_priv *)req->priv;

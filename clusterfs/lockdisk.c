@@ -192,6 +192,17 @@ static struct cfs_swap swap_of(const struct cfs_lock *l, uint64_t deadline_ns)
 		.deadline_ns = MAX(deadline_ns, clock_boot_ns() + SETTLE_MS * NS_PER_MS)};
 }
 
+/* The release thread and `volume locks` look at both, without the use mutex. */
+static void note_held(struct cfs_lock *l, enum cfs_lock_mode mode,
+		      const struct cfs_lock_record *rec)
+{
+	pthread_mutex_lock(&l->fs->locks->mutex);
+	l->held = mode;
+	if (rec)
+		l->rec = *rec;
+	pthread_mutex_unlock(&l->fs->locks->mutex);
+}
+
 static int take_from(struct cfs_lock *l, const struct cfs_lock_record *r, const struct cfs_want *w)
 {
 	struct cfs_swap swap = swap_of(l, w->deadline_ns);
@@ -208,8 +219,7 @@ static int take_from(struct cfs_lock *l, const struct cfs_lock_record *r, const 
 	l->known = rc == 0;
 	if (rc < 0)
 		return rc;
-	l->rec = next;
-	l->held = want.mode;
+	note_held(l, want.mode, &next);
 	if (!kept)
 		l->taken_ms = clock_boot_ms();
 	if (!kept) {
@@ -333,7 +343,7 @@ int cfs_lock_release(struct cfs_lock *l)
 		if (rc < 0)
 			break;
 		if (!still_ours(l, &r)) {
-			l->held = CFS_LOCK_FREE;
+			note_held(l, CFS_LOCK_FREE, NULL);
 			l->known = false;
 			return 0;
 		}
@@ -342,9 +352,8 @@ int cfs_lock_release(struct cfs_lock *l)
 		read = true;
 	}
 	if (rc == 0 || swap.unsettled) {
-		l->held = CFS_LOCK_FREE;
+		note_held(l, CFS_LOCK_FREE, &next);
 		l->known = rc == 0;
-		l->rec = next;
 	}
 	return rc;
 }

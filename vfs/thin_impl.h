@@ -40,6 +40,7 @@ struct leaf {
 	struct list waiters; /* requests: for the load, or for an entry */
 	uint8_t busy[DIV_ROUND_UP(CFS_LEAF_ENTRIES, 8)]; /* entries under structural change */
 	uint8_t reap[DIV_ROUND_UP(CFS_LEAF_ENTRIES, 8)]; /* all zero, unit still named */
+	uint8_t gone[DIV_ROUND_UP(CFS_LEAF_ENTRIES, 8)]; /* a job takes the unit away just now */
 	uint16_t io[CFS_LEAF_ENTRIES];			 /* pieces in flight to the entry's unit */
 	struct list reap_link;
 	int error; /* of the load, while those who waited for it are called */
@@ -153,9 +154,13 @@ int leaf_get(struct thin *thin, uint64_t index, bool create, struct vfs_req *req
 void leaf_use(struct leaf *leaf);
 void leaf_unuse(struct thin *thin, struct leaf *leaf);
 void leaf_forget_all(struct thin *thin);
+/* One that a job is taking away is not looked at: it is all zero, and busy. */
 static inline void leaf_entry(const struct leaf *leaf, unsigned slot, struct cfs_entry *out)
 {
-	cfs_entry_decode(&((const struct cfs_map_leaf *)leaf->buf->data)->entry[slot], out);
+	if (bitmap_get(leaf->gone, slot))
+		*out = (struct cfs_entry){0};
+	else
+		cfs_entry_decode(&((const struct cfs_map_leaf *)leaf->buf->data)->entry[slot], out);
 }
 /* The entry's unit has no more I/O, or became all zero: may be reaped. */
 void leaf_reap_later(struct thin *thin, struct leaf *leaf, unsigned slot);

@@ -232,8 +232,10 @@ static void reaped(struct loop_work *work)
 	struct thin *thin = reap->thin;
 	struct leaf *leaf = reap->leaf;
 
-	for (unsigned i = 0; i < reap->n; i++)
+	for (unsigned i = 0; i < reap->n; i++) {
 		bitmap_put(leaf->busy, reap->slot[i], false);
+		bitmap_put(leaf->gone, reap->slot[i], false);
+	}
 	/* Not given back now: the entry still names it, and the next load of the leaf finds it. */
 	free(reap);
 	leaf->users--;
@@ -279,6 +281,7 @@ static unsigned collect(struct leaf *leaf, uint8_t *slot)
 		if (!e.block || e.state)
 			continue; /* written again meanwhile */
 		bitmap_put(leaf->busy, i, true);
+		bitmap_put(leaf->gone, i, true);
 		slot[n++] = (uint8_t)i;
 	}
 	return n;

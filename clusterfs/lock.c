@@ -56,8 +56,9 @@ static void destroy(struct cfs_locks *t, struct cfs_lock *l)
 	list_del(&l->hash);
 	list_del(&l->lru);
 	pthread_cond_destroy(&l->free);
-	free(l);
+	t->wished -= l->wished;
 	t->count--;
+	free(l);
 }
 
 void cfs_locks_shrink(struct cfs_locks *t)

@@ -47,6 +47,7 @@ struct cfs_locks {
 	struct list bucket[CFS_LOCK_BUCKETS];
 	struct list lru;
 	unsigned count;
+	unsigned wished; /* locks that are */
 	pthread_t thread;
 	bool threaded, stop;
 	_Atomic bool serving;

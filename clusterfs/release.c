@@ -88,6 +88,15 @@ int cfs_release_locks(struct cfs *fs, struct cfs_lock **l, unsigned n)
 	return rc;
 }
 
+/* Mutex held. */
+static void set_wished(struct cfs_lock *l, bool wished)
+{
+	struct cfs_locks *t = l->fs->locks;
+
+	t->wished += (unsigned)wished - (unsigned)l->wished;
+	l->wished = wished;
+}
+
 /* --- wishes ------------------------------------------------------------------------------------- */
 
 /* Gives up one lock whose use mutex was just taken; `wish`: somebody waits for it. */
@@ -100,7 +109,7 @@ static void let_go(struct cfs *fs, struct cfs_lock *l, bool wish)
 			 (unsigned long long)l->vbn, err_message(rc));
 	pthread_mutex_lock(&fs->locks->mutex);
 	if (rc == 0) {
-		l->wished = false;
+		set_wished(l, false);
 		if (wish)
 			l->give_way_ms = clock_boot_ms() + GIVE_WAY_MS;
 	}
@@ -186,7 +195,7 @@ static void on_wish_for(struct cfs *fs, uint64_t vbn)
 	l = cfs_locks_find(t, vbn);
 	unknown = !l || (l->held == CFS_LOCK_FREE && !l->used);
 	if (l && l->held != CFS_LOCK_FREE && !cfs_lock_is_vm(&l->rec)) {
-		l->wished = true;
+		set_wished(l, true);
 		if (l->pins) {
 			fn = l->on_wish;
 			arg = l->on_wish_arg;
@@ -231,11 +240,13 @@ static void serve_wished(struct cfs *fs)
 	do {
 		found = NULL;
 		pthread_mutex_lock(&t->mutex);
-		list_for_each (l, &t->lru, lru) {
-			if (!l->wished || !may_go(l))
-				continue;
-			found = l;
-			break;
+		if (t->wished) { /* a host may keep tens of thousands */
+			list_for_each (l, &t->lru, lru) {
+				if (!l->wished || !may_go(l))
+					continue;
+				found = l;
+				break;
+			}
 		}
 		pthread_mutex_unlock(&t->mutex);
 		if (found) {

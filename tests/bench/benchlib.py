@@ -28,9 +28,12 @@ def work_dir():
 
 
 def written_file(name, size):
-    """A file of `size` bytes, fully written with bytes that are not zero; kept between runs."""
+    """
+    A file of `size` bytes, fully written with bytes that are not zero; kept between runs, but written
+    anew when it has holes: a volume that gives space back punches them.
+    """
     path = work_dir() / name
-    if not path.exists() or path.stat().st_size != size:
+    if not path.exists() or path.stat().st_size != size or path.stat().st_blocks * 512 < size:
         tmp = path.with_suffix('.new')
         block = os.urandom(1 << 20)
         with open(tmp, 'wb', buffering=0) as f:
@@ -38,6 +41,8 @@ def written_file(name, size):
                 f.write(block)
             os.fsync(f.fileno())
         tmp.rename(path)
+    with open(path, 'rb') as f:  # a page in the cache sends a direct write over it to a worker thread
+        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return path
 
 

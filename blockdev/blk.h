@@ -177,6 +177,13 @@ struct blk_stats {
 	uint64_t bytes_read, bytes_written;
 	uint64_t errors;     /* answers that were none of 0, -EILSEQ, -ESTALE */
 	uint64_t latency_ns; /* a moving average of the busiest channel, every eighth request */
+	/*
+	 * Whether it is reached, CLOCK_BOOTTIME. A channel is lost from a request that found no session, or
+	 * no answer in time, until one is answered again. `lost_ns`: the newest such request of a channel
+	 * that is lost still, 0: none is; `lost_since_ns`: when the first of these was lost; `good_ns`: a
+	 * late answer of any; `back_ns`: when a lost one came back last, 0: none was lost.
+	 */
+	uint64_t lost_ns, lost_since_ns, good_ns, back_ns;
 };
 void blk_get_stats(struct blk *blk, struct blk_stats *out);
 

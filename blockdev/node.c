@@ -160,6 +160,12 @@ static void add_stats(struct blk_stats *to, const struct blk_stats *from)
 	to->bytes_written += peek(&from->bytes_written);
 	to->errors += peek(&from->errors);
 	to->latency_ns = MAX(to->latency_ns, peek(&from->latency_ns));
+	if (peek(&from->lost_ns) &&
+	    (!to->lost_ns || peek(&from->lost_since_ns) < to->lost_since_ns))
+		to->lost_since_ns = peek(&from->lost_since_ns);
+	to->lost_ns = MAX(to->lost_ns, peek(&from->lost_ns));
+	to->good_ns = MAX(to->good_ns, peek(&from->good_ns));
+	to->back_ns = MAX(to->back_ns, peek(&from->back_ns));
 }
 
 void blk_chan_close(struct blk_chan *chan)
@@ -172,6 +178,7 @@ void blk_chan_close(struct blk_chan *chan)
 		blk_chan_close(chan->lower);
 	pthread_mutex_lock(&blk->lock);
 	list_del(&chan->link);
+	chan->stats.lost_ns = 0;
 	add_stats(&blk->closed_stats, &chan->stats);
 	pthread_mutex_unlock(&blk->lock);
 	free(chan);
@@ -360,6 +367,24 @@ void blk_submit(struct blk_chan *chan, struct blk_req *req)
 	blk->ops->submit(chan, req);
 }
 
+static void note_reached(struct blk_chan *chan, const struct blk_priv *p, int res)
+{
+	struct blk_stats *s = &chan->stats;
+
+	if (res == -ENOTCONN || res == -ETIMEDOUT) {
+		uint64_t now = clock_boot_ns();
+
+		if (!s->lost_ns)
+			put(&s->lost_since_ns, now);
+		put(&s->lost_ns, now);
+	} else if (res == 0 && (s->lost_ns || p->start_ns || chan->kind == BLK_CHAN_BEAT)) {
+		put(&s->good_ns, clock_boot_ns());
+		if (s->lost_ns)
+			put(&s->back_ns, s->good_ns);
+		put(&s->lost_ns, 0);
+	}
+}
+
 void blk_complete(struct blk_req *req, int res)
 {
 	struct blk_priv *p = blk_priv(req);
@@ -375,6 +400,7 @@ void blk_complete(struct blk_req *req, int res)
 
 		put(&chan->stats.latency_ns, old ? old - old / 8 + took / 8 : took);
 	}
+	note_reached(chan, p, res);
 	trace("answer", req, res);
 	req->done(req, res);
 }
@@ -402,7 +428,7 @@ int blk_call(struct blk_chan *chan, struct blk_req *req)
 
 /* --- what concerns the whole node, handed down to the backend --------------------------------- */
 
-void blk_get_stats(struct blk *blk, struct blk_stats *out)
+static void own_stats(struct blk *blk, struct blk_stats *out)
 {
 	struct blk_chan *chan;
 
@@ -411,6 +437,20 @@ void blk_get_stats(struct blk *blk, struct blk_stats *out)
 	list_for_each (chan, &blk->chans, link)
 		add_stats(out, &chan->stats);
 	pthread_mutex_unlock(&blk->lock);
+}
+
+/* What a filter passes on is counted on its way down in each node, its answer in the lowest only. */
+void blk_get_stats(struct blk *blk, struct blk_stats *out)
+{
+	struct blk_stats below;
+
+	own_stats(blk, out);
+	if (!blk->lower)
+		return;
+	blk_get_stats(blk->lower, &below);
+	memset(below.ops, 0, sizeof(below.ops));
+	below.bytes_read = below.bytes_written = 0;
+	add_stats(out, &below);
 }
 
 int blk_rescan(struct blk *blk)

@@ -23,7 +23,8 @@
 #include "host/event.h"
 #include "host/verbs.h"
 
-#define LUNS_MAX 64 /* of one request */
+#define LUNS_MAX     64	  /* of one request */
+#define PATH_NEWS_MS 5000 /* a session's answer tells that long of the whole path: some beats */
 
 struct host_lun {
 	struct list link;
@@ -399,17 +400,40 @@ static json_t *describe_probe(struct host_lun *lun)
 			 i->write_cache, "reinstatement", i->reinstatement, "paths", path);
 }
 
+/*
+ * A path has several sessions. Some are lost while others are answered: "reconnecting". What was lost
+ * and not asked for since says nothing. *since: wall time.
+ */
+static const char *path_state(const struct host_lun *lun, const struct blk_stats *s,
+			      uint64_t *since_ns)
+{
+	uint64_t age_ns = s->lost_ns ? s->lost_since_ns : s->back_ns;
+
+	age_ns = clock_boot_ns() - age_ns;
+	*since_ns = s->lost_ns || s->back_ns ? clock_wall_ns() - age_ns : lun->opened_ns;
+	if (!s->lost_ns)
+		return "up";
+	if (s->good_ns > s->lost_ns + PATH_NEWS_MS * NS_PER_MS) {
+		*since_ns = lun->opened_ns;
+		return "up";
+	}
+	return s->good_ns + PATH_NEWS_MS * NS_PER_MS > s->lost_ns ? "reconnecting" : "down";
+}
+
 json_t *host_lun_path(struct host_luns *luns, struct host_lun *lun)
 {
 	const struct blk_info *i = blk_info(lun->blk);
 	struct blk_stats stats;
+	const char *state;
+	uint64_t since_ns;
 	json_t *d;
 
 	blk_get_stats(lun->blk, &stats);
+	state = path_state(lun, &stats, &since_ns);
 	pthread_mutex_lock(&luns->lock);
 	d = json_pack("{s:s, s:s, s:s, s:s, s:o, s:i, s:s, s:I, s:I, s:I}", "lun", i->id, "path",
-		      lun->name, "kind", kind_name(i->kind), "state", "up", "since",
-		      host_json_time(lun->opened_ns), "group", 0, "policy", "fixed", "errors",
+		      lun->name, "kind", kind_name(i->kind), "state", state, "since",
+		      host_json_time(since_ns), "group", 0, "policy", "fixed", "errors",
 		      (json_int_t)stats.errors, "latency_us", (json_int_t)(stats.latency_ns / 1000),
 		      "bytes", (json_int_t)(stats.bytes_read + stats.bytes_written));
 	pthread_mutex_unlock(&luns->lock);

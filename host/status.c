@@ -23,14 +23,20 @@ static void alarm_add(json_t *alarms, const char *object, const char *text)
 	json_array_append_new(alarms, json_pack("{s:s, s:s}", "object", object, "text", text));
 }
 
-static json_t *paths_of(struct host *host, struct host_volume *v)
+static json_t *paths_of(struct status *s, struct host_volume *v)
 {
 	struct host_lun *luns[HOST_EXTENTS_MAX];
 	unsigned n = host_volume_luns(v, luns);
 	json_t *list = json_array();
 
-	for (unsigned i = 0; i < n; i++)
-		json_array_append_new(list, host_lun_path(host->luns, luns[i]));
+	for (unsigned i = 0; i < n; i++) {
+		json_t *path = host_lun_path(s->host->luns, luns[i]);
+		const char *state = json_string_value(json_object_get(path, "state"));
+
+		if (strcmp(state, "up"))
+			alarm_add(s->alarms, host_lun_name(luns[i]), state);
+		json_array_append_new(list, path);
+	}
 	return list;
 }
 
@@ -56,7 +62,7 @@ static int one_volume(void *arg, struct host_volume *v)
 			  i->state, "redirected", "no", "size", (json_int_t)i->size, "free",
 			  (json_int_t)i->free, "used", (json_int_t)(i->size - i->free), "promised",
 			  count_or_null(i->promised), "reclaim_pending",
-			  count_or_null(i->reclaim_pending), "paths", paths_of(s->host, v)));
+			  count_or_null(i->reclaim_pending), "paths", paths_of(s, v)));
 	if (strcmp(i->state, "mounted"))
 		alarm_add(s->alarms, i->name, "frozen: its lease does not run; see volume paths");
 	if (i->free < i->size / 20)

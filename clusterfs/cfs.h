@@ -47,6 +47,19 @@ int cfs_identify(struct blk *blk, struct cfs_identity *out);
 
 /* --- mount (mount.c) --------------------------------------------------------------------------------- */
 
+/*
+ * What a host says in its beats, and may be told at once over the network: for speed only. A hint
+ * that is lost, late, doubled or false does no harm.
+ */
+enum cfs_hint_kind {
+	CFS_HINT_WISH = 1, /* the sender waits for the lock */
+	CFS_HINT_FREED,	   /* the sender has given it up, because somebody wished for it */
+};
+struct cfs_hint {
+	enum cfs_hint_kind kind;
+	uint64_t vbn; /* of the lock */
+};
+
 struct cfs_options {
 	const char *host_name; /* for people and messages, 1..63 bytes */
 	const char *
@@ -58,6 +71,8 @@ struct cfs_options {
 	size_t cache_bytes; /* limit of the metadata cache; 0: 64 MiB */
 	/* Told from a thread of the volume; must not block. May be NULL. `arg` is handed back. */
 	void (*event)(void *arg, const char *kind, const char *text);
+	/* The same: to be told the hosts in `slots` (a bit each), if they can be reached. */
+	void (*hint)(void *arg, struct cfs *fs, uint64_t slots, const struct cfs_hint *hint);
 	void *arg;
 };
 /*
@@ -102,6 +117,8 @@ struct cfs_membership {
 	uint32_t epoch;
 };
 void cfs_membership(struct cfs *fs, struct cfs_membership *out);
+/* The host in slot `from` says so. Never blocks. */
+void cfs_hint(struct cfs *fs, unsigned from, const struct cfs_hint *hint);
 /* Beats and looks at the other hosts now, so that cfs_info knows who came and went. At most `wait_ms`. */
 void cfs_look(struct cfs *fs, unsigned wait_ms);
 /* Name (64 bytes) and id (40 bytes) alone: cfs_info counts the free space, which takes I/O. */

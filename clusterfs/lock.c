@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "clusterfs/hint.h"
 #include "clusterfs/slot.h"
 #include "clusterfs/txn.h"
 
@@ -83,6 +84,7 @@ int cfs_locks_start(struct cfs *fs)
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&t->work, &attr);
+	pthread_cond_init(&t->news, &attr);
 	pthread_condattr_destroy(&attr);
 	for (unsigned i = 0; i < CFS_LOCK_BUCKETS; i++)
 		list_init(&t->bucket[i]);
@@ -156,6 +158,7 @@ int cfs_locks_stop(struct cfs *fs, bool give_up)
 		destroy(t, list_first(&t->lru, struct cfs_lock, lru));
 	pthread_mutex_destroy(&t->mutex);
 	pthread_cond_destroy(&t->work);
+	pthread_cond_destroy(&t->news);
 	free(t);
 	fs->locks = NULL;
 	return rc;
@@ -310,10 +313,25 @@ static bool give_way(struct cfs_lock *l, uint64_t deadline_ms)
 	return true;
 }
 
+/* Until its holder says that it is free, at most `ms`: then it is looked at, whatever was said. */
+static void wait_news(struct cfs_lock *l, unsigned ms)
+{
+	struct cfs_locks *t = l->fs->locks;
+	struct timespec end = monotonic_in(ms);
+
+	pthread_mutex_lock(&t->mutex);
+	while (!l->news)
+		if (pthread_cond_timedwait(&t->news, &t->mutex, &end))
+			break;
+	l->news = false;
+	pthread_mutex_unlock(&t->mutex);
+}
+
 static int wait_for(struct cfs_lock *l, struct cfs_want *w, unsigned wait_ms, uint64_t deadline_ms)
 {
 	struct cfs *fs = l->fs;
 	unsigned poll = POLL_FIRST_MS, races = 0;
+	uint64_t told = 0;
 	bool wishing = false, final = false, left = false;
 	int rc = give_way(l, deadline_ms) ? cfs_lock_acquire(l, w, &final)
 					  : fail(-EBUSY, "another host goes first");
@@ -334,7 +352,9 @@ static int wait_for(struct cfs_lock *l, struct cfs_want *w, unsigned wait_ms, ui
 			if (!wishing)
 				cfs_slot_wish(fs, l->vbn);
 			wishing = true;
-			sleep_ms(poll);
+			cfs_hint_out(fs, w->holders & ~told, CFS_HINT_WISH, l->vbn);
+			told = w->holders;
+			wait_news(l, poll);
 			poll = MIN(2 * poll, POLL_MAX_MS);
 		}
 		rc = cfs_lock_acquire(l, w, &final);

@@ -257,6 +257,19 @@ static int steal(struct cfs_lock *l, const struct cfs_lock_record *r, const stru
 	return rc;
 }
 
+/* Whom a wish concerns: VMs' locks are not given up for one. */
+static uint64_t holders_of(const struct cfs_lock_record *r)
+{
+	uint64_t slots = 0;
+
+	if (r->mode == CFS_LOCK_EXCLUSIVE && !cfs_lock_is_vm(r) &&
+	    le16_get(r->owner_slot) < CFS_MAX_SLOTS)
+		slots = 1ULL << le16_get(r->owner_slot);
+	for (unsigned i = 0; r->mode == CFS_LOCK_SHARED && i < CFS_MAX_SLOTS; i++)
+		slots |= (uint64_t)(le32_get(r->readers[i]) != 0) << i;
+	return slots;
+}
+
 int cfs_lock_acquire(struct cfs_lock *l, struct cfs_want *w, bool *final)
 {
 	struct cfs_lock_record r;
@@ -264,6 +277,7 @@ int cfs_lock_acquire(struct cfs_lock *l, struct cfs_want *w, bool *final)
 	int rc = 0;
 
 	*final = false;
+	w->holders = 0;
 	/* What we left there free ourselves need not be read: the compare tells. */
 	if (l->known && l->held == CFS_LOCK_FREE && l->rec.mode == CFS_LOCK_FREE) {
 		r = l->rec;
@@ -272,6 +286,7 @@ int cfs_lock_acquire(struct cfs_lock *l, struct cfs_want *w, bool *final)
 	rc = cfs_record_read(l->fs, l->vbn, CFS_T_LOCK, &r);
 	if (rc == 0)
 		rc = may_take(l, &r, w, final, &vm);
+	w->holders = rc == -EBUSY ? holders_of(&r) : 0;
 	if (rc < 0)
 		return rc;
 	return vm ? steal(l, &r, w, vm, final) : take_from(l, &r, w);

@@ -15,6 +15,7 @@
 #define CFS_LOCK_BUCKETS 4096u
 #define CFS_LOCKS_KEPT	 32768u /* idle ones beyond that are given up, the oldest first */
 #define CFS_TOUCH_SLOTS	 4096u
+#define CFS_LOCK_HINTS	 64u
 
 struct cfs_lock {
 	struct cfs *fs;
@@ -27,6 +28,8 @@ struct cfs_lock {
 	unsigned waiting; /* threads that want the use mutex */
 	unsigned pins;
 	bool wished;	      /* another host waits for it */
+	bool news;	      /* its holder says that it is free: look now */
+	uint64_t wishers;     /* slots that wish for it, a bit each: to be told */
 	bool fresh;	      /* was not ours without a break */
 	uint64_t give_way_ms; /* until then another host goes first */
 	uint64_t taken_ms;    /* on the disk since then */
@@ -44,6 +47,12 @@ struct cfs_locks {
 	struct cfs *fs;
 	pthread_mutex_t mutex; /* never held across I/O */
 	pthread_cond_t work;
+	pthread_cond_t news; /* a lock's `news` was set */
+	struct {
+		uint64_t vbn;
+		unsigned slot;
+	} hinted[CFS_LOCK_HINTS]; /* wishes told over the network, not looked at yet */
+	unsigned hinted_n;
 	struct list bucket[CFS_LOCK_BUCKETS];
 	struct list lru;
 	unsigned count;
@@ -74,6 +83,8 @@ struct cfs_want {
 	/* lockdisk.c: the beat counter that the holder of a VM's lock had when we asked first */
 	bool looked;
 	uint64_t counter;
+	uint64_t
+		holders; /* set with -EBUSY: slots that have it and give way to a wish, a bit each */
 };
 /*
  * One try: 0; -EILSEQ somebody was quicker; -EBUSY (holder named), then *final says that waiting does

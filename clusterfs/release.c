@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "clusterfs/hint.h"
 #include "clusterfs/slot.h"
 #include "clusterfs/txn.h"
 
@@ -103,6 +104,7 @@ static void set_wished(struct cfs_lock *l, bool wished)
 static void let_go(struct cfs *fs, struct cfs_lock *l, bool wish)
 {
 	int rc = cfs_release_locks(fs, &l, 1);
+	uint64_t vbn = l->vbn, wishers = 0;
 
 	if (rc < 0 && rc != -ESTALE)
 		log_warn("cfs", "volume %s: giving up lock %llu: %s", fs->name,
@@ -110,11 +112,14 @@ static void let_go(struct cfs *fs, struct cfs_lock *l, bool wish)
 	pthread_mutex_lock(&fs->locks->mutex);
 	if (rc == 0) {
 		set_wished(l, false);
+		wishers = l->wishers;
+		l->wishers = 0;
 		if (wish)
 			l->give_way_ms = clock_boot_ms() + GIVE_WAY_MS;
 	}
 	pthread_mutex_unlock(&fs->locks->mutex);
 	cfs_lock_put(l);
+	cfs_hint_out(fs, wishers, CFS_HINT_FREED, vbn);
 }
 
 /* Mutex held: the use mutex of a lock that others wish for, if it may go now. */
@@ -183,7 +188,8 @@ static void check_unknown(struct cfs *fs, uint64_t vbn)
 		cfs_lock_put(l);
 }
 
-static void on_wish_for(struct cfs *fs, uint64_t vbn)
+/* `told`: over the network, by whom we don't ask a disk for. */
+static void on_wish_for(struct cfs *fs, uint64_t vbn, unsigned slot, bool told)
 {
 	struct cfs_locks *t = fs->locks;
 	void (*fn)(void *arg) = NULL;
@@ -196,6 +202,7 @@ static void on_wish_for(struct cfs *fs, uint64_t vbn)
 	unknown = !l || (l->held == CFS_LOCK_FREE && !l->used);
 	if (l && l->held != CFS_LOCK_FREE && !cfs_lock_is_vm(&l->rec)) {
 		set_wished(l, true);
+		l->wishers |= 1ULL << slot;
 		if (l->pins) {
 			fn = l->on_wish;
 			arg = l->on_wish_arg;
@@ -208,7 +215,7 @@ static void on_wish_for(struct cfs *fs, uint64_t vbn)
 		fn(arg);
 	if (mine)
 		let_go(fs, l, true);
-	else if (unknown && look_now(t, vbn))
+	else if (unknown && !told && look_now(t, vbn))
 		check_unknown(fs, vbn);
 }
 
@@ -226,9 +233,29 @@ static void look_for_wishes(struct cfs *fs)
 			uint64_t vbn = le64_get(v.beat.wishes[i]);
 
 			if (vbn && cfs_vbn_valid(fs, vbn))
-				on_wish_for(fs, vbn);
+				on_wish_for(fs, vbn, slot, false);
 		}
 	}
+}
+
+/* What was told over the network since the last look. */
+static void look_at_hints(struct cfs *fs)
+{
+	struct cfs_locks *t = fs->locks;
+	struct {
+		uint64_t vbn;
+		unsigned slot;
+	} hinted[CFS_LOCK_HINTS];
+	unsigned n;
+
+	static_assert(sizeof(hinted) == sizeof(t->hinted), "hints");
+	pthread_mutex_lock(&t->mutex);
+	n = t->hinted_n;
+	memcpy(hinted, t->hinted, n * sizeof(hinted[0]));
+	t->hinted_n = 0;
+	pthread_mutex_unlock(&t->mutex);
+	for (unsigned i = 0; i < n; i++)
+		on_wish_for(fs, hinted[i].vbn, hinted[i].slot, true);
 }
 
 /* Locks that were wished for while they were in use, and now are not. */
@@ -298,11 +325,13 @@ void *cfs_release_main(void *arg)
 			until.tv_sec++;
 			until.tv_nsec -= 1000000000;
 		}
-		pthread_cond_timedwait(&t->work, &t->mutex, &until);
+		if (!t->hinted_n || !t->serving || atomic_load(&fs->dead)) /* else told meanwhile */
+			pthread_cond_timedwait(&t->work, &t->mutex, &until);
 		if (t->stop)
 			break;
 		pthread_mutex_unlock(&t->mutex);
 		if (t->serving && !atomic_load(&fs->dead)) {
+			look_at_hints(fs);
 			serve_wished(fs);
 			look_for_wishes(fs);
 			drop_idle(fs);

@@ -36,6 +36,7 @@ static void forget(struct peer_link *l)
 	l->epoch = 0;
 	l->failures = 0;
 	l->retry_ms = 0;
+	l->hints_n = 0;
 	l->name[0] = l->id[0] = l->address[0] = l->error[0] = 0;
 }
 
@@ -95,6 +96,7 @@ static void on_opened(void *arg, struct peer_conn *conn)
 		l->failures = 0;
 		l->error[0] = 0;
 		log_info("peers", "connected to host %s at %s", l->name, l->address);
+		peer_hints_go(l);
 		peer_calls_go(l);
 	}
 	pthread_mutex_unlock(&p->lock);

@@ -99,7 +99,10 @@ static int on_frame(void *arg, struct peer_conn *conn, const struct frame *f)
 	case FRAME_FREED:
 	case FRAME_EVICT:
 	case FRAME_EVICTED:
-		return 0; /* hints are for speed only */
+		pthread_mutex_lock(&s->peers->lock);
+		rc = peer_hint_serve(s, f);
+		pthread_mutex_unlock(&s->peers->lock);
+		return rc;
 	case FRAME_HELLO:
 	case FRAME_BYE:
 	case FRAME_PING:

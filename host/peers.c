@@ -289,6 +289,7 @@ int host_peers_create(struct host *host, const char *listen, struct host_peers *
 	list_init(&p->volumes);
 	list_init(&p->served);
 	peer_calls_init(p);
+	peer_hints_init(p);
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->idle, NULL);
 	p->strangers = strangers_create();

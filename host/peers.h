@@ -44,6 +44,14 @@ void host_peers_join(struct host_peers *peers, struct cfs *fs);
 void host_peers_leave(struct host_peers *peers, struct cfs *fs);
 
 /*
+ * Tells the hosts in `slots` (a bit each) of the volume, those that can be reached; connects where it was
+ * not needed before. From any thread; never blocks; what is too much is thrown away. For cfs_options.
+ */
+struct cfs_hint;
+void host_peers_hint(struct host_peers *peers, struct cfs *fs, uint64_t slots,
+		     const struct cfs_hint *hint);
+
+/*
  * Fills "connection": "self", "none" (no address), "idle" (not needed yet), "connecting",
  * "connected", "failed"; and "connection_error" for the last. For `host list`.
  */

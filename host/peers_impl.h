@@ -25,6 +25,9 @@
 #define PEER_LOOK_MS	   1000u /* how often the hosts in the beats are looked through */
 #define PEER_RETRY_MS	   250u	 /* after a failure; doubles */
 #define PEER_RETRY_MAX_MS  10000u
+#define PEER_HINTS_QUEUED  64u	 /* of a volume, for the peers' thread */
+#define PEER_HINTS_WAITING 8u	 /* of a link that is not open yet */
+#define PEER_HINT_OLD_MS   1000u /* by then the beats have told it */
 
 struct host_peers;
 struct peer_volume;
@@ -38,11 +41,14 @@ struct peer_link {
 	char name[64], id[40], address[64];
 	struct peer_conn *conn; /* NULL: none */
 	bool open;
-	bool dropped;	   /* by us: no failure */
-	uint64_t retry_ms; /* BOOTTIME: not before */
-	unsigned failures; /* in a row */
-	char error[256];   /* why it failed last; "" it did not */
-	struct list calls; /* struct peer_call, until it is open */
+	bool dropped;				   /* by us: no failure */
+	uint64_t retry_ms;			   /* BOOTTIME: not before */
+	unsigned failures;			   /* in a row */
+	char error[256];			   /* why it failed last; "" it did not */
+	struct list calls;			   /* struct peer_call, until it is open */
+	struct cfs_hint hints[PEER_HINTS_WAITING]; /* until it is open */
+	unsigned hints_n;
+	uint64_t hints_ms; /* of the first */
 };
 
 struct peer_volume {
@@ -54,6 +60,11 @@ struct peer_volume {
 	unsigned slot;
 	uint32_t epoch;
 	unsigned conns;
+	struct {
+		uint64_t slots;
+		struct cfs_hint hint;
+	} hints[PEER_HINTS_QUEUED];
+	unsigned hints_n;
 	struct peer_link to[PEER_SLOTS];
 };
 
@@ -73,14 +84,14 @@ struct host_peers {
 	struct host *host;
 	struct loop *loop;
 	pthread_t thread;
-	bool started, stopping, stopped, no_calls, leaving;
+	bool started, stopping, stopped, no_calls, leaving, hinting;
 	struct netaddr listen;
 	char address[NETADDR_TEXT]; /* never changes once created */
 	bool listens;
 	int listen_fd;
 	struct loop_watch listen_watch;
 	struct loop_timer look;
-	struct loop_work stop_work, leave_work, finish_work;
+	struct loop_work stop_work, leave_work, finish_work, hint_work;
 	struct list finished;	     /* struct peer_call that ended without an answer */
 	struct strangers *strangers; /* loop's thread only */
 	struct pool *workers, *quick;
@@ -108,6 +119,11 @@ void peer_link_set(struct peer_link *l, const struct cfs_host_info *h);
 /* Connects if it is not; false: not now (`error` says why). `insist`: before its time, too. */
 bool peer_link_need(struct peer_link *l, bool insist);
 void peer_link_drop(struct peer_link *l, int err, const char *why);
+
+/* peer_hint.c: loop's thread, lock held. */
+void peer_hints_init(struct host_peers *p);
+void peer_hints_go(struct peer_link *l); /* the link is open */
+int peer_hint_serve(struct peer_served *s, const struct frame *f);
 
 /* peer_serve.c: loop's thread. */
 void peer_served_accept(struct host_peers *p, int fd);

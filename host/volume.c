@@ -267,6 +267,13 @@ static void on_event(void *arg, const char *kind, const char *text)
 	host_vms_lost(v->all->host->vms, v);
 }
 
+static void on_hint(void *arg, struct cfs *fs, uint64_t slots, const struct cfs_hint *hint)
+{
+	struct host_volume *v = arg;
+
+	host_peers_hint(v->all->host->peers, fs, slots, hint);
+}
+
 static void luns_release(struct host_volumes *all, struct host_lun **luns, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++) {
@@ -386,6 +393,7 @@ static int do_mount(struct host_volumes *all, struct search *s, bool new_identit
 		.isid = host->state.isid,
 		.new_identity = new_identity,
 		.event = on_event,
+		.hint = on_hint,
 		.arg = v,
 	};
 	char user[80];

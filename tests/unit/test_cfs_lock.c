@@ -17,7 +17,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "blockdev/fault.h"
-#include "clusterfs/lock.h"
+#include "clusterfs/locks.h"
 #include "clusterfs/names.h"
 #include "clusterfs/record.h"
 #include "clusterfs/slot.h"
@@ -546,6 +546,91 @@ static void test_steal(void **state)
 	leave(b);
 }
 
+/* --- hints: a network of function calls ------------------------------------------------------------------ */
+
+static struct cfs *at_slot[CFS_MAX_SLOTS];
+static _Atomic bool cut;
+static _Atomic unsigned said[3]; /* by kind */
+
+static void say_hint(void *arg, struct cfs *fs, uint64_t slots, const struct cfs_hint *hint)
+{
+	(void)arg;
+	said[hint->kind]++;
+	for (unsigned i = 0; i < CFS_MAX_SLOTS && !cut; i++)
+		if (slots >> i & 1 && at_slot[i])
+			cfs_hint(at_slot[i], fs->slot, hint);
+}
+
+static void plug_in(struct host *h)
+{
+	h->b->fs.options.hint = say_hint;
+	at_slot[h->b->fs.slot] = &h->b->fs;
+}
+
+static bool freed_within(struct host *h, uint64_t vbn, unsigned ms)
+{
+	uint64_t end = clock_boot_ms() + ms;
+	struct cfs_lock_record r;
+
+	do {
+		assert_int_equal(cfs_lock_read(&h->b->fs, vbn, &r), 0);
+		if (r.mode == CFS_LOCK_FREE)
+			return true;
+		sleep_ms(5);
+	} while (clock_boot_ms() < end);
+	return false;
+}
+
+/* Hints make a lock leave sooner; lost and false ones change nothing. */
+static void test_hints(void **state)
+{
+	struct host *a = join(*state, "alpha"), *b = join(*state, "beta");
+	uint64_t vbn = lock_of(a, 0), vm = lock_of(a, 1);
+	struct cfs_hint hint = {.kind = CFS_HINT_WISH, .vbn = vbn};
+	struct cfs_vm_lock *runs;
+	struct cfs_lock *l;
+	char path[32];
+
+	plug_in(a);
+	plug_in(b);
+	/* Who wishes tells the holder, who tells when it has let go. */
+	cfs_lock_put(must_get(a, vbn, CFS_LOCK_EXCLUSIVE, 0));
+	cfs_lock_put(must_get(b, vbn, CFS_LOCK_EXCLUSIVE, 5000));
+	assert_true(said[CFS_HINT_WISH] >= 1 && said[CFS_HINT_FREED] >= 1);
+	/* No beat wishes for it: the hint alone makes it leave. */
+	cfs_hint(&b->b->fs, a->b->fs.slot, &hint);
+	assert_true(freed_within(a, vbn, 5000));
+	/* All lost: the beats do. */
+	cut = true;
+	cfs_lock_put(must_get(a, vbn, CFS_LOCK_EXCLUSIVE, 5000));
+	cfs_lock_put(must_get(b, vbn, CFS_LOCK_EXCLUSIVE, 5000));
+	cut = false;
+	/* False ones: free, though it is not; a VM's lock; what is no lock, no block, no host. */
+	l = must_get(b, vbn, CFS_LOCK_EXCLUSIVE, 0);
+	cfs_lock_pin(l);
+	cfs_lock_put(l);
+	hint.kind = CFS_HINT_FREED;
+	cfs_hint(&a->b->fs, b->b->fs.slot, &hint);
+	must_be_busy(a, vbn, CFS_LOCK_EXCLUSIVE, "beta");
+	cfs_lock_unpin(l);
+	(void)str_format(path, sizeof(path), "%llu", (unsigned long long)vm);
+	assert_int_equal(cfs_vm_lock(&a->b->fs, path, 0, &runs), 0);
+	hint = (struct cfs_hint){.kind = CFS_HINT_WISH, .vbn = vm};
+	for (unsigned i = 0; i < 3 * CFS_LOCK_HINTS; i++) {
+		cfs_hint(&a->b->fs, b->b->fs.slot, &hint);
+		hint.kind = i % 2 ? CFS_HINT_WISH : CFS_HINT_FREED;
+		hint.vbn = i % 3 ? vm : ~(uint64_t)i << (i % 64);
+	}
+	cfs_hint(&a->b->fs, CFS_MAX_SLOTS, &hint);
+	assert_false(freed_within(b, vm, 200));
+	must_be_busy(b, vm, CFS_LOCK_EXCLUSIVE, "alpha");
+	assert_int_equal(cfs_vm_unlock(runs), 0);
+	cfs_lock_put(must_get(a, vbn, CFS_LOCK_EXCLUSIVE, 5000));
+	at_slot[a->b->fs.slot] = at_slot[b->b->fs.slot] = NULL;
+	leave(a);
+	leave(b);
+}
+
 static void test_plain(void **state)
 {
 	struct host *a = join(*state, "alpha"), *b = join(*state, "beta");
@@ -570,8 +655,9 @@ int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_four_steps),   T(test_shared),  T(test_pins), T(test_break), T(test_unknown),
-		T(test_lost_answers), T(test_counter), T(test_vm),   T(test_steal), T(test_plain),
+		T(test_four_steps), T(test_shared),	  T(test_pins),	   T(test_break),
+		T(test_unknown),    T(test_lost_answers), T(test_counter), T(test_vm),
+		T(test_steal),	    T(test_plain),	  T(test_hints),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -11,3 +11,14 @@ from hostlib import Cluster  # noqa: E402
 def cluster():
     with Cluster() as c:
         yield c
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failure says what its daemons said last."""
+    report = (yield).get_result()
+    cluster = item.funcargs.get('cluster') if hasattr(item, 'funcargs') else None
+    if report.failed and cluster and hasattr(report.longrepr, 'addsection'):
+        for host in cluster.hosts.values():
+            said = host.log.read_text(errors='replace').splitlines() if host.log.exists() else []
+            report.longrepr.addsection(f'log of {host.name}', '\n'.join(said[-30:]))

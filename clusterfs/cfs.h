@@ -95,7 +95,8 @@ struct cfs_host_info {
 };
 struct cfs_info {
 	char name[64], id[40]; /* id as a uuid's text */
-	uint64_t size, free;   /* bytes */
+	uint64_t size;	       /* bytes */
+	uint64_t free;	       /* bytes as last counted; UINT64_MAX: not yet */
 	uint64_t promised;     /* sum of the disks' sizes; UINT64_MAX: not counted yet */
 	uint64_t reclaim_pending;
 	unsigned extents, format_version, slot;

@@ -656,6 +656,7 @@ int cfs_groups_start(struct cfs *fs)
 	pthread_cond_init(&gs->filled, NULL);
 	list_init(&gs->stocks);
 	list_init(&gs->pending);
+	gs->last_free = gs->last_reclaim = UINT64_MAX;
 	fs->groups = gs;
 	/* Room for all groups there can ever be is not much; so pointers stay when it grows. */
 	gs->count = cfs_group_count(fs);
@@ -725,7 +726,7 @@ struct counter {
 	unsigned first;
 	uint64_t free_units, reclaim_units;
 	pthread_t thread;
-	bool threaded;
+	bool threaded, unread;
 };
 
 static void *count_groups(void *arg)
@@ -743,10 +744,12 @@ static void *count_groups(void *arg)
 		if (held)
 			memcpy(h, g->header->data, CFS_BLOCK);
 		pthread_mutex_unlock(&gs->lock);
-		if (!held && cfs_read(c->fs, g->vbn + 1, h, CFS_BLOCK) < 0)
+		if (!held && cfs_read(c->fs, g->vbn + 1, h, CFS_BLOCK) < 0) {
+			c->unread = true;
 			break; /* out of reach: a time-out a group would take minutes */
+		}
 		if (!held && cfs_block_check(h, CFS_T_GROUP, c->fs->id, g->vbn + 1) < 0)
-			continue;
+			continue; /* damaged: nobody can take anything of it */
 		c->free_units += le32_get(h->free_units);
 		c->reclaim_units += le32_get(h->reclaim_units);
 	}
@@ -757,9 +760,19 @@ static void *count_groups(void *arg)
 
 uint64_t cfs_groups_free_bytes(struct cfs *fs, uint64_t *reclaim_pending)
 {
+	struct cfs_groups *gs = fs->groups;
 	struct counter c[COUNTERS];
 	uint64_t free_units = 0, reclaim = 0;
+	bool unread = false;
 
+	pthread_mutex_lock(&gs->lock);
+	*reclaim_pending = gs->last_reclaim;
+	free_units = gs->last_free;
+	pthread_mutex_unlock(&gs->lock);
+	/* Lost LUNs would be waited for, group by group. */
+	if (clock_boot_ns() >= atomic_load(fs->lease_end))
+		return free_units;
+	free_units = 0;
 	for (unsigned i = 0; i < COUNTERS; i++) {
 		c[i] = (struct counter){.fs = fs, .first = i};
 		c[i].threaded = pthread_create(&c[i].thread, NULL, count_groups, &c[i]) == 0;
@@ -771,8 +784,15 @@ uint64_t cfs_groups_free_bytes(struct cfs *fs, uint64_t *reclaim_pending)
 			pthread_join(c[i].thread, NULL);
 		free_units += c[i].free_units;
 		reclaim += c[i].reclaim_units;
+		unread |= c[i].unread;
 	}
-	if (reclaim_pending)
-		*reclaim_pending = reclaim * CFS_UNIT;
-	return free_units * CFS_UNIT;
+	pthread_mutex_lock(&gs->lock);
+	if (!unread) {
+		gs->last_free = free_units * CFS_UNIT;
+		gs->last_reclaim = reclaim * CFS_UNIT;
+	}
+	*reclaim_pending = gs->last_reclaim;
+	free_units = gs->last_free;
+	pthread_mutex_unlock(&gs->lock);
+	return free_units;
 }

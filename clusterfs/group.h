@@ -76,6 +76,7 @@ int cfs_groups_place_journal(struct cfs *fs, uint32_t blocks, uint64_t *vbn);
 int cfs_groups_reclaim(struct cfs *fs, uint64_t bytes, uint64_t *done);
 /* The same, but only of groups this host holds anyway. */
 int cfs_groups_reclaim_held(struct cfs *fs, uint64_t bytes, uint64_t *done);
+/* Counts; while the lease does not run, or a header cannot be read: the last count, UINT64_MAX if there was none. */
 uint64_t cfs_groups_free_bytes(struct cfs *fs, uint64_t *reclaim_pending);
 
 #endif

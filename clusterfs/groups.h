@@ -52,7 +52,9 @@ struct cfs_groups {
 	pthread_t thread;
 	bool stopping;
 	pthread_mutex_t acquire_lock; /* one thread at a time looks for a new group; across I/O */
-	uint64_t ahead_ns; /* CLOCK_BOOTTIME: not before, for lack of a group to take ahead */
+	uint64_t last_free,
+		last_reclaim; /* bytes in all groups as last counted; UINT64_MAX: never */
+	uint64_t ahead_ns;    /* CLOCK_BOOTTIME: not before, for lack of a group to take ahead */
 };
 
 static inline struct cfs_group *group_header(const struct group *g)

@@ -594,7 +594,7 @@ int cfs_slot_wait_beat(struct cfs *fs, unsigned wait_ms)
 void cfs_look(struct cfs *fs, unsigned wait_ms)
 {
 	/* Of the first, only the beat may have been ahead; its look was begun before we asked. */
-	for (unsigned i = 0; i < 2; i++) {
+	for (unsigned i = 0; i < 2 && !atomic_load(&fs->dead); i++) {
 		cfs_beat_hurry(fs);
 		if (cfs_slot_wait_beat(fs, wait_ms / 2) < 0)
 			break;

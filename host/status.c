@@ -58,10 +58,11 @@ static int one_volume(void *arg, struct host_volume *v)
 	}
 	json_array_append_new(
 		s->volumes,
-		json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:o}", "name", i->name, "state",
+		json_pack("{s:s, s:s, s:s, s:I, s:o, s:o, s:o, s:o, s:o}", "name", i->name, "state",
 			  i->state, "redirected", "no", "size", (json_int_t)i->size, "free",
-			  (json_int_t)i->free, "used", (json_int_t)(i->size - i->free), "promised",
-			  count_or_null(i->promised), "reclaim_pending",
+			  count_or_null(i->free), "used",
+			  count_or_null(i->free == UINT64_MAX ? i->free : i->size - i->free),
+			  "promised", count_or_null(i->promised), "reclaim_pending",
 			  count_or_null(i->reclaim_pending), "paths", paths_of(s, v)));
 	if (strcmp(i->state, "mounted"))
 		alarm_add(s->alarms, i->name, "frozen: its lease does not run; see volume paths");

@@ -38,9 +38,9 @@ json_t *host_volume_json(const struct cfs_info *i)
 							 (json_int_t)i->extent_size[k]));
 	for (unsigned k = 0; k < i->hosts; k++)
 		json_array_append_new(hosts, describe_host(&i->host[k]));
-	return json_pack("{s:s, s:s, s:I, s:I, s:o, s:o, s:s, s:s, s:i, s:i, s:I, s:I, s:o, s:o}",
+	return json_pack("{s:s, s:s, s:I, s:o, s:o, s:o, s:s, s:s, s:i, s:i, s:I, s:I, s:o, s:o}",
 			 "name", i->name, "id", i->id, "size", (json_int_t)i->size, "free",
-			 (json_int_t)i->free, "promised", count_or_null(i->promised),
+			 count_or_null(i->free), "promised", count_or_null(i->promised),
 			 "reclaim_pending", count_or_null(i->reclaim_pending), "state", i->state,
 			 "fence", i->fence ? i->fence : "none", "format_version",
 			 (int)i->format_version, "slot", (int)i->slot, "epoch",

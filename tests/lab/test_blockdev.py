@@ -62,3 +62,10 @@ def test_cas(lab, options, count):
     assert all('cas ats' in out for out in outs)
     assert not options or sum(int(out.split('unknown ')[1].split()[0]) for out in outs) > 4, outs
     assert int(finish(start(lab, 'cas_incr', '--print', url))) - before == 4 * count
+
+
+def test_unmount_leaves_no_registration(lab, tmp_path):
+    """None of any session's, also of those that ended before the last one: it would outlive them and keep others out."""
+    finish(start(lab, '../bench/lock_pairs', 'ours', lab.san.url(0, ['sana']), tmp_path / 'state', '0.2'))
+    keys = lab.san.run('cat /sys/kernel/config/target/core/iblock_0/lun0/pr/res_pr_registered_i_pts').out
+    assert 'Key' not in keys, keys

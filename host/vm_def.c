@@ -92,7 +92,9 @@ int vm_def_load(struct cfs *fs, const char *name, struct vm_def *out)
 {
 	cleanup_free char *path = vm_path(name, "definition.json");
 	cleanup_fd int fd = memfd_create("definition", MFD_CLOEXEC);
+	cleanup_free char *text = xmalloc(DEF_BYTES_MAX);
 	json_t *doc;
+	ssize_t n;
 	int rc;
 
 	if (fd < 0)
@@ -100,8 +102,8 @@ int vm_def_load(struct cfs *fs, const char *name, struct vm_def *out)
 	rc = host_read_file(fs, path, fd, DEF_BYTES_MAX);
 	if (rc < 0)
 		return rc;
-	(void)lseek(fd, 0, SEEK_SET);
-	doc = json_loadfd(fd, 0, NULL);
+	n = pread(fd, text, DEF_BYTES_MAX, 0); /* json_loadfd reads byte by byte */
+	doc = n > 0 ? json_loadb(text, (size_t)n, 0, NULL) : NULL;
 	if (!doc)
 		return fail(-EUCLEAN, "vm %s: %s is no JSON", name, path);
 	rc = vm_def_parse(doc, name, out);

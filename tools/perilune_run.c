@@ -18,6 +18,7 @@
 #define POLL_FIRST_MS 2
 #define POLL_LAST_MS  150
 #define POLL_SOON_MS  20 /* in the first two seconds */
+#define POLL_SHARE    4 /* a pause is that often an asking's own time: asking must not slow the work */
 
 char *cli_absolute(const char *path)
 {
@@ -79,7 +80,7 @@ static int task_ended(json_t *task, const char *state, json_t **result)
 
 int cli_follow(struct cli *cli, uint64_t id, json_t **result)
 {
-	uint64_t began = clock_boot_ms(), pause = POLL_FIRST_MS, shown = 0;
+	uint64_t began = clock_boot_ms(), pause = POLL_FIRST_MS, shown = 0, took;
 	json_t *query = json_pack("{s:I}", "id", (json_int_t)id);
 	bool detached = false;
 	sigset_t interrupt, old;
@@ -96,6 +97,7 @@ int cli_follow(struct cli *cli, uint64_t id, json_t **result)
 		rc = cli_http(cli, "task", "show", query, &task);
 		if (rc < 0)
 			break;
+		took = clock_boot_ms() - now;
 		state = json_string_value(json_object_get(task, "state"));
 		if (!state || (strcmp(state, "queued") && strcmp(state, "running"))) {
 			cli_end_progress(cli);
@@ -114,6 +116,7 @@ int cli_follow(struct cli *cli, uint64_t id, json_t **result)
 			shown = now;
 		}
 		json_decref(task);
+		pause = MIN(MAX(pause, POLL_SHARE * took), POLL_LAST_MS);
 		wait_or_detach(pause, &interrupt, &detached);
 		pause = MIN(2 * pause, now - began < 2000 ? POLL_SOON_MS : POLL_LAST_MS);
 	}

@@ -52,6 +52,11 @@ def free_port():
 
 class Tgt:
     """A tgtd in the foreground: `url` of LUN 1, `luns` of all; `stop`, `cont`, `restart`."""
+    address = '127.0.0.1'
+
+    def launch(self, words, **kw):
+        """Starts its process; another network may be put before it."""
+        return subprocess.Popen(words, **kw)
 
     def __init__(self, size='64M', luns=1, chap=None, thin=False, block_size=512):
         self.size, self.nluns, self.chap, self.thin, self.block_size = size, luns, chap, thin, block_size
@@ -63,7 +68,7 @@ class Tgt:
             self.files = [self.stack.enter_context(file_lun(self.size)) for _ in range(self.nluns)]
             self.serials = [f'{random.randrange(1 << 48):012x}' for _ in self.files]
             self.port = free_port()
-            self.portal = f'127.0.0.1:{self.port}'
+            self.portal = f'{self.address}:{self.port}'
             self.start()
         except BaseException:
             self.__exit__()
@@ -73,8 +78,8 @@ class Tgt:
     def start(self):
         self.control = random.randrange(100, 32000)
         self.log = tempfile.TemporaryFile()
-        self.proc = subprocess.Popen(['tgtd', '-f', '-t', '1', '-C', str(self.control), '--iscsi', f'portal={self.portal}'],
-                                     stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
+        self.proc = self.launch(['tgtd', '-f', '-t', '1', '-C', str(self.control), '--iscsi', f'portal={self.portal}'],
+                                stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + 20
         while self.adm('--mode', 'sys', '--op', 'show', check=False).returncode:
             assert self.proc.poll() is None and time.monotonic() < deadline, self.said()

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab for the benchmark's rows: one lab at a time, kept for the rows that follow each other; small guests made of
+the stock kernel and an initramfs of busybox; QEMU with like devices."""
+import atexit, subprocess, sys, tempfile
+from pathlib import Path
+
+from benchlib import BUILD, TOP
+
+sys.path += [str(TOP / 'tests/lab'), str(TOP / 'tests/lib')]
+from perilab import HostSpec, Lab, Lun  # noqa: E402
+from perilab.newc import Newc  # noqa: E402
+
+HERE = Path(__file__).resolve().parent
+STATE = '/var/lib/perilune'
+APPEND = 'console=ttyS0 quiet panic=-1 mitigations=off'
+_now = {}
+
+
+def lab(kind):
+    """'host': one host, nothing beside it. 'san': LIO and two hosts. What another row left up stays up."""
+    if _now.get('kind') != kind:
+        close()
+        programs = {f'/usr/bin/{n}': BUILD / p for n, p in (('until_seen', 'tests/bench/until_seen'), ('vmm_run', 'tests/hosts/vmm_run'),
+                                                            ('raw_server', 'tests/client/raw_server'))}
+        made = Lab(f'bench-{kind}', hosts=[HostSpec(state='3G')] if kind == 'host' else [HostSpec(), HostSpec()],
+                   luns=[] if kind == 'host' else [Lun('2G')], guest=False, programs=programs)
+        _now.update(kind=kind, lab=made.up())
+    return _now['lab']
+
+
+def close():
+    if _now:
+        _now['lab'].down()
+        _now.clear()
+
+
+atexit.register(close)
+
+
+# --- guests -------------------------------------------------------------------------------------------------------
+
+INIT = '''#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
+modprobe -a virtio_pci virtio_scsi sd_mod
+n=0; while [ ! -b /dev/sda ] && [ $n -lt 200 ]; do n=$((n + 1)); sleep 0.05; done
+stty -echo
+while :; do echo bench-ready; read line && eval "$line"; done
+'''
+FIRST = '#!/bin/busybox sh\necho bench-init\nwhile :; do /bin/busybox sleep 1000; done\n'
+
+
+def initramfs(made, init, modules=(), files=()):
+    """The bytes of one; `files`: {name: path here}."""
+    with tempfile.TemporaryDirectory() as folder:
+        with open(f'{folder}/cpio', 'wb') as f:
+            c = Newc(f)
+            for d in ('proc', 'sys', 'dev', 'bin', 'sbin'):
+                c.dir(d)
+            c.char('dev/console', 5, 1)
+            c.copy('/bin/busybox', 'bin/busybox')
+            c.file('init', init.encode(), 0o755)
+            lines = []
+            for path, line in made.kernel.closure(modules):
+                c.copy(made.kernel.modules / path, f'lib/modules/{made.kernel.release}/{path}')
+                lines.append(line)
+            c.file(f'lib/modules/{made.kernel.release}/modules.dep', ''.join(lines).encode())
+            for name, src in dict(files).items():
+                c.copy(src, name)
+            c.end()
+        return Path(f'{folder}/cpio').read_bytes()
+
+
+def payload():
+    """A bzImage that says one byte, '!', with its very first instructions, by whichever entry a loader takes: real mode
+    (QEMU's firmware) or 64 bits."""
+    with tempfile.TemporaryDirectory() as d:
+        Path(f'{d}/p.S').write_text('''
+            .code16
+            .org 0
+            .byte 0xeb, 0x66              # 0x200, the header's jump, to 0x268
+            .org 0x68
+            mov $0x3f8, %dx
+            mov $'!', %al
+            out %al, %dx
+            1: hlt
+            jmp 1b
+            .org 0x200
+            .fill 0x200                   # 32-bit entry: nobody's
+            .code64
+            mov $0x3f8, %dx
+            mov $'!', %al
+            out %al, %dx
+            1: hlt
+            jmp 1b
+            .fill 4096
+        ''')
+        subprocess.run(['gcc', '-c', '-o', f'{d}/p.o', f'{d}/p.S'], check=True)
+        subprocess.run(['objcopy', '-O', 'binary', '-j', '.text', f'{d}/p.o', f'{d}/p.bin'], check=True)
+        code = Path(f'{d}/p.bin').read_bytes()
+    from vmm import setup_sectors
+    setup = bytearray(setup_sectors())
+    setup[0x200:0x202] = code[:2]
+    setup[0x268:0x268 + 16] = code[0x68:0x78]
+    return bytes(setup) + code[0x200:]
+
+
+def guest_io():
+    """The load program for guests, linked statically."""
+    out = BUILD / 'bench/guest_io'
+    out.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(['gcc', '-std=gnu17', '-O2', '-Wall', '-Wextra', '-Werror', '-static', '-o', out, HERE / 'guest/guest_io.c', '-luring'], check=True)
+    return out
+
+
+def qemu(kernel, initrd, disk, aio='io_uring', extra=''):
+    """QEMU's words for a machine with the devices that ours has: one processor, 256 MiB, virtio-scsi, rng, pvpanic, serial."""
+    initrd = f'-initrd {initrd}' if initrd else ''
+    return (f'qemu-system-x86_64 -accel kvm -cpu host -machine q35,memory-backend=mem -object memory-backend-memfd,id=mem,size=256M '
+            f'-smp 1 -m 256 -nodefaults -no-user-config -display none -no-reboot -serial stdio -kernel {kernel} {initrd} '
+            f'-append "{APPEND}" -object iothread,id=io -device virtio-scsi-pci,id=s,iothread=io '
+            f'-drive file={disk},format=raw,cache=none,aio={aio},if=none,id=d -device scsi-hd,drive=d '
+            f'-device virtio-rng-pci -device pvpanic-pci {extra}')

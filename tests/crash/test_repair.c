@@ -4,7 +4,7 @@
  * nothing, the volume must mount and be read. Where the damage is one byte that the checksum shows,
  * everything must be as it was; otherwise what differs must have been told.
  *
- *	TEST_SEED=n TEST_CASES=n build/tests/crash/test_repair	another, or a longer, run
+ *	TEST_SEED=n TEST_CASES=n TEST_ONLY=0..2 build/tests/crash/test_repair	another, or a longer, run
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -24,6 +24,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "blockdev/record.h"
 #include "clusterfs/volume.h"
 #include "tests/lib/lun.h"
 #include "tests/lib/shot.h"
@@ -40,12 +41,13 @@
 	} while (0)
 
 struct spot { /* a metadata block */
-	uint64_t block;
+	unsigned lun;
+	uint64_t block; /* there */
 	unsigned type;
 };
 struct world {
 	struct vol *v;
-	char *base; /* the image before the damage */
+	char *base[VOL_LUNS]; /* the images before the damage */
 	struct shot before;
 	size_t n;
 	struct spot *spot;
@@ -111,25 +113,24 @@ static void populate(struct cfs *fs)
 	write_file(fs, "/disk2", CFS_DISK, 2 * GiB, at, n, 3);
 }
 
-static void find_spots(struct world *w)
+static void find_spots(struct world *w, unsigned lun)
 {
 	uint8_t *block = xmalloc(CFS_BLOCK);
-	int fd = open(w->base, O_RDONLY);
+	int fd = open(w->base[lun], O_RDONLY);
 
 	assert_true(fd >= 0);
 	for (uint64_t b = 256; b < SIZE / CFS_BLOCK; b++) {
 		const struct cfs_head *h = (const void *)block;
 
 		assert_int_equal(pread(fd, block, CFS_BLOCK, (off_t)(b * CFS_BLOCK)), CFS_BLOCK);
-		if (le32_get(h->magic) != CFS_MAGIC || le64_get(h->self) != b ||
+		if (le32_get(h->magic) != CFS_MAGIC || le64_get(h->self) != cfs_vbn(lun, b) ||
 		    le16_get(h->type) >= CFS_T_END)
 			continue;
 		w->spot = xrealloc(w->spot, (w->n + 1) * sizeof(*w->spot));
-		w->spot[w->n++] = (struct spot){b, le16_get(h->type)};
+		w->spot[w->n++] = (struct spot){lun, b, le16_get(h->type)};
 	}
 	close(fd);
 	free(block);
-	assert_true(w->n > 300);
 }
 
 static void copy_image(const char *from, const char *to)
@@ -140,29 +141,60 @@ static void copy_image(const char *from, const char *to)
 	free(cmd);
 }
 
-static int setup(void **state)
+static void copy_all(struct world *w)
+{
+	for (unsigned e = 0; e < w->v->luns; e++)
+		copy_image(w->base[e], w->v->path[e]);
+}
+
+static int prepare(void **state, unsigned luns, uint32_t block_size)
 {
 	struct world *w = xcalloc(1, sizeof(*w));
+	char path[16];
 
 	log_set_level(getenv("TEST_VERBOSE") ? LOG_INFO : LOG_ERROR);
 	*state = w;
-	w->v = vol_make(SIZE);
+	w->v = vol_make_as(SIZE, luns, block_size);
 	ok(vol_mount(w->v, 0, NULL));
 	populate(w->v->fs[0]);
+	for (unsigned e = 1; e < luns; e++) { /* units and metadata on all of them */
+		struct cfs_file *f;
+
+		snprintf(path, sizeof(path), "/thick%u", e);
+		ok(cfs_create(w->v->fs[0], path, CFS_DISK, 220 * MiB));
+		ok(cfs_open(w->v->fs[0], path, CFS_OPEN_WRITE, 0, &f));
+		ok(cfs_allocate(f, 0, 220 * MiB));
+		ok(cfs_close(f));
+	}
 	ok(shot_take(w->v->fs[0], &w->before));
 	ok(vol_unmount(w->v, 0));
-	w->base = xasprintf("%s.base", w->v->lun);
-	copy_image(w->v->lun, w->base);
-	find_spots(w);
+	for (unsigned e = 0; e < luns; e++) {
+		w->base[e] = xasprintf("%s.base", w->v->path[e]);
+		copy_image(w->v->path[e], w->base[e]);
+		find_spots(w, e);
+	}
+	assert_true(w->n > 300);
 	return 0;
+}
+
+static int setup(void **state)
+{
+	return prepare(state, 1, 0);
+}
+
+static int setup_many(void **state)
+{
+	return prepare(state, VOL_LUNS, 4096);
 }
 
 static int teardown(void **state)
 {
 	struct world *w = *state;
 
-	unlink(w->base);
-	free(w->base);
+	for (unsigned e = 0; e < w->v->luns; e++) {
+		unlink(w->base[e]);
+		free(w->base[e]);
+	}
 	shot_free(&w->before);
 	vol_free(w->v);
 	free(w->spot);
@@ -225,7 +257,7 @@ static void strike(struct world *w, const struct hit *h)
 	uint8_t *block = xmalloc(CFS_BLOCK), *was = xmalloc(CFS_BLOCK);
 	off_t at = (off_t)(h->spot->block * CFS_BLOCK);
 	struct cfs_head *head = (void *)block;
-	int fd = open(w->v->lun, O_RDWR);
+	int fd = open(w->v->path[h->spot->lun], O_RDWR);
 
 	assert_int_equal(pread(fd, block, CFS_BLOCK, at), CFS_BLOCK);
 	memcpy(was, block, CFS_BLOCK);
@@ -254,42 +286,105 @@ static void strike(struct world *w, const struct hit *h)
 	free(was);
 }
 
-static void one_case(struct world *w, const struct hit *h)
+/* The repair has ended: nothing is left to be found, and all is there, or it was told. */
+static void look(struct world *w, const struct hit *h, bool told)
 {
-	struct cfs_check_result first, second, third;
+	struct cfs_check_result second, third;
 	struct shot after;
 	int rc;
 
-	copy_image(w->base, w->v->lun);
-	strike(w, h);
-	/* A look in memory, then the repair: they see the same. */
-	ok(vol_check(w->v, true, getenv("TEST_VERBOSE") != NULL, &first));
 	ok(vol_check(w->v, false, true, &second));
 	assert_int_equal(second.findings, 0);
-	assert_int_equal(first.mended, first.findings);
 	ok(vol_mount(w->v, 0, NULL));
 	rc = shot_take(w->v->fs[0], &after);
 	if (rc < 0)
 		print_error("after the repair: %s\n", err_message(rc));
 	assert_int_equal(rc, 0);
-	if (h->damage == FLIP) {
+	if (h->damage == FLIP)
 		assert_true(shot_same(&w->before, &after, true));
-	} else if (!shot_same(&w->before, &after, false)) {
-		assert_true(first.findings > 0);
-	}
+	else if (!shot_same(&w->before, &after, false))
+		assert_true(told);
 	shot_free(&after);
 	ok(vol_unmount(w->v, 0));
 	ok(vol_check(w->v, false, true, &third));
 	assert_int_equal(third.findings, 0);
 }
 
-static void test_damage(void **state)
+static void one_case(struct world *w, const struct hit *h)
 {
-	struct world *w = *state;
-	uint64_t seed = number("TEST_SEED", 1), cases = number("TEST_CASES", 60);
-	uint64_t end = clock_boot_ms() + number("TEST_SECONDS", 30) * 1000, done = 0;
+	struct cfs_check_result first;
 
-	for (uint64_t i = 0; i < cases && clock_boot_ms() < end; i++, done++) {
+	copy_all(w);
+	strike(w, h);
+	ok(vol_check(w->v, true, getenv("TEST_VERBOSE") != NULL, &first));
+	assert_int_equal(first.mended, first.findings);
+	look(w, h, first.findings > 0);
+}
+
+static int put(void *arg, uint64_t offset, const void *data, uint64_t length)
+{
+	static const uint8_t zeroes[65536];
+	int fd = *(int *)arg;
+
+	while (length) {
+		uint64_t n = data ? length : MIN(length, sizeof(zeroes));
+
+		if (pwrite(fd, data ? data : zeroes, n, (off_t)offset) != (ssize_t)n)
+			return -EIO;
+		offset += n;
+		length -= n;
+		if (data)
+			data = (const uint8_t *)data + n;
+	}
+	return 0;
+}
+
+/*
+ * The repair writes in place and has no journal: it is cut off at some moment of its own, with any legal outcome
+ * of what was in flight, and run again. That must end as if it had not been cut off.
+ */
+static void one_cut(struct world *w, const struct hit *h)
+{
+	char *struck = xasprintf("%s.struck", w->v->lun), *log = xasprintf("%s.log", w->v->lun);
+	struct cfs_check_result first, again;
+	struct record_log *events;
+
+	copy_all(w);
+	strike(w, h);
+	copy_image(w->v->lun, struck);
+	ok(vol_check_recorded(w->v, true, log, &first));
+	ok(record_open(log, &events));
+	for (unsigned i = 0; i < 2; i++) {
+		unsigned point = (unsigned)below(w, record_events(events) + 1);
+		uint64_t choice = next(w);
+		int fd;
+
+		copy_image(struck, w->v->lun);
+		fd = open(w->v->lun, O_RDWR);
+		assert_true(fd >= 0);
+		ok(record_replay(events, point, choice % 3 ? RECORD_RANDOM : RECORD_ALL, choice,
+				 put, &fd));
+		close(fd);
+		if (getenv("TEST_VERBOSE"))
+			fprintf(stderr, "cut at %u of %u\n", point, record_events(events));
+		ok(vol_check(w->v, true, getenv("TEST_VERBOSE") != NULL, &again));
+		assert_int_equal(again.mended, again.findings);
+		look(w, h, first.findings > 0);
+	}
+	record_close(events);
+	unlink(log);
+	unlink(struck);
+	free(log);
+	free(struck);
+}
+
+static void cases(struct world *w, uint64_t first, uint64_t seconds,
+		  void (*one)(struct world *w, const struct hit *h))
+{
+	uint64_t seed = number("TEST_SEED", first), most = number("TEST_CASES", 60);
+	uint64_t end = clock_boot_ms() + number("TEST_SECONDS", seconds) * 1000, done = 0;
+
+	for (uint64_t i = 0; i < most && clock_boot_ms() < end; i++, done++) {
 		struct hit h;
 
 		w->seed = (seed + i) * 0x9e3779b97f4a7c15ULL | 1;
@@ -304,21 +399,43 @@ static void test_damage(void **state)
 								     : pick_offset(w, h.spot->type);
 		/* told before, so that a crash can be found */
 		if (getenv("TEST_VERBOSE"))
-			fprintf(stderr, "TEST_SEED=%llu TEST_CASES=1: %s of %s at %llu+0x%x\n",
+			fprintf(stderr,
+				"TEST_SEED=%llu TEST_CASES=1: %s of %s at LUN %u %llu+0x%x\n",
 				(unsigned long long)(seed + i), damage_names[h.damage],
-				cfs_type_name((enum cfs_type)h.spot->type),
+				cfs_type_name((enum cfs_type)h.spot->type), h.spot->lun,
 				(unsigned long long)h.spot->block, h.at);
-		one_case(w, &h);
+		one(w, &h);
 	}
 	print_message("%llu cases\n", (unsigned long long)done);
 	assert_true(done > 0);
+}
+
+static void test_damage(void **state)
+{
+	cases(*state, 1, 15, one_case);
+}
+
+/* Three LUNs, logical blocks of 4096 bytes. */
+static void test_damage_of_many(void **state)
+{
+	cases(*state, 1001, 10, one_case);
+}
+
+static void test_cut_off(void **state)
+{
+	cases(*state, 2001, 12, one_cut);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_damage, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_damage_of_many, setup_many, teardown),
+		cmocka_unit_test_setup_teardown(test_cut_off, setup, teardown),
 	};
+	unsigned only = getenv("TEST_ONLY") ? (unsigned)number("TEST_ONLY", 0) : 3;
 
+	if (only < 3)
+		return _cmocka_run_group_tests("repair", tests + only, 1, NULL, NULL);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

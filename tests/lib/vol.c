@@ -12,19 +12,38 @@
 #include "base/util.h"
 #include "tests/lib/lun.h"
 
-static struct blk *open_lun(const char *path, const char *log)
+static struct blk *open_lun(const struct vol *v, unsigned e, const char *log)
 {
-	struct blk_options options = {.force_id = "file.test"}; /* a copy is the same LUN */
+	static const char *const ids[VOL_LUNS] = {"file.test", "file.test1", "file.test2"};
+	/* A copy is the same LUN. */
+	struct blk_options options = {.force_id = ids[e], .block_size = v->block_size};
 	struct blk *blk, *filter;
 
-	MUST(blk_open(path, &options, &blk) == 0);
+	MUST(blk_open(v->path[e], &options, &blk) == 0);
 	if (!log)
 		return blk;
 	MUST(blk_record_wrap(blk, log, &filter) == 0);
 	return filter;
 }
 
+static void open_all(const struct vol *v, struct blk **blks)
+{
+	for (unsigned e = 0; e < v->luns; e++)
+		blks[e] = open_lun(v, e, NULL);
+}
+
+static void close_all(const struct vol *v, struct blk **blks)
+{
+	for (unsigned e = 0; e < v->luns; e++)
+		blk_close(blks[e]);
+}
+
 struct vol *vol_make(uint64_t size)
+{
+	return vol_make_as(size, 1, 0);
+}
+
+struct vol *vol_make_as(uint64_t size, unsigned luns, uint32_t block_size)
 {
 	/* silence and lease are long enough for a busy machine, short enough for a test */
 	struct cfs_format_options options = {.name = "test",
@@ -33,14 +52,19 @@ struct vol *vol_make(uint64_t size)
 					     .lease_ms = 1500,
 					     .flight_ms = 200};
 	struct vol *v = xcalloc(1, sizeof(*v));
-	struct blk *blk;
+	struct blk *blks[VOL_LUNS];
 
-	v->lun = lun_make(size);
+	MUST(luns <= VOL_LUNS);
+	v->luns = luns;
+	v->block_size = block_size;
+	for (unsigned e = 0; e < luns; e++)
+		v->path[e] = lun_make(size);
+	v->lun = v->path[0];
 	v->dir = xasprintf("%s.state", v->lun);
 	MUST(mkdir(v->dir, 0700) == 0);
-	blk = open_lun(v->lun, NULL);
-	MUST(cfs_format(&blk, 1, &options) == 0);
-	blk_close(blk);
+	open_all(v, blks);
+	MUST(cfs_format(blks, luns, &options) == 0);
+	close_all(v, blks);
 	return v;
 }
 
@@ -48,10 +72,19 @@ struct vol *vol_open(const char *path)
 {
 	struct vol *v = xcalloc(1, sizeof(*v));
 
-	v->lun = xstrdup(path);
+	v->luns = 1;
+	v->lun = v->path[0] = xstrdup(path);
 	v->dir = xasprintf("%s.state", v->lun);
 	MUST(mkdir(v->dir, 0700) == 0);
 	return v;
+}
+
+static void close_blk(struct vol *v, unsigned i)
+{
+	v->fs[i] = NULL;
+	v->more[i][0] = v->blk[i]; /* a test may have wrapped it */
+	close_all(v, v->more[i]);
+	v->blk[i] = NULL;
 }
 
 int vol_mount(struct vol *v, unsigned i, const char *log)
@@ -64,21 +97,13 @@ int vol_mount(struct vol *v, unsigned i, const char *log)
 	snprintf(name, sizeof(name), "host%u", i);
 	snprintf(state, sizeof(state), "%s/%u", v->dir, i);
 	mkdir(state, 0700);
-	v->blk[i] = open_lun(v->lun, log);
-	rc = cfs_mount(&v->blk[i], 1, &options, &v->fs[i]);
-	if (rc < 0) {
-		blk_close(v->blk[i]);
-		v->blk[i] = NULL;
-		v->fs[i] = NULL;
-	}
+	v->more[i][0] = v->blk[i] = open_lun(v, 0, log);
+	for (unsigned e = 1; e < v->luns; e++)
+		v->more[i][e] = open_lun(v, e, NULL);
+	rc = cfs_mount(v->more[i], v->luns, &options, &v->fs[i]);
+	if (rc < 0)
+		close_blk(v, i);
 	return rc;
-}
-
-static void close_blk(struct vol *v, unsigned i)
-{
-	v->fs[i] = NULL;
-	blk_close(v->blk[i]);
-	v->blk[i] = NULL;
 }
 
 int vol_unmount(struct vol *v, unsigned i)
@@ -107,20 +132,36 @@ static void tell(void *arg, const char *object, const char *text, bool mended)
 		fprintf(stderr, "check: %s: %s%s\n", object, text, mended ? " (mended)" : "");
 }
 
-int vol_check(struct vol *v, bool repair, bool print, struct cfs_check_result *result)
+static int check(struct vol *v, struct blk **blks, bool repair, bool print,
+		 struct cfs_check_result *result)
 {
 	struct told told = {print};
 	struct cfs_check_options options = {
 		.repair = repair, .host_name = "checker", .finding = tell, .arg = &told};
-	struct blk *blk = open_lun(v->lun, NULL);
 	int rc;
 
 	memset(result, 0, sizeof(*result));
-	rc = cfs_check(&blk, 1, &options, result);
+	rc = cfs_check(blks, v->luns, &options, result);
 	if (rc < 0 && print)
 		fprintf(stderr, "check: %s\n", err_message(rc));
-	blk_close(blk);
+	close_all(v, blks);
 	return rc;
+}
+
+int vol_check(struct vol *v, bool repair, bool print, struct cfs_check_result *result)
+{
+	struct blk *blks[VOL_LUNS];
+
+	open_all(v, blks);
+	return check(v, blks, repair, print, result);
+}
+
+int vol_check_recorded(struct vol *v, bool repair, const char *log, struct cfs_check_result *result)
+{
+	struct blk *blk = open_lun(v, 0, log);
+
+	MUST(v->luns == 1);
+	return check(v, &blk, repair, false, result);
 }
 
 void vol_free(struct vol *v)
@@ -134,7 +175,8 @@ void vol_free(struct vol *v)
 	cmd = xasprintf("rm -rf '%s'", v->dir);
 	MUST(system(cmd) == 0);
 	free(cmd);
-	lun_remove(v->lun);
+	for (unsigned e = 0; e < v->luns; e++)
+		lun_remove(v->path[e]);
 	free(v->dir);
 	free(v);
 }

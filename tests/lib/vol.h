@@ -12,16 +12,23 @@
 #include "clusterfs/cfs.h"
 
 #define VOL_HOSTS 4u
+#define VOL_LUNS  3u
 
 struct vol {
-	char *lun;
-	char *dir; /* of state directories */
-	struct blk *blk[VOL_HOSTS];
+	char *lun; /* the first */
+	unsigned luns;
+	char *path[VOL_LUNS];	    /* all; path[0] is `lun` */
+	uint32_t block_size;	    /* logical */
+	char *dir;		    /* of state directories */
+	struct blk *blk[VOL_HOSTS]; /* of the first LUN */
+	struct blk *more[VOL_HOSTS][VOL_LUNS];
 	struct cfs *fs[VOL_HOSTS];
 };
 
 /* Formats a file of `size` bytes. MUST succeed. */
 struct vol *vol_make(uint64_t size);
+/* The same on `luns` files of that size, with logical blocks of 512 or 4096 bytes. */
+struct vol *vol_make_as(uint64_t size, unsigned luns, uint32_t block_size);
 /* An image of a volume that is there already, e.g. a copy; vol_free removes it too. */
 struct vol *vol_open(const char *path);
 /* Mounts it as host `i`; through the recorder when `log` is not NULL. 0 or a negative errno. */
@@ -31,6 +38,9 @@ int vol_unmount(struct vol *v, unsigned i);
 void vol_abandon(struct vol *v, unsigned i);
 /* Runs `volume check`; counts findings; those not mended are printed when `print`. */
 int vol_check(struct vol *v, bool repair, bool print, struct cfs_check_result *result);
+/* The same through the recorder (a volume of one LUN). */
+int vol_check_recorded(struct vol *v, bool repair, const char *log,
+		       struct cfs_check_result *result);
 void vol_free(struct vol *v);
 
 #endif

@@ -82,7 +82,10 @@ struct cfs_options {
 int cfs_mount(struct blk **blks, unsigned n, const struct cfs_options *options, struct cfs **out);
 /* -EBUSY while files are open. Gives up all locks, checkpoints, frees the slot. */
 int cfs_unmount(struct cfs *fs);
-/* Ends the threads and lets go without a word to the disk, as a crash would: tests, lost leases. */
+/*
+ * Ends the threads and lets go without a word to the disk, as a crash would: tests, lost leases. Files
+ * that are open end with it; nobody uses them meanwhile.
+ */
 void cfs_abandon(struct cfs *fs);
 
 struct cfs_host_info {

@@ -169,6 +169,14 @@ int cfs_open(struct cfs *fs, const char *path, unsigned flags, uint64_t vm, stru
 			     : rc;
 }
 
+static void free_file(struct cfs_file *file)
+{
+	pthread_mutex_destroy(&file->io);
+	free(file->bounce);
+	free(file->path);
+	free(file);
+}
+
 /*
  * A lock that names a VM goes back to the disk at once: no other host could ask for it. This host's
  * own stays with the host until somebody wishes for it.
@@ -189,11 +197,19 @@ int cfs_close(struct cfs_file *file)
 	} else {
 		cfs_lock_unpin(file->lock);
 	}
-	pthread_mutex_destroy(&file->io);
-	free(file->bounce);
-	free(file->path);
-	free(file);
+	free_file(file);
 	return rc;
+}
+
+void cfs_files_abandon(struct cfs *fs)
+{
+	while (fs->files) {
+		struct cfs_file *file = fs->files;
+
+		cfs_map_close(&file->map);
+		delist(file);
+		free_file(file);
+	}
 }
 
 struct cfs_map *cfs_file_map(struct cfs_file *file)

@@ -222,6 +222,7 @@ int cfs_unmount(struct cfs *fs)
 
 void cfs_abandon(struct cfs *fs)
 {
+	cfs_files_abandon(fs);
 	cfs_bring_down(fs, CFS_DOWN_ABANDON);
 	cfs_volume_free(fs);
 }

@@ -481,6 +481,7 @@ static void test_vm(void **state)
 	cfs_lock_put(must_get(a, vm, CFS_LOCK_EXCLUSIVE, 0));
 
 	/* The daemon is killed and comes back: the VM runs on, its lock is adopted. */
+	free(on_a);
 	die(a);
 	a = join(*state, "alpha");
 	assert_int_equal(cfs_vm_lock(&a->b->fs, path, 0, &on_a), -EBUSY);

@@ -101,6 +101,8 @@ static void see_slot(struct cfs *fs, unsigned slot, const uint8_t *area, uint64_
 		if (le32_get(claim->epoch) != le32_get(v->claim.epoch))
 			s->epoch_ms[slot] = now_ms;
 		v->claim = *claim;
+		if (claim->state != CFS_SLOT_ACTIVE)
+			s->refused[slot] = MAX(s->refused[slot], le32_get(claim->epoch));
 	}
 	/* A torn beat is a beat under way; one of another epoch is a dead host's last. */
 	if (changed && (!sound || le32_get(beat->epoch) == le32_get(v->claim.epoch)))
@@ -205,6 +207,7 @@ static void confirmed(struct cfs_beat *b)
 	if (!in_time || !in_row || b->lapsed)
 		restart_watches(s);
 	if (in_time) {
+		memcpy(s->refuses, s->refusing, sizeof(s->refuses));
 		s->confirmed++;
 		pthread_cond_broadcast(&s->seen);
 	}
@@ -346,6 +349,7 @@ static void fill_block(struct cfs_beat *b)
 		r->wishes[i] = le64_of(s->wish[i]);
 	for (unsigned i = 0; i < CFS_MAX_SLOTS; i++)
 		r->refused[i] = le32_of(s->refused[i]);
+	memcpy(s->refusing, s->refused, sizeof(s->refusing));
 	r->label_sequence = le64_of(s->label_sequence);
 	pthread_mutex_unlock(&s->lock);
 	r->epoch = le32_of(fs->epoch);

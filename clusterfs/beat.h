@@ -36,7 +36,10 @@ struct cfs_slots {
 	uint64_t wish[CFS_WISHES];
 	unsigned next_wish;
 	uint32_t refused[CFS_MAX_SLOTS];
-	uint64_t counter; /* of the own beat */
+	uint32_t refusing[CFS_MAX_SLOTS]; /* as in the beat that was written last ... */
+	uint32_t refuses[CFS_MAX_SLOTS];  /* ... and in the last confirmed one */
+	uint32_t evicted[CFS_MAX_SLOTS];  /* ... of which the recoverer was told */
+	uint64_t counter;		  /* of the own beat */
 	uint64_t label_sequence;
 	uint64_t wished_ms; /* BOOTTIME when a wish, ours or another's, stood last */
 };

@@ -54,10 +54,14 @@ int cfs_identify(struct blk *blk, struct cfs_identity *out);
 enum cfs_hint_kind {
 	CFS_HINT_WISH = 1, /* the sender waits for the lock */
 	CFS_HINT_FREED,	   /* the sender has given it up, because somebody wished for it */
+	CFS_HINT_EVICT,	   /* the sender takes over the life (slot, epoch): look at its claim */
+	CFS_HINT_EVICTED,  /* the sender's beat says that it serves that life no more */
 };
 struct cfs_hint {
 	enum cfs_hint_kind kind;
-	uint64_t vbn; /* of the lock */
+	uint64_t vbn;	/* of the lock: WISH, FREED */
+	unsigned slot;	/* EVICT, EVICTED */
+	uint32_t epoch; /* ... */
 };
 
 struct cfs_options {

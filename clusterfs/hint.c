@@ -5,14 +5,13 @@
 #include <errno.h>
 
 #include "clusterfs/locks.h"
+#include "clusterfs/slot.h"
 
-void cfs_hint_out(struct cfs *fs, uint64_t slots, enum cfs_hint_kind kind, uint64_t vbn)
+void cfs_hint_out(struct cfs *fs, uint64_t slots, const struct cfs_hint *hint)
 {
-	struct cfs_hint hint = {.kind = kind, .vbn = vbn};
-
 	slots &= ~(1ULL << fs->slot);
 	if (slots && fs->options.hint)
-		fs->options.hint(fs->options.arg, fs, slots, &hint);
+		fs->options.hint(fs->options.arg, fs, slots, hint);
 }
 
 /* The release thread looks at it next; what does not fit is found in the beats. */
@@ -45,14 +44,22 @@ static void freed(struct cfs *fs, uint64_t vbn)
 
 void cfs_hint(struct cfs *fs, unsigned from, const struct cfs_hint *hint)
 {
-	if (from >= CFS_MAX_SLOTS || from == fs->slot || !cfs_vbn_valid(fs, hint->vbn))
+	bool block = cfs_vbn_valid(fs, hint->vbn);
+
+	if (from >= CFS_MAX_SLOTS || from == fs->slot)
 		return;
 	switch (hint->kind) {
 	case CFS_HINT_WISH:
-		wished(fs, from, hint->vbn);
+		if (block)
+			wished(fs, from, hint->vbn);
 		break;
 	case CFS_HINT_FREED:
-		freed(fs, hint->vbn);
+		if (block)
+			freed(fs, hint->vbn);
+		break;
+	case CFS_HINT_EVICT:
+	case CFS_HINT_EVICTED:
+		cfs_slot_look_soon(fs); /* at claims and beats: what they say counts */
 		break;
 	}
 }

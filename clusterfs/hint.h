@@ -10,6 +10,6 @@
 #include "clusterfs/volume.h"
 
 /* Tells the hosts of `slots`, a bit each. Caller holds no mutex; never blocks. */
-void cfs_hint_out(struct cfs *fs, uint64_t slots, enum cfs_hint_kind kind, uint64_t vbn);
+void cfs_hint_out(struct cfs *fs, uint64_t slots, const struct cfs_hint *hint);
 
 #endif

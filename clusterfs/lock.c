@@ -332,6 +332,7 @@ static int wait_for(struct cfs_lock *l, struct cfs_want *w, unsigned wait_ms, ui
 	struct cfs *fs = l->fs;
 	unsigned poll = POLL_FIRST_MS, races = 0;
 	uint64_t told = 0;
+	struct cfs_hint wish = {.kind = CFS_HINT_WISH, .vbn = l->vbn};
 	bool wishing = false, final = false, left = false;
 	int rc = give_way(l, deadline_ms) ? cfs_lock_acquire(l, w, &final)
 					  : fail(-EBUSY, "another host goes first");
@@ -352,7 +353,7 @@ static int wait_for(struct cfs_lock *l, struct cfs_want *w, unsigned wait_ms, ui
 			if (!wishing)
 				cfs_slot_wish(fs, l->vbn);
 			wishing = true;
-			cfs_hint_out(fs, w->holders & ~told, CFS_HINT_WISH, l->vbn);
+			cfs_hint_out(fs, w->holders & ~told, &wish);
 			told = w->holders;
 			wait_news(l, poll);
 			poll = MIN(2 * poll, POLL_MAX_MS);

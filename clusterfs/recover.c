@@ -4,7 +4,8 @@
  *
  *	claim	{ACTIVE, e} -> {RECOVERING, e, by us}, by compare-and-write: one recoverer
  *	fence	nothing of epoch e reaches the medium any more (fence.c)
- *	evict	no peer serves epoch e any more (said in our beat; there are no peers yet)
+ *	evict	no peer serves epoch e any more: all say so in their beats (peers serve nothing yet, so
+ *		nobody waits for that); told over the network, to be looked at sooner
  *	replay	its journal, in place, flushed; nothing of it goes into ours
  *	free	{RECOVERING, e, by us} -> {FREE, e}: from now on its locks may be broken
  *
@@ -22,6 +23,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "clusterfs/beat.h"
+#include "clusterfs/hint.h"
 #include "clusterfs/record.h"
 #include "clusterfs/txn.h"
 
@@ -123,6 +125,8 @@ int cfs_recover_slot(struct cfs *fs, unsigned slot)
 	epoch = le32_get(claim.epoch);
 	tell(fs, "recovering", "host %.63s (slot %u, epoch %u) is silent; taking it over",
 	     claim.name, slot, epoch);
+	cfs_hint_out(fs, ~(1ULL << slot),
+		     &(struct cfs_hint){.kind = CFS_HINT_EVICT, .slot = slot, .epoch = epoch});
 	rc = cfs_fence_host(fs, &claim);
 	if (rc == 0)
 		cfs_slot_refuse(fs, slot, epoch);
@@ -176,6 +180,16 @@ static void watch_slots(struct cfs *fs, struct cfs_recovery *r)
 	}
 }
 
+/* Whoever takes somebody over is told that our beat says what he waits for. */
+static void tell_evicted(struct cfs *fs)
+{
+	struct cfs_hint hint = {.kind = CFS_HINT_EVICTED};
+	unsigned by;
+
+	while (cfs_slot_next_evicted(fs, &hint.slot, &hint.epoch, &by))
+		cfs_hint_out(fs, 1ULL << by, &hint);
+}
+
 /* Somebody's beat says that the label is newer than ours. */
 static void watch_label(struct cfs *fs)
 {
@@ -211,6 +225,7 @@ static void *recovery_main(void *arg)
 			break;
 		if (rc < 0)
 			continue;
+		tell_evicted(fs);
 		watch_slots(fs, r);
 		watch_label(fs);
 		if (!r->stop)

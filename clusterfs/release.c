@@ -119,7 +119,7 @@ static void let_go(struct cfs *fs, struct cfs_lock *l, bool wish)
 	}
 	pthread_mutex_unlock(&fs->locks->mutex);
 	cfs_lock_put(l);
-	cfs_hint_out(fs, wishers, CFS_HINT_FREED, vbn);
+	cfs_hint_out(fs, wishers, &(struct cfs_hint){.kind = CFS_HINT_FREED, .vbn = vbn});
 }
 
 /* Mutex held: the use mutex of a lock that others wish for, if it may go now. */

@@ -649,3 +649,50 @@ void cfs_slot_refuse(struct cfs *fs, unsigned slot, uint32_t epoch)
 		s->refused[slot] = epoch;
 	pthread_mutex_unlock(&s->lock);
 }
+
+bool cfs_slot_evicted(struct cfs *fs, unsigned slot, uint32_t epoch)
+{
+	struct cfs_slots *s = fs->slots;
+	bool all = true;
+
+	pthread_mutex_lock(&s->lock);
+	for (unsigned i = 0; i < CFS_MAX_SLOTS; i++) {
+		const struct cfs_slot_view *v = &s->view[i];
+
+		if (i == slot || i == fs->slot || v->claim.state != CFS_SLOT_ACTIVE)
+			continue;
+		all = all && v->beat_valid && le32_get(v->beat.refused[slot]) >= epoch;
+	}
+	pthread_mutex_unlock(&s->lock);
+	return all;
+}
+
+bool cfs_slot_next_evicted(struct cfs *fs, unsigned *slot, uint32_t *epoch, unsigned *by)
+{
+	struct cfs_slots *s = fs->slots;
+	bool found = false;
+
+	pthread_mutex_lock(&s->lock);
+	for (unsigned i = 0; i < CFS_MAX_SLOTS && !found; i++) {
+		const struct cfs_claim_record *claim = &s->view[i].claim;
+
+		if (s->refuses[i] == s->evicted[i])
+			continue;
+		s->evicted[i] = s->refuses[i];
+		*slot = i;
+		*epoch = s->refuses[i];
+		*by = le16_get(claim->by_slot);
+		found = claim->state == CFS_SLOT_RECOVERING && le32_get(claim->epoch) == *epoch &&
+			*by != fs->slot && *by < CFS_MAX_SLOTS;
+	}
+	pthread_mutex_unlock(&s->lock);
+	return found;
+}
+
+void cfs_slot_look_soon(struct cfs *fs)
+{
+	pthread_mutex_lock(&fs->slots->lock);
+	fs->slots->wished_ms = clock_boot_ms();
+	pthread_mutex_unlock(&fs->slots->lock);
+	cfs_beat_hurry(fs);
+}

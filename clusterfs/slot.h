@@ -61,8 +61,21 @@ int cfs_slot_join_extent(struct cfs *fs, unsigned extent);
 void cfs_slot_leave_extent(struct cfs *fs, unsigned extent);
 /* Reads the label again when another host has changed it: sizes, name. -EBUSY: more LUNs. (grow.c) */
 int cfs_label_refresh(struct cfs *fs);
-/* From now on this host's beats say that it serves (slot, epoch) no more. */
+/*
+ * From now on this host's beats say that it serves (slot, epoch) no more. A look that shows a claim
+ * that is not active does the same.
+ */
 void cfs_slot_refuse(struct cfs *fs, unsigned slot, uint32_t epoch);
+
+/* Do the beats of all other active hosts say that they serve (slot, epoch) no more? */
+bool cfs_slot_evicted(struct cfs *fs, unsigned slot, uint32_t epoch);
+/*
+ * The next life, if any, whose eviction our beat says since the last call, and who takes it over:
+ * true and filled. For the recovery thread.
+ */
+bool cfs_slot_next_evicted(struct cfs *fs, unsigned *slot, uint32_t *epoch, unsigned *by);
+/* A beat and a look at once, and quick ones for a while. Any thread. */
+void cfs_slot_look_soon(struct cfs *fs);
 
 /* The recovery thread (recover.c): takes over silent slots. */
 int cfs_recover_start(struct cfs *fs);

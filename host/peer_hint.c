@@ -14,12 +14,21 @@
 
 static void send_hint(struct peer_link *l, const struct cfs_hint *hint)
 {
+	static const enum frame_type types[] = {
+		[CFS_HINT_WISH] = FRAME_WISH,
+		[CFS_HINT_FREED] = FRAME_FREED,
+		[CFS_HINT_EVICT] = FRAME_EVICT,
+		[CFS_HINT_EVICTED] = FRAME_EVICTED,
+	};
+	bool lock = hint->kind == CFS_HINT_WISH || hint->kind == CFS_HINT_FREED;
 	le64 vbn = le64_of(hint->vbn);
+	struct frame_evict evict;
 
+	static_assert(sizeof(evict) == sizeof(vbn), "one size for both");
+	peer_evict_encode(hint->slot, hint->epoch, &evict);
 	if (peer_conn_features(l->conn) & PEER_F_HINTS)
-		(void)peer_conn_send(l->conn,
-				     hint->kind == CFS_HINT_WISH ? FRAME_WISH : FRAME_FREED, 0, 0,
-				     &vbn, sizeof(vbn), NULL, 0);
+		(void)peer_conn_send(l->conn, types[hint->kind], 0, 0,
+				     lock ? (const void *)&vbn : &evict, sizeof(vbn), NULL, 0);
 }
 
 void peer_hints_go(struct peer_link *l)
@@ -91,16 +100,24 @@ void host_peers_hint(struct host_peers *p, struct cfs *fs, uint64_t slots,
 
 int peer_hint_serve(struct peer_served *s, const struct frame *f)
 {
+	unsigned from = peer_conn_theirs(s->conn)->slot;
+	struct cfs *fs = s->volume ? s->volume->fs : NULL;
+	struct cfs_hint hint = {0};
 	uint64_t vbns[PEER_HINTS_MAX];
-	int n = peer_hints_decode(f, vbns);
+	int n;
 
-	for (int i = 0; i < n && s->volume && s->volume->fs; i++) {
-		struct cfs_hint hint = {
-			.kind = f->type == FRAME_WISH ? CFS_HINT_WISH : CFS_HINT_FREED,
-			.vbn = vbns[i],
-		};
-
-		cfs_hint(s->volume->fs, peer_conn_theirs(s->conn)->slot, &hint);
+	if (f->type == FRAME_EVICT || f->type == FRAME_EVICTED) {
+		n = peer_evict_decode(f, &hint.slot, &hint.epoch);
+		hint.kind = f->type == FRAME_EVICT ? CFS_HINT_EVICT : CFS_HINT_EVICTED;
+		if (n == 0 && fs)
+			cfs_hint(fs, from, &hint);
+		return n;
+	}
+	n = peer_hints_decode(f, vbns);
+	hint.kind = f->type == FRAME_WISH ? CFS_HINT_WISH : CFS_HINT_FREED;
+	for (int i = 0; i < n && fs; i++) {
+		hint.vbn = vbns[i];
+		cfs_hint(fs, from, &hint);
 	}
 	return n < 0 ? n : 0;
 }

@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "clusterfs/locks.h"
 #include "clusterfs/slot.h"
 #include "clusterfs/txn.h"
 #include "tests/lib/bare.h"
@@ -34,6 +35,14 @@ int cfs_label_refresh(struct cfs *fs)
 	(void)fs;
 	return 0;
 }
+/* No locks here: hints for them go nowhere. */
+struct cfs_lock *cfs_locks_find(struct cfs_locks *t, uint64_t vbn)
+{
+	(void)t;
+	(void)vbn;
+	return NULL;
+}
+
 int cfs_replay(struct cfs *fs, unsigned slot, uint32_t epoch, uint64_t vbn, uint32_t blocks,
 	       int (*apply)(void *arg, uint64_t vbn, const void *block), void *arg)
 {
@@ -58,6 +67,14 @@ static int setup(void **state)
 {
 	memset(&replayed, 0, sizeof(replayed));
 	*state = bare_volume_make(256 * MiB, BEAT, QUIET, LEASE);
+	return 0;
+}
+
+/* Nobody is silent in it, however busy the machine is. */
+static int setup_patient(void **state)
+{
+	memset(&replayed, 0, sizeof(replayed));
+	*state = bare_volume_make(256 * MiB, BEAT, 100, 12000);
 	return 0;
 }
 
@@ -339,6 +356,62 @@ static void test_recoverer_dies(void **state)
 	leave(c);
 }
 
+static _Atomic unsigned said[5]; /* hints, by kind */
+static struct cfs_hint last_evicted;
+
+static void say_hint(void *arg, struct cfs *fs, uint64_t slots, const struct cfs_hint *hint)
+{
+	(void)arg;
+	assert_false(slots >> fs->slot & 1);
+	if (hint->kind == CFS_HINT_EVICTED)
+		last_evicted = *hint;
+	said[hint->kind]++;
+}
+
+/* Beats say who serves a dead life no more; hints only say when to look. */
+static void test_evict_is_said(void **state)
+{
+	struct bare_host *a = take(*state, "alpha", false), *b = take(*state, "beta", false),
+			 *c = take(*state, "gamma", false);
+	unsigned slot = a->fs.slot;
+	uint32_t epoch = a->fs.epoch;
+	struct cfs_hint evict = {.kind = CFS_HINT_EVICT, .slot = slot, .epoch = epoch};
+	struct cfs_slot_view v;
+	uint64_t start;
+
+	b->fs.options.hint = c->fs.options.hint = say_hint;
+	assert_int_equal(cfs_slot_set_journal(&a->fs, 4711, 64), 0);
+	assert_int_equal(cfs_recover_start(&c->fs), 0);
+	/* A false hint: it lives, and is served on. */
+	cfs_hint(&c->fs, b->fs.slot, &evict);
+	beats(c, 4);
+	beats(b, 4);
+	cfs_slot_view(&b->fs, c->fs.slot, &v);
+	assert_int_equal(le32_get(v.beat.refused[slot]), 0);
+	assert_false(cfs_slot_evicted(&b->fs, slot, epoch));
+	abandon(a);
+	replayed.rc = -EIO; /* it stays in recovery */
+	assert_int_equal(cfs_recover_slot(&b->fs, slot), -EIO);
+	assert_int_equal(said[CFS_HINT_EVICT], 1);
+	start = clock_boot_ms();
+	while ((!cfs_slot_evicted(&b->fs, slot, epoch) || !said[CFS_HINT_EVICTED]) &&
+	       clock_boot_ms() < start + 10000)
+		sleep_ms(10);
+	assert_true(cfs_slot_evicted(&b->fs, slot, epoch));
+	assert_false(cfs_slot_evicted(&b->fs, slot, epoch + 1));
+	assert_int_equal(said[CFS_HINT_EVICTED], 1);
+	assert_int_equal(last_evicted.slot, slot);
+	assert_int_equal(last_evicted.epoch, epoch);
+	cfs_slot_view(&b->fs, c->fs.slot, &v);
+	assert_int_equal(le32_get(v.beat.refused[slot]), epoch);
+	assert_int_equal(le32_get(v.beat.refused[b->fs.slot]), 0);
+	replayed.rc = 0;
+	assert_int_equal(cfs_recover_slot(&b->fs, slot), 0);
+	cfs_recover_stop(&c->fs);
+	leave(c);
+	leave(b);
+}
+
 static void test_check(void **state)
 {
 	struct bare_host *a = take(*state, "alpha", false), *b = open_host(*state, "beta");
@@ -402,9 +475,17 @@ int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_take_leave), T(test_twice), T(test_resume),   T(test_wishes),
-		T(test_evicted),    T(test_lapse), T(test_takeover), T(test_recoverer_dies),
-		T(test_check),	    T(test_64),
+		T(test_take_leave),
+		T(test_twice),
+		T(test_resume),
+		T(test_wishes),
+		T(test_evicted),
+		T(test_lapse),
+		T(test_takeover),
+		T(test_recoverer_dies),
+		T(test_check),
+		T(test_64),
+		cmocka_unit_test_setup_teardown(test_evict_is_said, setup_patient, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -265,6 +265,19 @@ bool cfs_lock_fresh(struct cfs_lock *l)
 	return fresh;
 }
 
+bool cfs_lock_is_open_here(struct cfs *fs, uint64_t vbn)
+{
+	struct cfs_locks *t = fs->locks;
+	struct cfs_lock *l;
+	bool open;
+
+	pthread_mutex_lock(&t->mutex);
+	l = cfs_locks_find(t, vbn);
+	open = l && l->pins > 0 && l->held == CFS_LOCK_EXCLUSIVE;
+	pthread_mutex_unlock(&t->mutex);
+	return open;
+}
+
 uint64_t cfs_lock_vbn(const struct cfs_lock *l)
 {
 	return l->vbn;

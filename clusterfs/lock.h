@@ -47,6 +47,8 @@ int cfs_lock_drop(struct cfs_lock *lock);
 void cfs_lock_on_wish(struct cfs_lock *lock, void (*fn)(void *arg), void *arg);
 /* True when the content block must be read again: the lock was not ours without a break. Cleared. */
 bool cfs_lock_fresh(struct cfs_lock *lock);
+/* An open file of this host holds the lock, in whosever name: what it protects is newest in memory. */
+bool cfs_lock_is_open_here(struct cfs *fs, uint64_t vbn);
 uint64_t cfs_lock_vbn(const struct cfs_lock *lock);
 /* It is a VM's own lock, and this host runs that VM. Use mutex held. */
 bool cfs_lock_runs_vm(const struct cfs_lock *lock);

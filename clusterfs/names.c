@@ -617,17 +617,33 @@ static int stat_plain(struct cfs *fs, const struct cfs_node *node, struct cfs_st
 	return rc;
 }
 
+static int stat_buf(struct cfs *fs, const struct cfs_node *node, struct cfs_stat *out)
+{
+	struct cfs_buf *buf;
+	int rc = cfs_buf_get(fs, node->inode, CFS_T_INODE, node->inode - 1, &buf);
+
+	if (rc < 0)
+		return rc;
+	rc = cfs_node_check(node, (struct cfs_inode_block *)buf->data);
+	if (rc == 0)
+		cfs_stat_fill((struct cfs_inode_block *)buf->data, node->inode, out);
+	cfs_buf_put(fs, buf);
+	return rc;
+}
+
 /*
- * The object of an entry. Its lock says the truth; while another host has it in use, what that host
- * wrote last must do; if that is nothing yet, kind and inode are known all the same.
+ * The object of an entry. Its lock says the truth; a disk that a VM of this host uses is newest in our
+ * memory; while another host has it in use, what that host wrote last must do; if that is nothing yet,
+ * kind and inode are known all the same.
  */
 static int stat_node(struct cfs *fs, const struct cfs_node *node, unsigned wait_ms,
 		     struct cfs_stat *out)
 {
 	struct cfs_lock *lock;
-	struct cfs_buf *buf;
 	int rc = cfs_lock_get(fs, node->inode - 1, CFS_LOCK_SHARED, wait_ms, &lock);
 
+	if (rc == -EBUSY && cfs_lock_is_open_here(fs, node->inode - 1))
+		return stat_buf(fs, node, out);
 	if (rc == -EBUSY || rc == -ETIMEDOUT) {
 		rc = stat_plain(fs, node, out);
 		if (rc == 0 || rc == -EIO)
@@ -639,13 +655,7 @@ static int stat_node(struct cfs *fs, const struct cfs_node *node, unsigned wait_
 	}
 	if (rc < 0)
 		return rc;
-	rc = cfs_buf_get(fs, node->inode, CFS_T_INODE, node->inode - 1, &buf);
-	if (rc == 0) {
-		rc = cfs_node_check(node, (struct cfs_inode_block *)buf->data);
-		if (rc == 0)
-			cfs_stat_fill((struct cfs_inode_block *)buf->data, node->inode, out);
-		cfs_buf_put(fs, buf);
-	}
+	rc = stat_buf(fs, node, out);
 	cfs_lock_put(lock);
 	return rc;
 }

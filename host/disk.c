@@ -12,6 +12,7 @@
 #include "host/holder.h"
 #include "host/names.h"
 #include "host/verbs.h"
+#include "host/vm.h"
 #include "host/volume.h"
 
 #define DISK_ALIGN    4096ULL
@@ -211,14 +212,34 @@ static int disk_show(struct host_call *call)
 	return rc;
 }
 
+/* One that a guest of this host uses can grow under it; for all else nobody may use it. */
+static int set_size(struct host_call *call, struct host_volume *v, const char *path, uint64_t from,
+		    uint64_t size)
+{
+	struct cfs_file *file;
+	int rc = -ENOENT, end;
+
+	if (size > from)
+		rc = host_vms_grow_disk(call->host->vms, v, path, size);
+	if (rc != -ENOENT)
+		return rc;
+	rc = cfs_open(host_volume_fs(v), path, CFS_OPEN_WRITE, 0, &file);
+	if (rc < 0)
+		return rc;
+	rc = cfs_truncate(file, size);
+	if (rc == 0)
+		rc = cfs_fsync(file);
+	end = cfs_close(file);
+	return rc < 0 ? rc : end;
+}
+
 static int disk_resize(struct host_call *call)
 {
 	struct host_volume *v;
-	struct cfs_file *file;
 	struct cfs_stat st;
 	const char *path;
 	uint64_t size;
-	int rc = host_arg_u64(call, "size", 0, &size), end;
+	int rc = host_arg_u64(call, "size", 0, &size);
 
 	if (rc == 0)
 		rc = check_size(size);
@@ -233,14 +254,7 @@ static int disk_resize(struct host_call *call)
 			  " --shrink",
 			  host_volume_name(v), path, (unsigned long long)st.size);
 	if (rc == 0)
-		rc = cfs_open(host_volume_fs(v), path, CFS_OPEN_WRITE, 0, &file);
-	if (rc == 0) {
-		rc = cfs_truncate(file, size);
-		if (rc == 0)
-			rc = cfs_fsync(file);
-		end = cfs_close(file);
-		rc = rc < 0 ? rc : end;
-	}
+		rc = set_size(call, v, path, st.size, size);
 	if (rc == 0)
 		rc = stat_disk(v, path, &st);
 	if (rc == 0)

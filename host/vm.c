@@ -22,6 +22,7 @@
 #include "vfs/iothread.h"
 
 #define ADOPT_MS  5000	/* a mount waits that long for its VMs to be served again */
+#define GROW_MS	  60000 /* it may be starting */
 #define LET_GO_MS 10000 /* requests on their way to the LUN */
 #define SHMEM_THP "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 
@@ -191,4 +192,19 @@ json_t *host_vms_running(struct host_vms *all)
 		vm_put(vm);
 	}
 	return list;
+}
+
+int host_vms_grow_disk(struct host_vms *all, struct host_volume *volume, const char *path,
+		       uint64_t size)
+{
+	struct host_vm *vm;
+	int rc = -ENOENT;
+
+	for (unsigned i = 0; rc == -ENOENT && (vm = nth(all, i)); i++) {
+		for (unsigned k = 0; k < vm->def.disks && vm->volume == volume; k++)
+			if (!strcmp(vm->def.disk[k], path))
+				rc = vm_ask_grow(vm, k, size, GROW_MS);
+		vm_put(vm);
+	}
+	return rc;
 }

@@ -10,6 +10,7 @@
 #ifndef HOST_VM_H
 #define HOST_VM_H
 
+#include <stdint.h>
 #include <jansson.h>
 
 struct host;
@@ -26,6 +27,12 @@ void host_vms_destroy(struct host_vms *vms);
 void host_vms_adopt(struct host_vms *vms, struct host_volume *volume);
 /* The volume's life is over (another host took our slot): its VMs here are ended. Never blocks. */
 void host_vms_lost(struct host_vms *vms, struct host_volume *volume);
+/*
+ * The disk at `path` of a VM that runs here gets `size` bytes, more than it has; the guest is told.
+ * -ENOENT: no VM here uses it.
+ */
+int host_vms_grow_disk(struct host_vms *vms, struct host_volume *volume, const char *path,
+		       uint64_t size);
 /* For `status`: {"name", "volume", "state", "host"} of those that run here. */
 json_t *host_vms_running(struct host_vms *vms);
 

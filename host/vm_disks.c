@@ -158,7 +158,33 @@ static int attach_disk(struct host_vm *vm, unsigned i, uint64_t owner)
 	vm->files++;
 	memcpy(lun.nexus, vm->def.id, sizeof(lun.nexus));
 	rc = vfs_thin_open(vm->chans, vm->file[i], name, &disk);
-	return rc < 0 ? rc : controller_attach(vm->controller, disk, &lun);
+	if (rc == 0)
+		rc = controller_attach(vm->controller, disk, &lun);
+	vm->disk[i] = disk;
+	return rc;
+}
+
+struct grown {
+	struct vfs_disk *disk;
+	uint64_t size;
+};
+
+static int set_size_in_thread(void *arg)
+{
+	struct grown *g = arg;
+
+	vfs_thin_set_size(g->disk, g->size);
+	return 0;
+}
+
+int vm_disk_grow(struct host_vm *vm, unsigned disk, uint64_t size)
+{
+	struct grown grown = {.disk = vm->disk[disk], .size = size};
+	int rc = cfs_truncate(vm->file[disk], size);
+
+	if (rc == 0)
+		rc = cfs_sync(host_volume_fs(vm->volume));
+	return rc < 0 ? rc : iothread_call(vm->all->io[vm->io], set_size_in_thread, &grown);
 }
 
 int vm_disks_open(struct host_vm *vm)

@@ -114,9 +114,11 @@ static void until_ms(struct timespec *ts, unsigned ms)
 	}
 }
 
-int vm_ask(struct host_vm *vm, enum vm_ask ask, unsigned timeout_ms)
+static int ask_with(struct host_vm *vm, enum vm_ask ask, unsigned disk, uint64_t size,
+		    unsigned timeout_ms)
 {
 	struct timespec until;
+	bool done = false;
 	int rc = 0;
 
 	until_ms(&until, timeout_ms);
@@ -125,20 +127,35 @@ int vm_ask(struct host_vm *vm, enum vm_ask ask, unsigned timeout_ms)
 		rc = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
 	if (rc == 0 && vm->phase != VM_ENDED) {
 		vm->ask = ask;
+		vm->grow_disk = disk;
+		vm->grow_size = size;
 		vm->answered = false;
 		vm->killed |= ask == VM_ASK_KILL;
 		vm_wake(vm);
 		while (rc == 0 && !vm->answered && vm->phase != VM_ENDED)
 			rc = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
-		if (vm->answered && vm->answer.err)
+		done = vm->answered;
+		if (done && vm->answer.err)
 			rc = err_restore(&vm->answer);
 		vm->ask = VM_ASK_NONE;
 		pthread_cond_broadcast(&vm->changed);
 	}
 	pthread_mutex_unlock(&vm->lock);
+	if (rc == 0 && !done && ask == VM_ASK_GROW)
+		return -ENOENT; /* it has ended; what others ask for is so then */
 	return rc <= 0 ? rc
 		       : fail(-ETIMEDOUT, "vm %s: no answer within %u s", vm->name,
 			      timeout_ms / 1000);
+}
+
+int vm_ask(struct host_vm *vm, enum vm_ask ask, unsigned timeout_ms)
+{
+	return ask_with(vm, ask, 0, 0, timeout_ms);
+}
+
+int vm_ask_grow(struct host_vm *vm, unsigned disk, uint64_t size, unsigned timeout_ms)
+{
+	return ask_with(vm, VM_ASK_GROW, disk, size, timeout_ms);
 }
 
 int vm_wait_started(struct host_vm *vm, unsigned timeout_ms)
@@ -210,6 +227,21 @@ static int call_plain(struct host_vm *vm, enum vmctl_type type, unsigned timeout
 	return rc;
 }
 
+/* Who has the lock runs the VM, unless it is only being edited, or its host is silent. */
+static int name_owner(struct host_vm *vm, const char *path, int rc)
+{
+	struct err_info why;
+	char owner[64], object[200];
+
+	err_save(&why, rc);
+	if (cfs_vm_owner(host_volume_fs(vm->volume), path, owner, sizeof(owner)) < 0)
+		return err_restore(&why);
+	rc = fail(-EBUSY, "vm %s: runs on host %s; stop it there first", vm->name, owner);
+	err_object("%s", object_of(vm, object));
+	err_holder("host %s", owner);
+	return rc;
+}
+
 static int take_lock(struct host_vm *vm)
 {
 	cleanup_free char *path = vm_path(vm->name, "vm");
@@ -217,6 +249,8 @@ static int take_lock(struct host_vm *vm)
 	int rc = vm->adopt ? cfs_vm_adopt(fs, path, &vm->vm_lock)
 			   : cfs_vm_lock(fs, path, LOCK_MS, &vm->vm_lock);
 
+	if (rc == -EBUSY)
+		rc = name_owner(vm, path, rc);
 	/* A definition may have been changed by who held the lock before. */
 	return rc < 0 || vm->adopt ? rc : vm_def_load(fs, vm->name, &vm->def);
 }
@@ -477,6 +511,9 @@ static int handle_ask(struct host_vm *vm, bool *let_go)
 		rc = call_plain(vm, VMCTL_RESET, CALL_MS);
 		vm->resetting = rc == 0;
 		answer(vm, rc);
+		break;
+	case VM_ASK_GROW: /* its numbers stand until the answer */
+		answer(vm, vm_disk_grow(vm, vm->grow_disk, vm->grow_size));
 		break;
 	case VM_ASK_KILL:
 		tell(vm, "killed");

@@ -27,6 +27,7 @@ struct controller;
 struct iothread;
 struct pool;
 struct vfs_chans;
+struct vfs_disk;
 
 #define VM_IO_THREADS 4
 #define VM_QUEUES_MAX 4	  /* request queues of a VM's controller: one a CPU up to that */
@@ -35,7 +36,7 @@ struct vfs_chans;
 enum vm_phase { VM_STARTING, VM_RUNNING, VM_PAUSED, VM_FROZEN, VM_ENDED };
 
 /* A request of another thread to the supervisor. LET_GO: the daemon ends, the VM runs on. */
-enum vm_ask { VM_ASK_NONE, VM_ASK_BUTTON, VM_ASK_RESET, VM_ASK_KILL, VM_ASK_LET_GO };
+enum vm_ask { VM_ASK_NONE, VM_ASK_BUTTON, VM_ASK_RESET, VM_ASK_KILL, VM_ASK_LET_GO, VM_ASK_GROW };
 
 struct host_vm {
 	struct list link; /* in host_vms; guarded by its lock */
@@ -59,7 +60,9 @@ struct host_vm {
 	struct err_info answer; /* of the request; .err 0: done */
 	struct err_info ended;	/* why it is over: .err 0 a power-off or kill */
 	bool panicked;
-	bool killed; /* VM_ASK_KILL: also a start that waits is given up */
+	bool killed;	    /* VM_ASK_KILL: also a start that waits is given up */
+	unsigned grow_disk; /* VM_ASK_GROW */
+	uint64_t grow_size;
 	uint64_t started_ns;
 	int client[CONSOLE_CLIENTS]; /* consoles' sockets for the supervisor; -1 */
 
@@ -71,6 +74,7 @@ struct host_vm {
 	/* The supervisor's alone. */
 	struct cfs_vm_lock *vm_lock;
 	struct cfs_file *file[VM_DISKS_MAX];
+	struct vfs_disk *disk[VM_DISKS_MAX]; /* the controller's */
 	unsigned files;
 	unsigned io; /* index of the I/O thread */
 	struct vfs_chans *chans;
@@ -120,6 +124,8 @@ struct host_vm *vm_find(struct host_vms *all, struct host_volume *volume, const 
 void vm_put(struct host_vm *vm);
 /* Posts and waits for the answer, at most `timeout_ms`: 0, its error, -ETIMEDOUT. */
 int vm_ask(struct host_vm *vm, enum vm_ask ask, unsigned timeout_ms);
+/* As vm_ask: its disk number `disk` gets `size` bytes, more than it has; the guest is told. */
+int vm_ask_grow(struct host_vm *vm, unsigned disk, uint64_t size, unsigned timeout_ms);
 /* Waits until it has left VM_STARTING: 0, the error of the start, -ETIMEDOUT. */
 int vm_wait_started(struct host_vm *vm, unsigned timeout_ms);
 /* Waits until it is over: 0, -ETIMEDOUT. */
@@ -151,6 +157,8 @@ void vm_disconnect(struct host_vm *vm);
 
 /* Opens the disks, the VM's lock being held, and makes the controller. */
 int vm_disks_open(struct host_vm *vm);
+/* A disk that the guest uses grows: durable, then the guest hears of it. */
+int vm_disk_grow(struct host_vm *vm, unsigned disk, uint64_t size);
 /* Disconnects, waits for what is in flight; `give_up`: the disks' locks too. */
 void vm_disks_close(struct host_vm *vm, bool give_up);
 

@@ -370,3 +370,12 @@ int vfs_thin_open(struct vfs_chans *chans, struct cfs_file *file, const char *na
 	*out = &thin->disk;
 	return 0;
 }
+
+void vfs_thin_set_size(struct vfs_disk *disk, uint64_t size)
+{
+	if (size <= disk->info.size)
+		return;
+	disk->info.size = size;
+	if (disk->resized)
+		disk->resized(disk);
+}

@@ -22,5 +22,7 @@ struct vfs_chans;
  */
 int vfs_thin_open(struct vfs_chans *chans, struct cfs_file *file, const char *name,
 		  struct vfs_disk **out);
+/* The file has grown to `size` bytes, durably: the guest may use them, and is told. In the loop. */
+void vfs_thin_set_size(struct vfs_disk *disk, uint64_t size);
 
 #endif

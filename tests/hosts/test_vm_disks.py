@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A VM's disks while it runs: one that grows under its guest, and what is refused in plain words."""
+import os
+
+import pytest
+from hostlib import until
+from vmlib import Shell, create, show
+
+if not os.access('/dev/kvm', os.R_OK | os.W_OK):
+    pytest.skip('no /dev/kvm', allow_module_level=True)
+
+MiB = 1 << 20
+
+
+@pytest.fixture
+def lun(cluster):
+    return cluster.lun()
+
+
+@pytest.fixture
+def host(cluster, lun):
+    h = cluster.host('h1')
+    h.ok('volume', 'format', 'v1', lun)
+    h.ok('volume', 'mount', lun)
+    h.ok('disk', 'create', 'v1:/a.disk', '--size', '64M')
+    return h
+
+
+def test_a_disk_grows_under_its_guest(host):
+    create(host)
+    host.ok('vm', 'start', 'g')
+    with Shell(host) as shell:
+        shell.expect('ready')
+        assert shell.run('c', 'c ') == f'c {64 * MiB // 4096}'
+        shell.run('w 16000 300 1 5', 'w ok')
+        assert host.json('disk', 'resize', 'v1:/a.disk', '--size', '20G')['size'] == 20480 * MiB
+        assert shell.expect('event ') == f'event 3 {0x2a | 0x09 << 8}'      # parameters changed: capacity
+        assert shell.run('t', 't ') == 't 6 42 9'                           # and a unit attention says so
+        assert shell.run('t', 't ') == 't ok'
+        assert shell.run('c', 'c ') == f'c {20480 * MiB // 4096}'
+        shell.run('w 16384 100 50000 6', 'w ok')                            # far behind its former end
+        shell.run('f', 'f ok')
+        host.kill()
+        host.start()
+        until(lambda: show(host)['state'] == 'running')
+        shell.run('r 16384 100 50000 6', 'r ok')
+        shell.run('r 16000 300 1 5', 'r ok')
+        shell.run('t', 't ')
+        assert shell.run('c', 'c ') == f'c {20480 * MiB // 4096}'
+        assert host.fails('busy', '--yes', 'disk', 'resize', 'v1:/a.disk', '--size', '32M', '--shrink')['holder'] == 'vm g'
+        shell.leave()
+    host.ok('vm', 'kill', 'g')
+    assert host.json('--yes', 'disk', 'resize', 'v1:/a.disk', '--size', '32M', '--shrink')['size'] == 32 * MiB
+    host.ok('volume', 'unmount', 'v1')
+
+
+def test_refusals_name_the_thing(host, cluster, lun):
+    create(host)
+    h2 = cluster.host('h2')
+    h2.ok('volume', 'mount', lun)
+    host.ok('vm', 'start', 'g')
+    error = h2.fails('busy', 'vm', 'start', 'g')
+    assert 'runs on host h1' in error['message'] and error['holder'] == 'host h1' and error['object'] == 'v1:g', error
+    error = h2.fails('busy', '--yes', 'disk', 'resize', 'v1:/a.disk', '--size', '1G')
+    assert 'VM g on host h1' in error['message'] and error['holder'] == 'vm g', error
+    other = cluster.lun('other')
+    host.ok('volume', 'format', 'v2', other)
+    host.ok('volume', 'mount', other)
+    host.ok('disk', 'create', 'v2:/b.disk', '--size', '64M')
+    error = host.fails('usage', 'vm', 'create', 'x', '--volume', 'v1', '--memory', '16M', '--disk', 'v2:/b.disk')
+    assert 'v2:/b.disk lies on another volume' in error['message'], error

@@ -222,6 +222,86 @@ int blk_write(struct blk *blk, uint64_t offset, const void *buf, size_t length, 
 	return rw(blk, BLK_WRITE, offset, (void *)buf, length, flags);
 }
 
+#define PARTS_AT_ONCE 32u
+
+struct parts {
+	struct loop_work work;
+	struct blk_chan *chan;
+	const struct blk_part *part;
+	size_t n, next;
+	unsigned flags, flying;
+	int rc;
+	struct blk_req failed; /* for the words */
+	sem_t sem;
+	struct parts_slot {
+		struct blk_req req;
+		struct parts *parts;
+	} slot[PARTS_AT_ONCE];
+};
+
+static void parts_next(struct parts_slot *slot)
+{
+	struct parts *p = slot->parts;
+	const struct blk_part *part = &p->part[p->next];
+
+	if (p->next == p->n || p->rc < 0) {
+		if (--p->flying == 0)
+			sem_post(&p->sem);
+		return;
+	}
+	p->next++;
+	blk_prep_rw(&slot->req, BLK_WRITE, part->offset, part->iov, part->iovcnt, part->length,
+		    p->flags);
+	blk_submit(p->chan, &slot->req);
+}
+
+static void parts_done(struct blk_req *req, int res)
+{
+	struct parts_slot *slot = container_of(req, struct parts_slot, req);
+	struct parts *p = slot->parts;
+
+	if (res < 0 && p->rc == 0) {
+		p->rc = res;
+		blk_prep_rw(&p->failed, req->op, req->offset, NULL, 0, req->length, req->flags);
+	}
+	parts_next(slot);
+}
+
+static void parts_start(struct loop_work *work)
+{
+	struct parts *p = container_of(work, struct parts, work);
+	unsigned n = p->flying = (unsigned)MIN(p->n, PARTS_AT_ONCE);
+
+	for (unsigned i = 0; i < n; i++) { /* the last of them may end it: p is gone then */
+		p->slot[i].parts = p;
+		p->slot[i].req.done = parts_done;
+		parts_next(&p->slot[i]);
+	}
+}
+
+int blk_write_parts(struct blk *blk, const struct blk_part *part, size_t n, unsigned flags)
+{
+	struct parts *p;
+	int rc;
+
+	MUST(!pthread_equal(pthread_self(), blk->service->thread));
+	if (n == 0)
+		return 0;
+	p = xcalloc(1, sizeof(*p));
+	p->work.fn = parts_start;
+	p->chan = blk->service_chan;
+	p->part = part;
+	p->n = n;
+	p->flags = flags;
+	sem_init(&p->sem, 0, 0);
+	loop_post(blk->service->loop, &p->work);
+	wait_for(&p->sem);
+	sem_destroy(&p->sem);
+	rc = explain(blk, &p->failed, p->rc);
+	free(p);
+	return rc;
+}
+
 static int plain(struct blk *blk, enum blk_op op, uint64_t offset, uint64_t length, unsigned flags)
 {
 	struct call c = {0};

@@ -90,28 +90,43 @@ static int by_vbn(const void *a, const void *b)
 	return x->buf->vbn < y->buf->vbn ? -1 : x->buf->vbn > y->buf->vbn;
 }
 
+/* The copies from `i` on that lie together become one part; returns how many. */
+static size_t make_part(const struct copies *c, size_t i, const struct iovec *iov,
+			struct blk_part *part)
+{
+	uint64_t first = c->v[i].buf->vbn;
+	size_t n = 1;
+
+	while (i + n < c->n && n < RUN_BLOCKS && c->v[i + n].buf->vbn == first + n)
+		n++;
+	*part = (struct blk_part){cfs_vbn_block(first) * CFS_BLOCK, n * CFS_BLOCK, &iov[i], (int)n};
+	return n;
+}
+
 static int write_in_place(struct cfs *fs, const struct copies *c)
 {
-	uint8_t *run = xaligned(CFS_BLOCK, RUN_BLOCKS * CFS_BLOCK);
+	struct iovec *iov = xcalloc(c->n, sizeof(*iov));
+	struct blk_part *part = xcalloc(c->n, sizeof(*part));
 	uint64_t power = cfs_power(fs);
 	size_t i = 0;
 	int rc = 0;
 
-	while (i < c->n && rc == 0) {
-		uint64_t first = c->v[i].buf->vbn;
-		size_t n = 0;
+	for (size_t k = 0; k < c->n; k++) {
+		const struct copy *one = &c->v[k];
 
-		while (i + n < c->n && n < RUN_BLOCKS && c->v[i + n].buf->vbn == first + n) {
-			const struct copy *one = &c->v[i + n];
-
-			cfs_block_seal(one->data, one->buf->type, fs->id, one->buf->vbn);
-			memcpy(run + n * CFS_BLOCK, one->data, CFS_BLOCK);
-			n++;
-		}
-		rc = cfs_write(fs, first, run, n * CFS_BLOCK, 0);
-		i += n;
+		cfs_block_seal(one->data, one->buf->type, fs->id, one->buf->vbn);
+		iov[k] = (struct iovec){one->data, CFS_BLOCK};
 	}
-	free(run);
+	while (i < c->n && rc == 0) {
+		unsigned extent = cfs_vbn_extent(c->v[i].buf->vbn);
+		size_t parts = 0;
+
+		while (i < c->n && cfs_vbn_extent(c->v[i].buf->vbn) == extent)
+			i += make_part(c, i, iov, &part[parts++]);
+		rc = cfs_write_parts(fs, extent, part, parts);
+	}
+	free(part);
+	free(iov);
 	return rc < 0 ? rc : cfs_flush_since(fs, power);
 }
 

@@ -76,6 +76,15 @@ int cfs_write(struct cfs *fs, uint64_t vbn, const void *buf, size_t bytes, unsig
 		      : 0;
 }
 
+int cfs_write_parts(struct cfs *fs, unsigned extent, const struct blk_part *part, size_t n)
+{
+	int rc = blk_write_parts(fs->extent[extent], part, n, 0);
+
+	if (rc < 0 && !blk_info(fs->extent[extent])->reinstatement)
+		cfs_let_land(fs, rc); /* as above */
+	return rc < 0 ? fail_prefix(rc, "volume %s: writing metadata", fs->name) : 0;
+}
+
 void cfs_let_land(struct cfs *fs, int rc)
 {
 	if (rc == -ETIMEDOUT || rc == -ENOTCONN)

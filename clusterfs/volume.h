@@ -85,6 +85,8 @@ int cfs_label_store(struct cfs *fs);
 int cfs_read(struct cfs *fs, uint64_t vbn, void *buf, size_t bytes);
 /* `flags` as blk_req: BLK_FUA, BLK_UNGATED. */
 int cfs_write(struct cfs *fs, uint64_t vbn, const void *buf, size_t bytes, unsigned flags);
+/* Several places of one extent, in no order. */
+int cfs_write_parts(struct cfs *fs, unsigned extent, const struct blk_part *part, size_t n);
 /*
  * Flushes every extent. What has been lost before or during it, with a session or the array's power, it
  * does not say: that is for who remembers since when it matters.

@@ -4,6 +4,7 @@
  *
  *	cfs_files LUN DIR format 0	writes a volume
  *	cfs_files LUN DIR create N	format, mount, seconds to create N files durably, unmount
+ *	cfs_files LUN DIR leave N	the same without the unmount, as a crash would
  *	cfs_files LUN DIR mount 0	seconds of a mount
  *	cfs_files LUN DIR alloc I	as host I for 4 s: creates disks and allocates 1 MiB in each; operations a second
  */
@@ -49,7 +50,7 @@ static void format(struct blk *blk)
 	ok(cfs_format(&blk, 1, &o), "format");
 }
 
-static double create(struct blk *blk, const char *folder, unsigned n)
+static double create(struct blk *blk, const char *folder, unsigned n, bool leave)
 {
 	struct cfs *fs;
 	uint64_t start;
@@ -65,7 +66,10 @@ static double create(struct blk *blk, const char *folder, unsigned n)
 	}
 	ok(cfs_sync(fs), "sync");
 	took = (double)(clock_boot_ns() - start) / 1e9;
-	ok(cfs_unmount(fs), "unmount");
+	if (leave)
+		cfs_abandon(fs);
+	else
+		ok(cfs_unmount(fs), "unmount");
 	return took;
 }
 
@@ -119,7 +123,9 @@ int main(int ac, char **av)
 	if (strcmp(av[3], "format") == 0)
 		format(blk);
 	else if (strcmp(av[3], "create") == 0)
-		printf("%.4f\n", create(blk, av[2], (unsigned)atoi(av[4])));
+		printf("%.4f\n", create(blk, av[2], (unsigned)atoi(av[4]), false));
+	else if (strcmp(av[3], "leave") == 0)
+		printf("%.4f\n", create(blk, av[2], (unsigned)atoi(av[4]), true));
 	else if (strcmp(av[3], "mount") == 0)
 		printf("%.4f\n", mount_time(blk, av[2]));
 	else if (strcmp(av[3], "alloc") == 0)

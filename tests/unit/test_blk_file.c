@@ -130,6 +130,34 @@ static void test_split(void **state)
 	free(b);
 }
 
+/* More places than are written at once; and a lease that is over stops it. */
+static void test_parts(void **state)
+{
+	enum { N = 100 };
+	struct fixture *f = *state;
+	const _Atomic uint64_t over = 1;
+	uint8_t *buf = xaligned(4096, N * 4096), *back = xaligned(4096, 4096);
+	struct blk_part part[N];
+	struct iovec iov[N];
+
+	lun_pattern(buf, N * 4096, 4);
+	for (unsigned i = 0; i < N; i++) {
+		iov[i] = (struct iovec){buf + i * 4096, 4096};
+		part[i] = (struct blk_part){(uint64_t)(N - i) * 12288, 4096, &iov[i], 1};
+	}
+	assert_int_equal(blk_write_parts(f->blk, part, 0, 0), 0);
+	assert_int_equal(blk_write_parts(f->blk, part, N, 0), 0);
+	for (unsigned i = 0; i < N; i++) {
+		assert_int_equal(blk_read(f->blk, part[i].offset, back, 4096), 0);
+		assert_memory_equal(back, buf + i * 4096, 4096);
+	}
+	blk_set_lease(f->blk, &over);
+	assert_int_equal(blk_write_parts(f->blk, part, N, 0), -ESTALE);
+	blk_set_lease(f->blk, NULL);
+	free(buf);
+	free(back);
+}
+
 struct many {
 	struct blk_req req;
 	struct iovec iov;
@@ -368,6 +396,7 @@ int main(void)
 		cmocka_unit_test(test_open_errors),
 		cmocka_unit_test_setup_teardown(test_blocking, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_split, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_parts, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_depth, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_lease, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_read_only, setup, teardown),

@@ -65,6 +65,7 @@ static void call_over(struct peer_call *c)
 	pthread_mutex_lock(&p->lock);
 	if (--p->calls == 0)
 		pthread_cond_broadcast(&p->idle);
+	peers_check_end(p);
 	pthread_mutex_unlock(&p->lock);
 }
 
@@ -422,6 +423,7 @@ static void run_posted(struct loop_work *work)
 	peer_answers_go(c->from);
 	if (--p->runs == 0)
 		pthread_cond_broadcast(&p->idle);
+	peers_check_end(p);
 	pthread_mutex_unlock(&p->lock);
 }
 

@@ -38,7 +38,8 @@ struct peer_volume *peers_volume(struct host_peers *p, const char *identity)
 
 void peers_check_end(struct host_peers *p)
 {
-	if (p->stopped && list_empty(&p->volumes) && list_empty(&p->served))
+	if (p->stopped && !p->calls && !p->runs && list_empty(&p->volumes) &&
+	    list_empty(&p->served))
 		loop_stop(p->loop);
 }
 

@@ -84,7 +84,8 @@ struct host_peers {
 	struct host *host;
 	struct loop *loop;
 	pthread_t thread;
-	bool started, stopping, stopped, no_calls, leaving, hinting;
+	_Atomic bool stopping; /* read without the lock, too */
+	bool started, stopped, no_calls, leaving, hinting;
 	struct netaddr listen;
 	char address[NETADDR_TEXT]; /* never changes once created */
 	bool listens;
@@ -104,8 +105,7 @@ struct host_peers {
 	unsigned runs;	/* of others, in the pools */
 };
 
-/* peers.c: lock held. */
-/* Reads who is in the slots, from the last beat. */
+/* peers.c, lock held. Reads who is in the slots, from the last beat: */
 void peers_look(struct host_peers *p);
 struct peer_volume *peers_volume(struct host_peers *p, const char *identity);
 /* Stopping and all is closed: the thread may end. */

@@ -139,6 +139,36 @@ def test_a_host_dies_and_returns(three):
     assert members(h1)['h2']['connection'] == 'connected'
 
 
+def test_hosts_stop_in_the_middle_of_calls(three):
+    cluster, h1, h2, h3 = three
+    done, codes = threading.Event(), set()
+
+    def ask():
+        while not done.is_set():
+            codes.add(h1.run('--on', 'h2', 'file', 'ls', 'v1:/').code)
+
+    threads = [threading.Thread(target=ask) for i in range(3)]
+    for t in threads:
+        t.start()
+    try:
+        for i in range(2):
+            until(lambda: 0 in codes, what='a call is answered')
+            if i:
+                h2.ok('volume', 'unmount', 'v1')
+            h2.stop()  # asserts a clean end, in time
+            h2.start(*ANY)
+            if i:
+                h2.ok('volume', 'mount', str(cluster.dir / 'lun0'))
+            codes.clear()
+        until(lambda: 0 in codes, what='a call is answered')
+        h1.stop()  # the side that asks
+    finally:
+        done.set()
+        for t in threads:
+            t.join()
+    assert codes <= {0, EXIT['unreachable'], EXIT['not-found']}
+
+
 def test_a_stranger_gets_nowhere(three):
     cluster, h1, h2, h3 = three
     port, before = port_of(h2), rss_kib(h2)

@@ -2,6 +2,7 @@
 /* vol.c: volumes for tests. */
 #include "tests/lib/vol.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,12 +98,17 @@ int vol_mount(struct vol *v, unsigned i, const char *log)
 	snprintf(name, sizeof(name), "host%u", i);
 	snprintf(state, sizeof(state), "%s/%u", v->dir, i);
 	mkdir(state, 0700);
-	v->more[i][0] = v->blk[i] = open_lun(v, 0, log);
-	for (unsigned e = 1; e < v->luns; e++)
-		v->more[i][e] = open_lun(v, e, NULL);
-	rc = cfs_mount(v->more[i], v->luns, &options, &v->fs[i]);
-	if (rc < 0)
-		close_blk(v, i);
+	/* Times are so short here that a busy machine's first beat may come too late: as a person would. */
+	for (unsigned tries = 0; tries < 4; tries++) {
+		v->more[i][0] = v->blk[i] = open_lun(v, 0, log);
+		for (unsigned e = 1; e < v->luns; e++)
+			v->more[i][e] = open_lun(v, e, NULL);
+		rc = cfs_mount(v->more[i], v->luns, &options, &v->fs[i]);
+		if (rc < 0)
+			close_blk(v, i);
+		if (rc != -EIO && rc != -ETIMEDOUT)
+			break;
+	}
 	return rc;
 }
 

@@ -158,6 +158,9 @@ static int cut_subtree(struct cfs_map *map, struct cfs_buf *buf, unsigned level,
 	struct cfs_map_node *n = (struct cfs_map_node *)buf->data;
 	uint64_t start = first_leaf * CFS_LEAF_ENTRIES;
 
+	if (atomic_load(&map->fs->leaving))
+		return fail(-ESTALE, "inode %llu: its deletion goes on after the next mount",
+			    (unsigned long long)map->inode);
 	if (level == 0)
 		return cut_leaf(map, buf,
 				from > start ? (unsigned)MIN(from - start, CFS_LEAF_ENTRIES) : 0,

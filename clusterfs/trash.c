@@ -32,7 +32,8 @@ struct cfs_trash {
 	pthread_cond_t more;
 	struct job *first, **end;
 	bool stop;
-	bool look; /* for what is in the trash: at the start, after a takeover */
+	bool look;  /* for what is in the trash: at the start, after a takeover */
+	bool later; /* something could not be had now: look again when there is time */
 };
 
 void cfs_trash_name(uint64_t inode, char name[CFS_TRASH_NAME_BYTES])
@@ -260,7 +261,7 @@ int cfs_trash_put(struct cfs *fs, const struct cfs_node *parent, const struct cf
 		enqueue(fs->trash, node->inode);
 	else
 		rc = cfs_trash_finish(fs, node->inode);
-	return rc;
+	return rc == -EBUSY ? 0 : rc; /* it is deleted; its space comes back later */
 }
 
 /* --- out ----------------------------------------------------------------------------------------------- */
@@ -367,10 +368,9 @@ int cfs_trash_finish(struct cfs *fs, uint64_t inode)
 	uint64_t trash = trash_dir(fs);
 	struct cfs_lock *lock;
 	struct cfs_buf *buf;
-	int rc = cfs_lock_get(fs, inode - 1, CFS_LOCK_EXCLUSIVE, 0, &lock);
+	/* Another host may be at it, or have its lock left over from a look: that one it gives back. */
+	int rc = cfs_lock_get(fs, inode - 1, CFS_LOCK_EXCLUSIVE, LOOK_WAIT_MS, &lock);
 
-	if (rc == -EBUSY)
-		return 0; /* another host is at it */
 	if (rc < 0)
 		return rc;
 	rc = lies_there(fs, inode, trash, &buf);
@@ -399,6 +399,7 @@ static int resume_leaf(struct cfs *fs, const struct cfs_dir_leaf *leaf)
 			enqueue(fs->trash, e.inode);
 		else
 			rc = cfs_trash_finish(fs, e.inode);
+		rc = rc == -EBUSY ? 0 : rc;
 	}
 	return rc;
 }
@@ -468,7 +469,8 @@ static void wait_for_work(struct cfs *fs, struct cfs_trash *t)
 	clock_gettime(CLOCK_REALTIME, &until);
 	until.tv_sec += POLL_S;
 	pthread_cond_timedwait(&t->more, &t->lock, &until);
-	t->look |= atomic_exchange(&fs->took_over, false);
+	t->look |= atomic_exchange(&fs->took_over, false) || t->later;
+	t->later = false;
 }
 
 static void *trash_main(void *arg)
@@ -494,11 +496,12 @@ static void *trash_main(void *arg)
 			t->end = &t->first;
 		pthread_mutex_unlock(&t->lock);
 		rc = cfs_trash_finish(fs, job->inode);
-		if (rc < 0 && rc != -ESTALE)
+		if (rc < 0 && rc != -ESTALE && rc != -EBUSY)
 			log_warn("cfs", "volume %s: deleting inode %llu: %s", fs->name,
 				 (unsigned long long)job->inode, err_message(rc));
 		free(job);
 		pthread_mutex_lock(&t->lock);
+		t->later |= rc == -EBUSY;
 	}
 	pthread_mutex_unlock(&t->lock);
 	return NULL;
@@ -513,6 +516,7 @@ int cfs_trash_start(struct cfs *fs)
 	pthread_cond_init(&t->more, NULL);
 	t->end = &t->first;
 	t->look = true;
+	atomic_store(&fs->leaving, false);
 	fs->trash = t;
 	rc = pthread_create(&t->thread, NULL, trash_main, fs);
 	if (rc) {
@@ -531,6 +535,7 @@ void cfs_trash_stop(struct cfs *fs)
 
 	if (!t)
 		return;
+	atomic_store(&fs->leaving, true); /* what is left to do is what is left in the trash */
 	pthread_mutex_lock(&t->lock);
 	t->stop = true;
 	pthread_cond_signal(&t->more);

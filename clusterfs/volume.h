@@ -68,6 +68,7 @@ struct cfs {
 	struct cfs_journal *journal;
 	struct cfs_groups *groups;
 	_Atomic bool took_over;	    /* a dead host was taken over since trash.c looked */
+	_Atomic bool leaving;	    /* what is long and can be taken up again ends early, -ESTALE */
 	struct cfs_trash *trash;    /* deletions in the background (names.h); NULL: done at once */
 	pthread_mutex_t files_lock; /* guards the list of open files */
 	struct cfs_file *files;

@@ -303,6 +303,43 @@ static void test_late_write(void **state)
 	vol_free(v);
 }
 
+/*
+ * A host dies in the middle of a deletion: who takes it over ends that, and the space is back, mounted as
+ * it is.
+ */
+static void test_trash_of_the_dead(void **state)
+{
+	struct vol *v = vol_make(TiB);
+	struct cfs_check_result r;
+	struct cfs_file *f;
+	uint64_t before, now = 0, end, pending;
+	struct cfs *b;
+
+	(void)state;
+	ok(vol_mount(v, 0, NULL));
+	ok(vol_mount(v, 1, NULL));
+	b = v->fs[1];
+	ok(cfs_create(v->fs[0], "/big", CFS_DISK, 48 * GiB));
+	ok(cfs_sync(v->fs[0]));
+	before = cfs_groups_free_bytes(b, &pending);
+	ok(cfs_open(v->fs[0], "/big", CFS_OPEN_WRITE, 0, &f));
+	ok(cfs_allocate(f, 0, 48 * GiB));
+	ok(cfs_close(f));
+	ok(cfs_unlink(v->fs[0], "/big"));
+	ok(cfs_sync(v->fs[0]));
+	vol_abandon(v, 0); /* most of it is to be done still */
+	end = clock_boot_ms() + 60000;
+	while (now + 64 * MiB < before && clock_boot_ms() < end) { /* its slabs stay slabs */
+		sleep_ms(50);
+		now = cfs_groups_free_bytes(b, &pending);
+	}
+	assert_true(now + 64 * MiB >= before);
+	ok(vol_unmount(v, 1));
+	ok(vol_check(v, false, true, &r));
+	assert_int_equal(r.findings, 0);
+	vol_free(v);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -312,6 +349,7 @@ int main(void)
 		cmocka_unit_test(test_journal_without_head),
 		cmocka_unit_test(test_vm_unlock_with_disk),
 		cmocka_unit_test(test_late_write),
+		cmocka_unit_test(test_trash_of_the_dead),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -414,7 +414,8 @@ static const char *path_state(const struct host_lun *lun, const struct blk_stats
 	if (!s->lost_ns)
 		return "up";
 	if (s->good_ns > s->lost_ns + PATH_NEWS_MS * NS_PER_MS) {
-		*since_ns = lun->opened_ns;
+		*since_ns = s->back_ns ? clock_wall_ns() - (clock_boot_ns() - s->back_ns)
+				       : lun->opened_ns;
 		return "up";
 	}
 	return s->good_ns + PATH_NEWS_MS * NS_PER_MS > s->lost_ns ? "reconnecting" : "down";

@@ -21,4 +21,4 @@ def pytest_runtest_makereport(item, call):
     if report.failed and cluster and hasattr(report.longrepr, 'addsection'):
         for host in cluster.hosts.values():
             said = host.log.read_text(errors='replace').splitlines() if host.log.exists() else []
-            report.longrepr.addsection(f'log of {host.name}', '\n'.join(said[-30:]))
+            report.longrepr.addsection(f'log of {host.name}', '\n'.join(line[:240] for line in said[-12:]))

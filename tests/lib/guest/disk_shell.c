@@ -6,6 +6,7 @@
  *	w FIRST COUNT STRIDE STAMP	writes blocks FIRST, FIRST + STRIDE, ...; "w ok"
  *	r FIRST COUNT STRIDE STAMP	reads and compares; "r ok"
  *	f				SYNCHRONIZE CACHE; "f ok"
+ *	F				the same, where it may fail: "F ok" or "F failed"
  *	s BLOCKS			a storm over blocks 0 to BLOCKS - 1: reads and writes at full
  *					depth until `e`; "s on", "s N" after each 1024 answers
  *	e				ends the storm when all is answered; "e WRITES READS"
@@ -574,6 +575,9 @@ static void obey(const char *line)
 		break;
 	case 'f':
 		sync_cache();
+		break;
+	case 'F': /* one that may fail: what was written since the last is to be written again then */
+		say(good(single(SYNC_16, 0, false)) ? "F ok\n" : "F failed\n");
 		break;
 	case 's':
 		begin_storm(line + 1);

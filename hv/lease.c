@@ -18,6 +18,8 @@
 #include "base/util.h"
 #include "base/vmctl.h"
 
+#define STACK_BYTES (128 * 1024) /* none so large that a huge page could be put into it */
+
 /* How soon a lease that was absent, or that ended, is seen to run again or to end once more. */
 #define LOOK_MS 50
 
@@ -87,7 +89,12 @@ int hv_lease_watch(struct hv_lease *lease)
 	lease->stop_fd = eventfd(0, EFD_CLOEXEC);
 	if (lease->stop_fd < 0)
 		return fail(-errno, "lease: eventfd: %s", strerror(errno));
-	int err = pthread_create(&lease->thread, NULL, lease_thread, lease);
+	pthread_attr_t attr;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK_BYTES);
+	int err = pthread_create(&lease->thread, &attr, lease_thread, lease);
+	pthread_attr_destroy(&attr);
 	if (err)
 		return fail(-err, "lease: no thread: %s", strerror(err));
 	lease->started = true;

@@ -2,6 +2,8 @@
 /* main_perilund.c: the host daemon: options, signals, run until told to stop. */
 #include <errno.h>
 #include <getopt.h>
+#include <malloc.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +18,9 @@
 
 #define SYSTEM_STATE "/var/lib/perilune"
 #define SYSTEM_RUN   "/run/perilune"
+
+#define MALLOC_MMAP_BYTES (128 * 1024)
+#define STACK_BYTES	  (1024 * 1024)
 
 static const char usage[] =
 	"usage: perilund [--state DIR] [options]\n"
@@ -109,6 +114,21 @@ static void raise_limits(void)
 	(void)setrlimit(RLIMIT_MEMLOCK, &limit);
 }
 
+/*
+ * Freed buffers go back to the system, and a stack is too small for a huge page: else each VM would
+ * cost megabytes that nobody uses.
+ */
+static void stay_lean(void)
+{
+	pthread_attr_t attr;
+
+	(void)mallopt(M_MMAP_THRESHOLD, MALLOC_MMAP_BYTES);
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK_BYTES);
+	(void)pthread_setattr_default_np(&attr);
+	pthread_attr_destroy(&attr);
+}
+
 int main(int argc, char **argv)
 {
 	struct host_options options = {0};
@@ -126,6 +146,7 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	umask(0077);
 	raise_limits();
+	stay_lean();
 	if (!options.state_dir) {
 		options.state_dir = SYSTEM_STATE;
 		options.group = "perilune";

@@ -74,6 +74,18 @@ def pss(a, pid, but):
     return total / 1024
 
 
+def settled(a, pid, but):
+    """Once it no longer changes: what a mount or a start needed for a moment is given back."""
+    last = None
+    for _ in range(15):
+        now = pss(a, pid, but)
+        if last is not None and abs(now - last) < 0.05:
+            break
+        last = now
+        time.sleep(1)
+    return now
+
+
 def our_memory():
     """A daemon that was just started, its growth with a VM, and the VMM."""
     a = host()
@@ -84,11 +96,11 @@ def our_memory():
             break
         time.sleep(0.1)
     daemon = a.run('pidof perilund').out.split()[0]
-    before = pss(a, daemon, 'memfd:guest')
+    time.sleep(2)
+    before = settled(a, daemon, 'memfd:guest')
     seen(a, 'bench-init', f'{STATE}/vm', f'perilune --connect {STATE} vm start init')
-    time.sleep(1)
     vmm = a.perilune.json('vm show init')['pid']
-    grown, own = pss(a, daemon, 'memfd:guest') - before, pss(a, vmm, 'memfd:guest')
+    grown, own = settled(a, daemon, 'memfd:guest') - before, settled(a, vmm, 'memfd:guest')
     a.perilune.cli('vm kill init')
     return max(0, grown) + own
 
@@ -98,8 +110,7 @@ def qemu_memory():
     run = a.spawn('echo pid $$; exec ' + qemu(f'{STATE}/vmlinuz', f'{STATE}/first.cpio', f'{STATE}/peer.raw'))
     pid = int(run.expect(r'pid (\d+)', 30)[1])
     run.expect('bench-init', 90)
-    time.sleep(1)
-    found = pss(a, pid, 'memfd:')
+    found = settled(a, pid, 'memfd:')
     run.kill()
     run.wait(20)
     return found

@@ -131,6 +131,9 @@ void cfs_hint(struct cfs *fs, unsigned from, const struct cfs_hint *hint);
 void cfs_look(struct cfs *fs, unsigned wait_ms);
 /* Name (64 bytes) and id (40 bytes) alone: cfs_info counts the free space, which takes I/O. */
 void cfs_names(struct cfs *fs, char *name, char *id);
+/* This host's life on the volume; whether another one is over, and replayed. */
+void cfs_life(const struct cfs *fs, unsigned *slot, uint32_t *epoch);
+bool cfs_life_over(struct cfs *fs, unsigned slot, uint32_t epoch);
 /* All that was done by calls that have returned is durable: names, sizes, data. Blocking. */
 int cfs_sync(struct cfs *fs);
 /* A memfd with one page: le64, CLOCK_BOOTTIME ns of the lease's end. Borrowed. */

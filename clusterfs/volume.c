@@ -114,6 +114,17 @@ void cfs_names(struct cfs *fs, char *name, char *id)
 	uuid_text(fs->id, id, 40);
 }
 
+void cfs_life(const struct cfs *fs, unsigned *slot, uint32_t *epoch)
+{
+	*slot = fs->slot;
+	*epoch = fs->epoch;
+}
+
+bool cfs_life_over(struct cfs *fs, unsigned slot, uint32_t epoch)
+{
+	return slot < CFS_MAX_SLOTS && cfs_slot_life(fs, slot, epoch) == CFS_LIFE_DEAD;
+}
+
 int cfs_reclaim(struct cfs *fs, uint64_t bytes, uint64_t *done)
 {
 	int rc = cfs_groups_reclaim(fs, bytes, done);

@@ -288,6 +288,8 @@ static int disk_rename(struct host_call *call)
 		rc = stat_disk(v, path, &st);
 	if (rc == 0)
 		rc = cfs_rename(host_volume_fs(v), path, to_path);
+	if (rc == 0)
+		rc = cfs_sync(host_volume_fs(v));
 	rc = host_name_holder(v, path, rc);
 	host_volume_put(v);
 	return rc;
@@ -305,6 +307,8 @@ static int disk_delete(struct host_call *call)
 	rc = stat_disk(v, path, &st);
 	if (rc == 0)
 		rc = cfs_unlink(host_volume_fs(v), path);
+	if (rc == 0)
+		rc = cfs_sync(host_volume_fs(v));
 	rc = host_name_holder(v, path, rc);
 	host_volume_disks_changed(v);
 	host_volume_put(v);

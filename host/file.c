@@ -127,6 +127,8 @@ int host_write_file(struct cfs *fs, const char *path, enum cfs_file_kind kind, i
 			rc = cfs_unlink(fs, path);
 		if (rc == 0)
 			rc = cfs_rename(fs, fresh, path);
+		if (rc == 0)
+			return cfs_sync(fs);
 	}
 	if (rc < 0 && rc != -EEXIST && fresh) {
 		err_save(&why, rc);
@@ -248,6 +250,8 @@ static int file_rm(struct host_call *call)
 			  host_kind_name(st.kind), host_kind_name(st.kind));
 	if (rc == 0)
 		rc = cfs_unlink(host_volume_fs(v), path);
+	if (rc == 0)
+		rc = cfs_sync(host_volume_fs(v));
 	host_volume_put(v);
 	return rc;
 }
@@ -261,6 +265,8 @@ static int file_mkdir(struct host_call *call)
 	if (rc < 0)
 		return rc;
 	rc = cfs_mkdir(host_volume_fs(v), path);
+	if (rc == 0)
+		rc = cfs_sync(host_volume_fs(v));
 	host_volume_put(v);
 	return rc;
 }

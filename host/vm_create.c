@@ -31,38 +31,6 @@ struct parts {
 	uint64_t kernel_bytes, initrd_bytes;
 };
 
-char *vm_hidden_path(const char *what)
-{
-	uint64_t token;
-
-	random_bytes(&token, sizeof(token));
-	return xasprintf(VM_DIR "/.%s-%016llx", what, (unsigned long long)token);
-}
-
-static int first_name(void *arg, const char *name, const struct cfs_stat *stat)
-{
-	(void)stat;
-	*(char **)arg = xstrdup(name);
-	return 1;
-}
-
-int vm_tree_delete(struct cfs *fs, const char *path)
-{
-	for (;;) {
-		cleanup_free char *name = NULL, *part = NULL;
-		int rc = cfs_readdir(fs, path, first_name, &name);
-
-		if (rc < 0)
-			return rc;
-		if (!name)
-			return cfs_unlink(fs, path);
-		part = xasprintf("%s/%s", path, name);
-		rc = cfs_unlink(fs, part);
-		if (rc < 0)
-			return rc;
-	}
-}
-
 /* --- what was asked for --------------------------------------------------------------------------- */
 
 static int open_part(struct host_call *call, const char *key, int *fd, uint64_t *bytes)
@@ -201,7 +169,8 @@ static int build(struct host_call *call, struct parts *p, const char *dir)
 
 static int make(struct host_call *call, struct parts *p)
 {
-	cleanup_free char *hidden = vm_hidden_path("new"), *dir = vm_path(p->name, NULL);
+	cleanup_free char *hidden = vm_hidden_path(call->host, p->fs, "new"),
+			  *dir = vm_path(p->name, NULL);
 	struct err_info why;
 	int rc = cfs_mkdir(p->fs, VM_DIR);
 

@@ -536,7 +536,8 @@ static int vm_delete(struct host_call *call)
 	rc = hold(volume, name, &lock);
 	if (rc == 0) {
 		struct cfs *fs = host_volume_fs(volume);
-		cleanup_free char *old = vm_path(name, NULL), *gone = vm_hidden_path("deleted");
+		cleanup_free char *old = vm_path(name, NULL),
+				  *gone = vm_hidden_path(call->host, fs, "deleted");
 
 		rc = cfs_rename(fs, old, gone);
 		(void)cfs_vm_unlock(lock);

@@ -25,6 +25,7 @@
 #include "host/promised.h"
 #include "host/call.h"
 #include "host/vm.h"
+#include "host/vm_tree.h"
 
 /* How often a remembered volume that is not there is tried again. */
 #define RETRY_MS 2000
@@ -39,7 +40,8 @@ struct host_volume {
 	unsigned luns;
 	struct host_promised *promised;
 	unsigned uses, vms;
-	bool lost; /* another host took our slot: mounted anew when nothing uses it any more */
+	bool clean; /* leftovers of dead daemons may lie on it */
+	bool lost;  /* another host took our slot: mounted anew when nothing uses it any more */
 };
 
 struct missing {
@@ -258,13 +260,13 @@ static void on_event(void *arg, const char *kind, const char *text)
 	struct host_volume *v = arg;
 
 	host_event(v->all->host->events, "volume", v->name, "%s: %s", kind, text);
-	if (strcmp(kind, "evicted"))
-		return;
 	pthread_mutex_lock(&v->all->lock);
-	v->lost = true;
+	v->clean |= !strcmp(kind, "recovered");
+	v->lost |= !strcmp(kind, "evicted");
 	pthread_cond_broadcast(&v->all->wake);
 	pthread_mutex_unlock(&v->all->lock);
-	host_vms_lost(v->all->host->vms, v);
+	if (!strcmp(kind, "evicted"))
+		host_vms_lost(v->all->host->vms, v);
 }
 
 static void on_hint(void *arg, struct cfs *fs, uint64_t slots, const struct cfs_hint *hint)
@@ -425,6 +427,7 @@ static int do_mount(struct host_volumes *all, struct search *s, bool new_identit
 	v->promised = host_promised_create(v->fs);
 	host_peers_join(host->peers, v->fs);
 	pthread_mutex_lock(&all->lock);
+	v->clean = true;
 	list_add_tail(&all->list, &v->link);
 	forget_missing(all, v->id);
 	pthread_mutex_unlock(&all->lock);
@@ -728,6 +731,27 @@ static bool renew_lost(struct host_volumes *all)
 	return v != NULL;
 }
 
+/* Mounts and unmounts wait for it: so it needs no use, which would keep an unmount away. */
+static void clean_one(struct host_volumes *all)
+{
+	struct host_volume *v, *hit = NULL;
+
+	pthread_mutex_lock(&all->mounting);
+	pthread_mutex_lock(&all->lock);
+	list_for_each (v, &all->list, link)
+		if (v->clean && !v->lost)
+			hit = v;
+	if (hit)
+		hit->clean = false;
+	pthread_mutex_unlock(&all->lock);
+	if (hit && !vm_tree_clean(all->host, hit)) {
+		pthread_mutex_lock(&all->lock);
+		hit->clean = true; /* at the next turn */
+		pthread_mutex_unlock(&all->lock);
+	}
+	pthread_mutex_unlock(&all->mounting);
+}
+
 static void *restorer(void *arg)
 {
 	struct host_volumes *all = arg;
@@ -749,6 +773,9 @@ static void *restorer(void *arg)
 		pthread_mutex_lock(&all->lock);
 		all->first_done = true;
 		pthread_cond_broadcast(&all->tried);
+		pthread_mutex_unlock(&all->lock);
+		clean_one(all);
+		pthread_mutex_lock(&all->lock);
 		clock_gettime(CLOCK_MONOTONIC, &until);
 		until.tv_sec += RETRY_MS / 1000;
 		if (!all->ending)

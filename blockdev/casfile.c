@@ -20,6 +20,9 @@
 #define RETRY_MIN_US 50
 #define RETRY_MAX_US 2000
 
+/* Slot locks lie far beyond any data (and so beyond compare-and-write's): 2^62 + slot. */
+#define SLOT_LOCKS ((off_t)1 << 62)
+
 struct casfile {
 	struct blk *blk;
 	int fd;
@@ -186,4 +189,20 @@ void casfile_submit(struct casfile *cas, struct blk_chan *chan, struct blk_req *
 	list_add_tail(&cas->incoming, &cr->link);
 	pthread_cond_signal(&cas->more);
 	pthread_mutex_unlock(&cas->lock);
+}
+
+int casfile_host_lock(const struct blk *blk, int fd, unsigned slot, bool lock)
+{
+	struct flock fl = {.l_type = lock ? F_WRLCK : F_UNLCK,
+			   .l_whence = SEEK_SET,
+			   .l_start = SLOT_LOCKS + slot,
+			   .l_len = 1};
+
+	if (fcntl(fd, F_OFD_SETLK, &fl) == 0)
+		return 0;
+	if (errno == EAGAIN || errno == EACCES)
+		return fail(-EBUSY,
+			    "LUN %s: slot %u is held by a process of this machine that still runs",
+			    blk->info.name, slot);
+	return fail(-errno, "LUN %s: lock of slot %u: %s", blk->info.name, slot, strerror(errno));
 }

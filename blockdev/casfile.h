@@ -24,5 +24,7 @@ void casfile_destroy(struct casfile *cas);
  * was stopped inside of its section) is answered -ETIMEDOUT, not done.
  */
 void casfile_submit(struct casfile *cas, struct blk_chan *chan, struct blk_req *req);
+/* blk_host_lock of such a LUN: an OFD lock through `fd`, which carries its I/O. -EBUSY. */
+int casfile_host_lock(const struct blk *blk, int fd, unsigned slot, bool lock);
 
 #endif

@@ -23,8 +23,6 @@
 #include "blockdev/casfile.h"
 #include "blockdev/uring.h"
 
-/* Slot locks lie far beyond any data (and so beyond compare-and-write's): 2^62 + slot. */
-#define SLOT_LOCKS   ((off_t)1 << 62)
 #define MAX_TRANSFER (4 * MiB)
 
 struct blk_file {
@@ -42,51 +40,22 @@ static void file_submit(struct blk_chan *chan, struct blk_req *req)
 {
 	struct blk_file *file = of(chan->blk);
 
-	switch (req->op) {
-	case BLK_READ:
-	case BLK_WRITE:
-		uring_rw(chan, req, file->fd);
+	if (uring_submit(chan, req, file->fd))
 		return;
-	case BLK_FLUSH:
-		uring_flush(chan, req, file->fd);
-		return;
-	case BLK_DISCARD:
-		if (!chan->blk->info.unmap)
-			blk_complete(req, -EOPNOTSUPP);
-		else
-			uring_fallocate(chan, req, file->fd,
-					FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, NULL);
-		return;
-	case BLK_WRITE_ZEROES:
-		uring_fallocate(chan, req, file->fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
-				blk_write_zeroes_plainly);
-		return;
-	case BLK_CAS:
-		if (file->cas)
-			casfile_submit(file->cas, chan, req);
-		else
-			blk_complete(req, -EROFS);
-		return;
-	case BLK_OPS:
-		break;
-	}
-	MUST(!"an operation of blk.h");
+	if (req->op == BLK_DISCARD && chan->blk->info.unmap)
+		uring_fallocate(chan, req, file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				NULL);
+	else if (req->op == BLK_DISCARD)
+		blk_complete(req, -EOPNOTSUPP);
+	else if (file->cas)
+		casfile_submit(file->cas, chan, req);
+	else
+		blk_complete(req, -EROFS);
 }
 
 static int file_host_lock(struct blk *blk, unsigned slot, bool lock)
 {
-	struct flock fl = {.l_type = lock ? F_WRLCK : F_UNLCK,
-			   .l_whence = SEEK_SET,
-			   .l_start = SLOT_LOCKS + slot,
-			   .l_len = 1};
-
-	if (fcntl(of(blk)->fd, F_OFD_SETLK, &fl) == 0)
-		return 0;
-	if (errno == EAGAIN || errno == EACCES)
-		return fail(-EBUSY,
-			    "LUN %s: slot %u is held by a process of this machine that still runs",
-			    blk->info.name, slot);
-	return fail(-errno, "LUN %s: lock of slot %u: %s", blk->info.name, slot, strerror(errno));
+	return casfile_host_lock(blk, of(blk)->fd, slot, lock);
 }
 
 /* Memory and offset alignment that O_DIRECT wants: the logical block under the file system. */
@@ -122,11 +91,11 @@ static int file_rescan(struct blk *blk)
 	return 0;
 }
 
-static bool can_punch(int fd)
+/* Tried behind the end, where it changes nothing. */
+static bool can_punch(int fd, off_t end)
 {
-	/* Far behind the end: changes nothing. */
-	return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, SLOT_LOCKS >> 20, 4096) ==
-	       0;
+	return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, ROUND_UP(end, 4096),
+			 4096) == 0;
 }
 
 static int probe(struct blk_file *file, bool direct)
@@ -157,7 +126,7 @@ static int probe(struct blk_file *file, bool direct)
 	info->kind = BLK_FILE;
 	info->max_transfer = MAX_TRANSFER;
 	info->write_cache = true;
-	info->unmap = !file->node.options.read_only && can_punch(file->fd);
+	info->unmap = !file->node.options.read_only && can_punch(file->fd, st.st_size);
 	info->zeroes_after_unmap = info->unmap;
 	info->write_same = info->unmap;
 	info->discard_granularity = info->unmap ? (uint32_t)st.st_blksize : 0;

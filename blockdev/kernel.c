@@ -29,8 +29,6 @@
 #include "blockdev/scsi.h"
 #include "blockdev/uring.h"
 
-#define SLOT_LOCKS ((off_t)1 << 62) /* as file.c */
-
 struct blk_kernel {
 	struct blk node;
 	int fd;
@@ -138,55 +136,22 @@ static void kernel_submit(struct blk_chan *chan, struct blk_req *req)
 {
 	struct blk_kernel *k = of(chan->blk);
 
-	switch (req->op) {
-	case BLK_READ:
-	case BLK_WRITE:
-		uring_rw(chan, req, k->fd);
+	if (uring_submit(chan, req, k->fd))
 		return;
-	case BLK_FLUSH:
-		uring_flush(chan, req, k->fd);
-		return;
-	case BLK_DISCARD:
-		if (chan->blk->info.unmap)
-			offload_submit(k->offload, req);
-		else
-			blk_complete(req, -EOPNOTSUPP);
-		return;
-	case BLK_WRITE_ZEROES:
-		uring_fallocate(chan, req, k->fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
-				blk_write_zeroes_plainly);
-		return;
-	case BLK_CAS:
-		if (k->cas)
-			casfile_submit(k->cas, chan, req);
-		else if (chan->blk->info.cas == BLK_CAS_ATS)
-			offload_submit(k->offload, req);
-		else
-			blk_complete(req, -EOPNOTSUPP);
-		return;
-	case BLK_OPS:
-		break;
-	}
-	MUST(!"an operation of blk.h");
+	if (req->op == BLK_CAS && k->cas)
+		casfile_submit(k->cas, chan, req);
+	else if (req->op == BLK_CAS ? chan->blk->info.cas == BLK_CAS_ATS : chan->blk->info.unmap)
+		offload_submit(k->offload, req);
+	else
+		blk_complete(req, -EOPNOTSUPP);
 }
 
 static int kernel_host_lock(struct blk *blk, unsigned slot, bool lock)
 {
-	struct flock fl = {.l_type = lock ? F_WRLCK : F_UNLCK,
-			   .l_whence = SEEK_SET,
-			   .l_start = SLOT_LOCKS + slot,
-			   .l_len = 1};
-
 	if (!of(blk)->loop)
 		return fail(-EOPNOTSUPP, "LUN %s: host locks are for files of one machine",
 			    blk->info.name);
-	if (fcntl(of(blk)->fd, F_OFD_SETLK, &fl) == 0)
-		return 0;
-	if (errno == EAGAIN || errno == EACCES)
-		return fail(-EBUSY,
-			    "LUN %s: slot %u is held by a process of this machine that still runs",
-			    blk->info.name, slot);
-	return fail(-errno, "LUN %s: lock of slot %u: %s", blk->info.name, slot, strerror(errno));
+	return casfile_host_lock(blk, of(blk)->fd, slot, lock);
 }
 
 /* --- reservations ----------------------------------------------------------------------------- */

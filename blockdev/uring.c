@@ -128,12 +128,6 @@ static void rw_done(struct loop_op *op, int res)
 		answer(u, MIN(res, 0));
 }
 
-void uring_rw(struct blk_chan *chan, struct blk_req *req, int fd)
-{
-	(void)chan;
-	rw_send(begin(req, fd, rw_done));
-}
-
 static void sync_done(struct loop_op *op, int res)
 {
 	answer(container_of(op, struct uring_req, op), MIN(res, 0));
@@ -144,12 +138,6 @@ static void send_sync(struct uring_req *u)
 	u->op.done = sync_done;
 	io_uring_prep_fsync(loop_sqe(blk_priv(u->req)->chan->loop, &u->op), u->fd,
 			    IORING_FSYNC_DATASYNC);
-}
-
-void uring_flush(struct blk_chan *chan, struct blk_req *req, int fd)
-{
-	(void)chan;
-	send_sync(begin(req, fd, sync_done));
 }
 
 static void allocate_done(struct loop_op *op, int res)
@@ -176,4 +164,26 @@ void uring_fallocate(struct blk_chan *chan, struct blk_req *req, int fd, int mod
 	u->refused = refused;
 	io_uring_prep_fallocate(loop_sqe(chan->loop, &u->op), fd, mode, (off_t)req->offset,
 				(off_t)req->length);
+}
+
+bool uring_submit(struct blk_chan *chan, struct blk_req *req, int fd)
+{
+	switch (req->op) {
+	case BLK_READ:
+	case BLK_WRITE:
+		rw_send(begin(req, fd, rw_done));
+		return true;
+	case BLK_FLUSH:
+		send_sync(begin(req, fd, sync_done));
+		return true;
+	case BLK_WRITE_ZEROES:
+		uring_fallocate(chan, req, fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+				blk_write_zeroes_plainly);
+		return true;
+	case BLK_DISCARD:
+	case BLK_CAS:
+	case BLK_OPS:
+		break;
+	}
+	return false;
 }

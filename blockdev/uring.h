@@ -8,8 +8,11 @@
 
 #include "blockdev/node.h"
 
-void uring_rw(struct blk_chan *chan, struct blk_req *req, int fd);
-void uring_flush(struct blk_chan *chan, struct blk_req *req, int fd);
+/*
+ * READ, WRITE, FLUSH, and WRITE_ZEROES (by plain writes where `fd` has no command for it). False, and
+ * nothing done, for what file and kernel do differently: DISCARD, CAS.
+ */
+bool uring_submit(struct blk_chan *chan, struct blk_req *req, int fd);
 /*
  * fallocate(2) with `mode`; followed by fdatasync with BLK_FUA. Where it is refused
  * (-EOPNOTSUPP), `refused` is called instead of an answer.

@@ -13,13 +13,56 @@
 #include "base/err.h"
 #include "clusterfs/validate.h"
 
+#define CHUNK_BLOCKS 64u
+
+/* Blocks by 64: allocated one by one, aligned, each would cost two pages. */
+struct chunk {
+	struct chunk *next;
+	uint8_t *blocks;
+};
+struct spare { /* in a block that is free */
+	struct spare *next;
+};
+
 struct cfs_cache {
 	pthread_mutex_t lock;
 	size_t limit, bytes;
 	size_t buckets; /* a power of two */
 	struct list *by_vbn, *by_owner;
 	struct list lru; /* oldest first */
+	struct chunk *chunks;
+	struct spare *spare;
 };
+
+/* Cache mutex held; not zeroed. */
+static uint8_t *block_new(struct cfs_cache *c)
+{
+	struct spare *one;
+
+	if (!c->spare) {
+		struct chunk *chunk = xcalloc(1, sizeof(*chunk));
+
+		chunk->blocks = xaligned(CFS_BLOCK, CHUNK_BLOCKS * CFS_BLOCK);
+		chunk->next = c->chunks;
+		c->chunks = chunk;
+		for (unsigned i = 0; i < CHUNK_BLOCKS; i++) {
+			one = (void *)(chunk->blocks + (size_t)i * CFS_BLOCK);
+			one->next = c->spare;
+			c->spare = one;
+		}
+	}
+	one = c->spare;
+	c->spare = one->next;
+	return (uint8_t *)one;
+}
+
+static void block_free(struct cfs_cache *c, uint8_t *block)
+{
+	struct spare *one = (void *)block;
+
+	one->next = c->spare;
+	c->spare = one;
+}
 
 static size_t bucket(const struct cfs_cache *c, uint64_t vbn)
 {
@@ -53,9 +96,9 @@ static void unlink_buf(struct cfs_cache *c, struct cfs_buf *b)
 	c->bytes -= CFS_BLOCK;
 }
 
-static void free_buf(struct cfs_buf *b)
+static void free_buf(struct cfs_cache *c, struct cfs_buf *b)
 {
-	free(b->data);
+	block_free(c, b->data);
 	free(b);
 }
 
@@ -70,8 +113,15 @@ void cfs_cache_destroy(struct cfs *fs)
 			struct cfs_buf *b = list_first(&c->by_vbn[i], struct cfs_buf, hash);
 
 			unlink_buf(c, b);
-			free_buf(b);
+			free_buf(c, b);
 		}
+	}
+	while (c->chunks) {
+		struct chunk *chunk = c->chunks;
+
+		c->chunks = chunk->next;
+		free(chunk->blocks);
+		free(chunk);
 	}
 	free(c->by_vbn);
 	free(c->by_owner);
@@ -105,7 +155,7 @@ static void evict(struct cfs_cache *c)
 		struct cfs_buf *b = list_first(&c->lru, struct cfs_buf, lru);
 
 		unlink_buf(c, b);
-		free_buf(b);
+		free_buf(c, b);
 	}
 }
 
@@ -176,7 +226,7 @@ static struct cfs_buf *lookup_for(struct cfs_cache *c, uint64_t vbn, uint64_t ow
 	if (!b || b->owner == owner || b->refs > 0 || b->dirty)
 		return b;
 	unlink_buf(c, b);
-	free_buf(b);
+	free_buf(c, b);
 	return NULL;
 }
 
@@ -224,14 +274,13 @@ int cfs_buf_insert(struct cfs *fs, uint64_t vbn, enum cfs_type type, uint64_t ow
 
 	if (rc < 0)
 		return rc;
-	copy = xaligned(CFS_BLOCK, CFS_BLOCK);
-	memcpy(copy, data, CFS_BLOCK);
 	pthread_mutex_lock(&c->lock);
 	b = lookup_for(c, vbn, owner);
 	if (b) { /* somebody was faster; what is in memory is never older */
 		take_ref(b);
-		free(copy);
 	} else {
+		copy = block_new(c);
+		memcpy(copy, data, CFS_BLOCK);
 		b = add(c, vbn, type, owner, copy);
 	}
 	pthread_mutex_unlock(&c->lock);
@@ -266,9 +315,10 @@ struct cfs_buf *cfs_buf_new(struct cfs *fs, uint64_t vbn, enum cfs_type type, ui
 	if (b) { /* what was freed here; INV-FS-4: checkpointed and unused by now */
 		MUST(b->refs == 0 && !b->dirty);
 		unlink_buf(c, b);
-		free_buf(b);
+		free_buf(c, b);
 	}
-	b = add(c, vbn, type, owner, xaligned(CFS_BLOCK, CFS_BLOCK));
+	b = add(c, vbn, type, owner, block_new(c));
+	memset(b->data, 0, CFS_BLOCK);
 	pthread_mutex_unlock(&c->lock);
 	((struct cfs_head *)b->data)->owner = le64_of(owner);
 	((struct cfs_head *)b->data)->type = le16_of((uint16_t)type);
@@ -326,7 +376,7 @@ void cfs_buf_forget_owner(struct cfs *fs, uint64_t owner)
 			continue;
 		MUST(b->refs == 0 && !b->dirty);
 		unlink_buf(c, b);
-		free_buf(b);
+		free_buf(c, b);
 	}
 	pthread_mutex_unlock(&c->lock);
 }

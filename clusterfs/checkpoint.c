@@ -28,6 +28,7 @@ struct copy {
 struct copies {
 	struct copy *v;
 	size_t n, size;
+	uint8_t *data;	      /* of all of them */
 	uint64_t last_stream; /* the largest of all */
 };
 
@@ -39,7 +40,7 @@ static void take_copy(struct copies *c, struct cfs_buf *b)
 	}
 	c->v[c->n].buf = b;
 	c->v[c->n].last_stream = b->last_stream;
-	c->v[c->n].data = xaligned(CFS_BLOCK, CFS_BLOCK);
+	c->v[c->n].data = c->data + c->n * CFS_BLOCK;
 	memcpy(c->v[c->n].data, b->data, CFS_BLOCK);
 	c->n++;
 	c->last_stream = MAX(c->last_stream, b->last_stream);
@@ -68,6 +69,11 @@ static void collect(struct cfs *fs, uint64_t owner, struct copies *c)
 		}
 		cfs_buf_hold(fs, b);
 		want[n++] = b;
+	}
+	if (n > 0) {
+		pthread_mutex_unlock(&j->lock);
+		c->data = xaligned(CFS_BLOCK, n * CFS_BLOCK);
+		pthread_mutex_lock(&j->lock);
 	}
 	for (size_t i = 0; i < n; i++) {
 		if (want[i]->dirty && !want[i]->freed)
@@ -149,11 +155,11 @@ static void settle(struct cfs *fs, struct copies *c, bool written)
 	for (size_t i = 0; i < c->n; i++) {
 		struct cfs_buf *b = c->v[i].buf;
 
-		free(c->v[i].data);
 		if (!written || !b->dirty || b->freed) {
 			/* Freed meanwhile; or: the old records are still needed; a further image does no harm. */
 		} else if (b->last_stream == c->v[i].last_stream) {
 			list_del(&b->dirty_link);
+			j->dirty_count--;
 			cfs_buf_set_dirty(fs, b, false);
 		} else {
 			b->first_stream = b->image_stream;
@@ -162,6 +168,7 @@ static void settle(struct cfs *fs, struct copies *c, bool written)
 	}
 	pthread_mutex_unlock(&j->lock);
 	free(c->v);
+	free(c->data);
 }
 
 /* Freed blocks whose transaction is durable: the journal's tail need not wait for them any more. */
@@ -175,6 +182,7 @@ static void drop_freed(struct cfs *fs)
 		if (!b->freed || b->last_stream > j->durable)
 			continue;
 		list_del(&b->dirty_link);
+		j->dirty_count--;
 		b->freed = false;
 		cfs_buf_set_dirty(fs, b, false);
 	}

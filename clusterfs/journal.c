@@ -294,6 +294,7 @@ int cfs_journal_trim(struct cfs *fs)
 
 	pthread_mutex_lock(&j->lock);
 	find_tail(j, &block, &stream);
+	wake_room(j); /* fewer blocks are dirty now */
 	pthread_mutex_unlock(&j->lock);
 	if (block == j->tail_block)
 		return 0;

@@ -55,6 +55,7 @@ struct cfs_journal {
 	uint64_t tail_block, tail_stream; /* oldest that replay needs */
 	struct list batches;		  /* oldest first */
 	struct list dirty;		  /* buffers, cfs_buf.dirty_link */
+	size_t dirty_count;
 	struct list room_waiters;
 
 	struct cfs_commit *commits, **commits_last; /* waiting for the next commit */

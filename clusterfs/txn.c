@@ -14,6 +14,12 @@
 
 /* Blocks kept back so that a checkpoint always has room to commit what it must first. */
 #define RESERVE_BLOCKS 4u
+/*
+ * Dirty blocks cannot leave the cache: however long the journal, a checkpoint begins at 4 MiB of them,
+ * and at 16 MiB transactions wait for it.
+ */
+#define DIRTY_MAX  1024u
+#define DIRTY_FULL 4096u
 
 uint64_t cfs_journal_free_blocks(const struct cfs_journal *j)
 {
@@ -24,7 +30,7 @@ bool cfs_journal_has_room(const struct cfs_journal *j)
 {
 	uint64_t pending = j->head - j->durable + CFS_TXN_MAX_BYTES;
 
-	return pending <= CFS_TAIL_BYTES &&
+	return pending <= CFS_TAIL_BYTES && j->dirty_count < DIRTY_FULL &&
 	       DIV_ROUND_UP(pending, CFS_JOURNAL_PAYLOAD) + RESERVE_BLOCKS <=
 		       cfs_journal_free_blocks(j);
 }
@@ -116,6 +122,7 @@ static void log_image(struct cfs_txn *txn, struct cfs_buf *buf)
 	if (!buf->dirty) {
 		buf->first_stream = j->head;
 		list_add_tail(&j->dirty, &buf->dirty_link);
+		j->dirty_count++;
 		cfs_buf_set_dirty(txn->fs, buf, true);
 	}
 	add_record(txn, CFS_R_IMAGE, buf->vbn, buf->owner, 0, buf->data, bytes);
@@ -195,7 +202,8 @@ uint64_t cfs_txn_end(struct cfs_txn *txn)
 		j->want_commit = true;
 		pthread_cond_signal(&j->wake_commit);
 	}
-	if (!j->want_checkpoint && cfs_journal_free_blocks(j) < j->blocks / 2) {
+	if (!j->want_checkpoint &&
+	    (cfs_journal_free_blocks(j) < j->blocks / 2 || j->dirty_count > DIRTY_MAX)) {
 		j->want_checkpoint = true;
 		pthread_cond_signal(&j->wake_checkpoint);
 	}

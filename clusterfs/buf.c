@@ -14,6 +14,7 @@
 #include "clusterfs/validate.h"
 
 #define CHUNK_BLOCKS 64u
+#define BUF_BYTES    (CFS_BLOCK + sizeof(struct cfs_buf)) /* what one counts against the limit */
 
 /* Blocks by 64: allocated one by one, aligned, each would cost two pages. */
 struct chunk {
@@ -93,7 +94,7 @@ static void unlink_buf(struct cfs_cache *c, struct cfs_buf *b)
 	list_del(&b->hash);
 	list_del(&b->owned);
 	list_del(&b->lru);
-	c->bytes -= CFS_BLOCK;
+	c->bytes -= BUF_BYTES;
 }
 
 static void free_buf(struct cfs_cache *c, struct cfs_buf *b)
@@ -175,7 +176,7 @@ static struct cfs_buf *add(struct cfs_cache *c, uint64_t vbn, enum cfs_type type
 	list_init(&b->touched_link);
 	list_add(&c->by_vbn[bucket(c, vbn)], &b->hash);
 	list_add(&c->by_owner[bucket(c, owner)], &b->owned);
-	c->bytes += CFS_BLOCK;
+	c->bytes += BUF_BYTES;
 	evict(c);
 	return b;
 }

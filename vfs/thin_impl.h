@@ -17,7 +17,7 @@
 #include "vfs/thin.h"
 #include "vfs/unflushed.h"
 
-#define THIN_LEAVES    4096u /* leaves a disk keeps at hand: 16 MiB */
+#define THIN_LEAVES    2048u /* leaves a disk keeps at hand: 8 MiB */
 #define THIN_BUCKETS   1024u
 #define THIN_RUN_BYTES (1u * MiB) /* the longest piece */
 #define THIN_PIECE_IOV 24u	  /* iovecs a piece has room for; more ends the run there */

@@ -336,7 +336,8 @@ void host_peers_quiesce(struct host_peers *p)
 	if (!p || !p->started)
 		return;
 	pthread_mutex_lock(&p->lock);
-	p->no_calls = p->stopping = true;
+	p->no_calls = true;
+	p->stopping = true;
 	p->stop_work.fn = stop_posted;
 	loop_post(p->loop, &p->stop_work);
 	while (p->calls || p->runs)

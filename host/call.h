@@ -44,6 +44,7 @@ struct host_call {
 	void *progress_arg;
 	uid_t uid; /* of who asks; files of his are opened with his rights */
 	gid_t gid;
+	bool relayed;  /* from another host, whose users they are: nobody here but for uid 0 */
 	int body_fd;   /* HOST_BODY: what was sent, at offset 0; -1 */
 	int answer_fd; /* set by the verb: bytes to send instead of a result; the API closes it */
 	/* Set by the verb: the connection is handed over; the function owns the socket. It is called

@@ -25,7 +25,10 @@ int host_read_file(struct cfs *fs, const char *path, int fd, uint64_t limit);
 /* The file gets the bytes of `fd`, from its offset on; durable, all or nothing. */
 int host_write_file(struct cfs *fs, const char *path, enum cfs_file_kind kind, int fd);
 
-/* Opens a file of this machine with the rights of who called (call->uid, gid). */
+/*
+ * Opens a file of this machine with the rights of who called (call->uid, gid). -EPERM for a user of another
+ * host: the number means somebody else here.
+ */
 int host_open_as_caller(struct host_call *call, const char *path, int flags, mode_t mode);
 
 #endif

@@ -322,10 +322,16 @@ int host_peer_call_parse(const void *data, size_t n, struct host_call *call, con
 		json_decref(doc);
 		return fail(-EINVAL, "a call without noun, verb or arguments");
 	}
+	/* The last number is no user's: to setfsuid(2) it means "leave it as it is". */
+	if (uid < 0 || uid >= UINT32_MAX || gid < 0 || gid >= UINT32_MAX) {
+		json_decref(doc);
+		return fail(-EINVAL, "a call of an impossible user or group");
+	}
 	call->verb = host_verb_find(noun, verb);
 	call->args = json_incref(args);
 	call->uid = (uid_t)uid;
 	call->gid = (gid_t)gid;
+	call->relayed = true;
 	if (!call->verb)
 		(void)fail(-ENOENT, "%.31s %.31s: this host has no such verb", noun, verb);
 	json_decref(doc);

@@ -45,6 +45,14 @@ int host_open_as_caller(struct host_call *call, const char *path, int flags, mod
 {
 	int fd, err;
 
+	if (call->relayed && call->uid != 0) {
+		(void)fail(-EPERM,
+			   "%s: uid %u of another host has no rights to files of this one; run it"
+			   " on host %s itself, or as root",
+			   path, call->uid, call->host->name);
+		err_object("%s", path);
+		return -EPERM;
+	}
 	act_as_caller(call);
 	fd = open(path, flags | O_CLOEXEC, mode);
 	err = errno;

@@ -133,8 +133,9 @@ static void on_closed(void *arg, struct peer_conn *conn, int err, const char *wh
 	l->open = false;
 	if (!l->dropped)
 		note_failure(l, err, why);
-	else if (!list_empty(&l->calls))
-		(void)peer_link_need(l, true); /* asked for while the old one ended */
+	else if (!list_empty(&l->calls) && !peer_link_need(l, true)) /* asked for meanwhile */
+		peer_calls_fail(l, -EHOSTUNREACH,
+				l->error[0] ? l->error : "it left while it was asked");
 	l->dropped = false;
 	peers_volume_put(l->volume);
 	pthread_mutex_unlock(&p->lock);

@@ -99,6 +99,7 @@ int host_api_parse(const char *method, const char *url, json_t *query, const cha
 		   size_t body_bytes, struct host_call *call)
 {
 	json_error_t error;
+	json_t *on;
 	int rc = find_verb(method, url, &call->verb);
 
 	if (rc < 0)
@@ -115,6 +116,9 @@ int host_api_parse(const char *method, const char *url, json_t *query, const cha
 	}
 	if (query)
 		json_object_update_missing(call->args, query);
+	on = json_object_get(call->args, "on"); /* what names nobody must not be done here */
+	if (on && !json_string_length(on))
+		return fail(-EINVAL, "\"on\" must be the name or the id of a host");
 	return 0;
 }
 
@@ -207,20 +211,24 @@ static void relayed(void *arg, int err, const struct host_answer *answer)
 	hand_back(r);
 }
 
-/* "on": whose verb it is; ours too has a name. */
+/* "on": whose verb it is; ours too has a name. True: an answer is there or will come. */
 static bool run_elsewhere(struct request *r)
 {
 	cleanup_free char *on = NULL;
 	const char *name = host_arg(r->call, "on");
+	bool self;
+	int rc;
 
 	if (!name || !r->api->host->peers)
 		return false;
 	on = xstrdup(name);
 	json_object_del(r->call->args, "on");
-	if (host_peers_is_self(r->api->host, on))
-		return false;
-	host_peers_call(r->api->host->peers, on, r->call, relayed, r);
-	return true;
+	rc = host_peers_is_self(r->api->host, on, &self);
+	if (rc < 0)
+		relayed(r, rc, NULL);
+	else if (!self)
+		host_peers_call(r->api->host->peers, on, r->call, relayed, r);
+	return rc < 0 || !self;
 }
 
 static enum MHD_Result query_key(void *arg, enum MHD_ValueKind kind, const char *key,

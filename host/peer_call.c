@@ -51,9 +51,31 @@ struct peer_call {
 	void *arg;
 };
 
-bool host_peers_is_self(const struct host *host, const char *on)
+static int two_names(const char *on)
 {
-	return !strcmp(on, host->name) || !strcmp(on, host->state.id);
+	return fail(-EINVAL,
+		    "host %s: two hosts have this name; use the id that perilune host list --json"
+		    " shows",
+		    on);
+}
+
+int host_peers_is_self(const struct host *host, const char *on, bool *self)
+{
+	struct host_peers *p = host->peers;
+	struct peer_volume *v;
+	bool other = false;
+
+	*self = !strcmp(on, host->state.id);
+	if (*self || strcmp(on, host->name))
+		return 0;
+	*self = true;
+	pthread_mutex_lock(&p->lock);
+	list_for_each (v, &p->volumes, link)
+		for (unsigned i = 0; v->fs && i < PEER_SLOTS; i++)
+			other |= v->to[i].epoch && !strcmp(v->to[i].name, on) &&
+				 strcmp(v->to[i].id, host->state.id) != 0;
+	pthread_mutex_unlock(&p->lock);
+	return other ? two_names(on) : 0;
 }
 
 static void call_over(struct peer_call *c)
@@ -183,10 +205,7 @@ static int find_link(struct host_peers *p, const char *on, struct peer_link **ou
 			if (!l->epoch || (strcmp(l->name, on) && strcmp(l->id, on)))
 				continue;
 			if (best && strcmp(best->id, l->id))
-				return fail(-EINVAL,
-					    "host %s: two hosts have this name; use the id that "
-					    "perilune host list --json shows",
-					    on);
+				return two_names(on);
 			if (!best || l->open || (!best->address[0] && l->address[0]))
 				best = l;
 		}

@@ -75,8 +75,8 @@ struct host_answer {
  */
 void host_peers_call(struct host_peers *peers, const char *on, struct host_call *call,
 		     void (*done)(void *arg, int err, const struct host_answer *answer), void *arg);
-/* True when `on` names this host itself. */
-bool host_peers_is_self(const struct host *host, const char *on);
+/* Whether `on` names this host itself. -EINVAL: it is its name, and that of a member, too. */
+int host_peers_is_self(const struct host *host, const char *on, bool *self);
 
 /*
  * A CALL's body taken apart: fills verb, args, who asks and the body's bytes (borrowed). -ENOENT,

@@ -55,6 +55,8 @@ def test_errors_have_codes_and_words(cluster):
         (400, '/v1/task/show?id=x', None), (404, '/v1/task/show?id=99', None), (400, '/v1/task/show', None),
         (413, '/v1/lun/connect', big), (400, '/v1/lun/probe', b'{"luns": {"a": 1}}'),
         (400, '/v1/lun/list?x=%ff', None),
+        # "on" that names nobody must not run here
+        *((400, '/v1/host/show', b'{"on": %s}' % on) for on in (b'null', b'5', b'""', b'["h1"]', b'{}', b'true')), (400, '/v1/host/show?on=', None),
     ]:
         options = ['--data-binary', '@-'] if data is not None else []
         code, d = curl(host, path, *options, data=data)

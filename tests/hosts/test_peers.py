@@ -100,6 +100,22 @@ def test_commands_are_passed_on(three):
     assert h1.run('--dry-run', '--on', 'h2', 'host', 'show').json['would']['on'] == 'h2'
 
 
+def test_two_hosts_of_one_name(three):
+    cluster, h1, h2, h3 = three
+    twin = cluster.hosts['twin'] = Host(cluster, 'twin')
+    twin.name = 'h1'
+    twin.start(*ANY)
+    twin.ok('volume', 'mount', str(cluster.dir / 'lun0'))
+    ids = [h.json('host', 'show')['id'] for h in (h1, twin)]
+    # neither for itself nor for others is the name enough; the id is
+    for h in h1, h2, twin:
+        until(lambda: 'two hosts' in h.run('--on', 'h1', 'host', 'show').err, what='the name is no name')
+        h.fails('usage', '--on', 'h1', 'host', 'show')
+        for i in ids:
+            until(lambda: h.run('--on', i, 'host', 'show').code == 0, what='the id is one')
+            assert h.json('--on', i, 'host', 'show')['id'] == i
+
+
 def test_no_common_volume_no_way(three):
     cluster, h1, h2, h3 = three
     h1.ok('--on', 'h2', 'host', 'show')

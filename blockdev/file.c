@@ -91,11 +91,15 @@ static int file_rescan(struct blk *blk)
 	return 0;
 }
 
-/* Tried behind the end, where it changes nothing. */
+/* Tried far behind the end, where it changes nothing, and nothing is by the time it is done, if another host lets the file grow. */
 static bool can_punch(int fd, off_t end)
 {
-	return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, ROUND_UP(end, 4096),
-			 4096) == 0;
+	int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+	off_t far = ROUND_UP(end, 4096) + (off_t)TiB;
+
+	if (fallocate(fd, mode, far, 4096) == 0)
+		return true;
+	return errno == EFBIG && fallocate(fd, mode, ROUND_UP(end, 4096), 4096) == 0;
 }
 
 static int probe(struct blk_file *file, bool direct)

@@ -139,18 +139,47 @@ static int iscsi_pr_register(struct blk *node, uint64_t key, int (*look)(void *a
 	return rc;
 }
 
+static bool is_open(struct iscsi_blk *blk, unsigned index)
+{
+	struct blk_chan *chan;
+	bool open = false;
+
+	pthread_mutex_lock(&blk->node.lock);
+	list_for_each (chan, &blk->node.chans, link)
+		open |= chan->index == index;
+	pthread_mutex_unlock(&blk->node.lock);
+	return open;
+}
+
+/* A registration outlives its session: one that has ended comes back to take it away. */
+static int unregister_index(struct iscsi_blk *blk, unsigned index)
+{
+	struct isess s;
+	int rc = iscsi_login_as(blk, &s, index, blk->node.options.timeout_ms);
+
+	if (rc < 0)
+		return rc;
+	(void)scsi_pr_register(&s.nexus, 0);
+	isess_close(&s, true);
+	return 0;
+}
+
+/*
+ * When the claim is free, and not before: a REGISTER of a nexus that another host is about to preempt
+ * hangs some targets (INV-PR-1). So a channel that is closed earlier leaves its key to be taken away here.
+ */
 static int iscsi_pr_unregister(struct blk *node)
 {
 	struct iscsi_blk *blk = iscsi_of(node);
-	struct isess s;
+	unsigned used = atomic_load(&blk->used);
+	int rc;
 
 	set_key(blk, 0, NULL, NULL);
 	iscsi_chans_unregister(blk);
-	/* What one-shot sessions have left. */
-	if (iscsi_login_as(blk, &s, ISID_ONE_SHOT, node->options.timeout_ms) == 0) {
-		(void)scsi_pr_register(&s.nexus, 0);
-		isess_close(&s, true);
-	}
+	rc = unregister_index(blk, ISID_ONE_SHOT);
+	for (unsigned i = 0; i < used && rc == 0; i++)
+		if (!is_open(blk, i))
+			rc = unregister_index(blk, i);
 	return 0;
 }
 

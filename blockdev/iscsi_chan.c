@@ -726,9 +726,6 @@ void iscsi_chan_close(struct blk_chan *chan)
 	loop_timer_cancel(&c->tick);
 	detach(c);
 	if (c->sess) {
-		/* A registration outlives its session: nobody would take it away any more. */
-		if (c->state == UP && c->sess->registered && !c->sess->lost)
-			(void)scsi_pr_register(&c->sess->nexus, 0);
 		isess_close(c->sess, c->state == UP);
 		free(c->sess);
 	}

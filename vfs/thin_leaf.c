@@ -198,7 +198,11 @@ int leaf_get(struct thin *thin, uint64_t index, bool create, struct vfs_req *req
 		leaf = add(thin, index);
 		fresh = !peek(thin, leaf);
 	}
-	if (leaf->error < 0 && leaf->error != -ENOSPC && leaf->error != -ESTALE)
+	if (leaf->error == -ESTALE || leaf->error == -ENOTCONN || leaf->error == -ETIMEDOUT) {
+		thin_walk_later(thin, req, leaf->error); /* not known yet: no hole, no error */
+		return STEP_WAIT;
+	}
+	if (leaf->error < 0 && leaf->error != -ENOSPC)
 		return -EIO; /* said why in the log; the next request tries again */
 	if (!leaf->loading && !fresh && (leaf->buf || !create)) {
 		*out = leaf;

@@ -212,21 +212,38 @@ static int disk_show(struct host_call *call)
 	return rc;
 }
 
-/* One that a guest of this host uses can grow under it; for all else nobody may use it. */
+static int check_shrink(struct host_call *call, struct host_volume *v, const char *path,
+			uint64_t from, uint64_t size)
+{
+	if (size >= from || host_arg_bool(call, "shrink"))
+		return 0;
+	return fail(-EPERM,
+		    "%s:%s: has %llu bytes, a smaller size cuts off its end; insist with --shrink",
+		    host_volume_name(v), path, (unsigned long long)from);
+}
+
+/*
+ * One that a guest of this host uses can grow under it; for all else nobody may use it. `from` may be
+ * old: others resize, too. Asked again where nobody else can change it.
+ */
 static int set_size(struct host_call *call, struct host_volume *v, const char *path, uint64_t from,
 		    uint64_t size)
 {
 	struct cfs_file *file;
+	struct cfs_stat now;
 	int rc = -ENOENT, end;
 
-	if (size > from)
+	if (size >= from)
 		rc = host_vms_grow_disk(call->host->vms, v, path, size);
 	if (rc != -ENOENT)
 		return rc;
 	rc = cfs_open(host_volume_fs(v), path, CFS_OPEN_WRITE, 0, &file);
 	if (rc < 0)
 		return rc;
-	rc = cfs_truncate(file, size);
+	cfs_file_stat(file, &now);
+	rc = check_shrink(call, v, path, now.size, size);
+	if (rc == 0)
+		rc = cfs_truncate(file, size);
 	if (rc == 0)
 		rc = cfs_fsync(file);
 	end = cfs_close(file);
@@ -248,11 +265,8 @@ static int disk_resize(struct host_call *call)
 	if (rc < 0)
 		return rc;
 	rc = stat_disk(v, path, &st);
-	if (rc == 0 && size < st.size && !host_arg_bool(call, "shrink"))
-		rc = fail(-EPERM,
-			  "%s:%s: has %llu bytes, a smaller size cuts off its end; insist with"
-			  " --shrink",
-			  host_volume_name(v), path, (unsigned long long)st.size);
+	if (rc == 0)
+		rc = check_shrink(call, v, path, st.size, size);
 	if (rc == 0)
 		rc = set_size(call, v, path, st.size, size);
 	if (rc == 0)

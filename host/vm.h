@@ -28,8 +28,8 @@ void host_vms_adopt(struct host_vms *vms, struct host_volume *volume);
 /* The volume's life is over (another host took our slot): its VMs here are ended. Never blocks. */
 void host_vms_lost(struct host_vms *vms, struct host_volume *volume);
 /*
- * The disk at `path` of a VM that runs here gets `size` bytes, more than it has; the guest is told.
- * -ENOENT: no VM here uses it.
+ * The disk at `path` of a VM that runs here gets `size` bytes; the guest is told.
+ * -ENOENT: no VM here uses it; -EPERM: it has more.
  */
 int host_vms_grow_disk(struct host_vms *vms, struct host_volume *volume, const char *path,
 		       uint64_t size);

@@ -180,8 +180,18 @@ static int set_size_in_thread(void *arg)
 int vm_disk_grow(struct host_vm *vm, unsigned disk, uint64_t size)
 {
 	struct grown grown = {.disk = vm->disk[disk], .size = size};
-	int rc = cfs_truncate(vm->file[disk], size);
+	struct cfs_stat now;
+	int rc = 0;
 
+	cfs_file_stat(vm->file[disk], &now); /* what the caller knew of it may be old */
+	if (size < now.size)
+		return fail(-EPERM,
+			    "vm %s: disk %s:%s has %llu bytes by now; it gets no smaller while the"
+			    " VM runs",
+			    vm->name, host_volume_name(vm->volume), vm->def.disk[disk],
+			    (unsigned long long)now.size);
+	if (size > now.size)
+		rc = cfs_truncate(vm->file[disk], size);
 	if (rc == 0)
 		rc = cfs_sync(host_volume_fs(vm->volume));
 	return rc < 0 ? rc : iothread_call(vm->all->io[vm->io], set_size_in_thread, &grown);

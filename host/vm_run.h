@@ -124,7 +124,7 @@ struct host_vm *vm_find(struct host_vms *all, struct host_volume *volume, const 
 void vm_put(struct host_vm *vm);
 /* Posts and waits for the answer, at most `timeout_ms`: 0, its error, -ETIMEDOUT. */
 int vm_ask(struct host_vm *vm, enum vm_ask ask, unsigned timeout_ms);
-/* As vm_ask: its disk number `disk` gets `size` bytes, more than it has; the guest is told. */
+/* As vm_ask: its disk number `disk` gets `size` bytes, no fewer than it has; the guest is told. */
 int vm_ask_grow(struct host_vm *vm, unsigned disk, uint64_t size, unsigned timeout_ms);
 /* Waits until it has left VM_STARTING: 0, the error of the start, -ETIMEDOUT. */
 int vm_wait_started(struct host_vm *vm, unsigned timeout_ms);
@@ -157,7 +157,10 @@ void vm_disconnect(struct host_vm *vm);
 
 /* Opens the disks, the VM's lock being held, and makes the controller. */
 int vm_disks_open(struct host_vm *vm);
-/* A disk that the guest uses grows: durable, then the guest hears of it. */
+/*
+ * A disk that the guest uses grows: durable, then the guest hears of it; also when it has `size`
+ * already, should a former attempt have ended halfway. -EPERM: it has more.
+ */
 int vm_disk_grow(struct host_vm *vm, unsigned disk, uint64_t size);
 /* Disconnects, waits for what is in flight; `give_up`: the disks' locks too. */
 void vm_disks_close(struct host_vm *vm, bool give_up);

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A VM's disks while it runs: one that grows under its guest, and what is refused in plain words."""
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hostlib import until
+from hostlib import EXIT, until
 from vmlib import Shell, create, show
 
 if not os.access('/dev/kvm', os.R_OK | os.W_OK):
@@ -52,6 +53,33 @@ def test_a_disk_grows_under_its_guest(host):
     host.ok('vm', 'kill', 'g')
     assert host.json('--yes', 'disk', 'resize', 'v1:/a.disk', '--size', '32M', '--shrink')['size'] == 32 * MiB
     host.ok('volume', 'unmount', 'v1')
+
+
+def test_two_resizes_never_shrink_it(host):
+    """Whichever is done first: the disk has the larger size, and the guest reads what it wrote behind the smaller."""
+    host.ok('disk', 'create', 'v1:/idle.disk', '--size', '64M')
+    create(host)
+    host.ok('vm', 'start', 'g')
+    with Shell(host) as shell, ThreadPoolExecutor(4) as pool:
+        shell.expect('ready')
+        for i in range(1, 9):
+            small, large = 256 * i * MiB, 256 * i * MiB + 128 * MiB
+            order = (large, small, small, large) if i % 2 else (small, large, large, small)
+            for path in ('v1:/a.disk', 'v1:/idle.disk'):
+                did = list(pool.map(lambda size: (size, host.run('disk', 'resize', path, '--size', str(size))), order))
+                # One without a guest is held by who resizes it.
+                may = {EXIT['ok'], EXIT['refused']} | ({EXIT['busy']} if path == 'v1:/idle.disk' else set())
+                assert {r.code for _, r in did} <= may, did
+                done = max((size for size, r in did if r.code == 0), default=0)
+                assert host.json('disk', 'show', path)['size'] == max(done, large if path == 'v1:/a.disk' else 0), did
+            until(lambda: shell.run('t', 't ') == 't ok')
+            assert shell.run('c', 'c ') == f'c {large // 4096}'
+            shell.run(f'w {large // 4096 - 100} 100 1 {i}', 'w ok')
+        assert host.json('disk', 'resize', 'v1:/a.disk', '--size', str(large))['size'] == large     # as it is: fine
+        assert 'insist with --shrink' in host.fails('refused', '--yes', 'disk', 'resize', 'v1:/a.disk', '--size', '64M')['message']
+        shell.run(f'r {large // 4096 - 100} 100 1 {i}', 'r ok')
+        shell.leave()
+    host.ok('vm', 'kill', 'g')
 
 
 def test_refusals_name_the_thing(host, cluster, lun):

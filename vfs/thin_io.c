@@ -346,18 +346,17 @@ static void piece_done(struct blk_req *blk, int res)
 {
 	struct piece *p = container_of(blk, struct piece, blk);
 
+	if (res < 0 && try_again(p, res))
+		return;
+	if (p->lun_full) /* others, that overwrite, prove nothing */
+		thin_set_full(p->thin, THIN_FULL_LUN, false);
 	if (res < 0) {
-		if (try_again(p, res))
-			return;
 		log_warn("vfs", "%s: %s at %llu of its LUN: %s", p->thin->disk.info.name,
 			 blk->op == BLK_READ ? "read" : "write", (unsigned long long)blk->offset,
 			 strerror(-res));
 		res = -EIO;
-	} else {
-		if (blk->op == BLK_WRITE)
-			unflushed_wrote(p->thin->unflushed, p->extent);
-		if (p->lun_full) /* others, that overwrite, prove nothing */
-			thin_set_full(p->thin, THIN_FULL_LUN, false);
+	} else if (blk->op == BLK_WRITE) {
+		unflushed_wrote(p->thin->unflushed, p->extent);
 	}
 	if (p->kind == PIECE_PLAIN)
 		piece_end(p, res);

@@ -30,6 +30,8 @@
 /* How often a remembered volume that is not there is tried again. */
 #define RETRY_MS 2000
 #define LOOK_MS	 400 /* a status waits so long for a look at the other hosts */
+/* An unmount waits so long for uses to end: who only looks is gone by then. */
+#define IDLE_MS 3000
 
 struct host_volume {
 	struct list link;
@@ -57,7 +59,7 @@ struct host_volumes {
 	pthread_mutex_t lock;	  /* guards all below */
 	struct list list, missing;
 	struct list lost; /* evicted, still used: nobody finds them any more; each is missing too */
-	pthread_cond_t wake, tried;
+	pthread_cond_t wake, tried, idle; /* idle: a volume has one use or none */
 	bool ending, started, first_done;
 	pthread_t thread;
 };
@@ -132,6 +134,8 @@ void host_volume_put(struct host_volume *v)
 	pthread_mutex_lock(&v->all->lock);
 	MUST(v->uses > 0);
 	v->uses--;
+	if (v->uses <= 1)
+		pthread_cond_broadcast(&v->all->idle);
 	if (v->lost && !v->uses)
 		pthread_cond_broadcast(&v->all->wake);
 	pthread_mutex_unlock(&v->all->lock);
@@ -146,25 +150,41 @@ int host_volume_of(struct host_volumes *all, const char *name, struct host_volum
 	return rc < 0 ? rc : host_volume_get(all, text, volume);
 }
 
+/* NULL: it is not there any more. */
+static struct host_volume *get_by_id(struct host_volumes *all, const char *id)
+{
+	struct host_volume *v, *hit = NULL;
+
+	pthread_mutex_lock(&all->lock);
+	list_for_each (v, &all->list, link)
+		if (!strcmp(v->id, id))
+			hit = v;
+	if (hit)
+		hit->uses++;
+	pthread_mutex_unlock(&all->lock);
+	return hit;
+}
+
 int host_volumes_each(struct host_volumes *all, int (*fn)(void *arg, struct host_volume *volume),
 		      void *arg)
 {
-	struct host_volume *held[64], *v;
+	char id[64][40];
+	struct host_volume *v;
 	unsigned n = 0;
 	int rc = 0;
 
 	pthread_mutex_lock(&all->lock);
-	list_for_each (v, &all->list, link) {
-		if (n < ARRAY_SIZE(held)) {
-			v->uses++;
-			held[n++] = v;
-		}
-	}
+	list_for_each (v, &all->list, link)
+		if (n < ARRAY_SIZE(id))
+			memcpy(id[n++], v->id, sizeof(id[0]));
 	pthread_mutex_unlock(&all->lock);
-	for (unsigned i = 0; i < n; i++) {
-		if (rc == 0)
-			rc = fn(arg, held[i]);
-		host_volume_put(held[i]);
+	/* One use at a time: nobody waits for us with one volume because we look at another. */
+	for (unsigned i = 0; i < n && rc == 0; i++) {
+		v = get_by_id(all, id[i]);
+		if (!v)
+			continue;
+		rc = fn(arg, v);
+		host_volume_put(v);
 	}
 	return rc;
 }
@@ -587,6 +607,18 @@ static int busy(struct host_volume *v, const char *with)
 	return -EBUSY;
 }
 
+/* Caller holds the lock and one use. */
+static void wait_idle(struct host_volume *v)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += IDLE_MS / 1000;
+	while (!v->vms && v->uses > 1)
+		if (pthread_cond_timedwait(&v->all->idle, &v->all->lock, &until))
+			break;
+}
+
 int host_volume_unmount(struct host_volumes *all, const char *name)
 {
 	struct host_volume *v;
@@ -599,6 +631,7 @@ int host_volume_unmount(struct host_volumes *all, const char *name)
 		goto out;
 	}
 	pthread_mutex_lock(&all->lock);
+	wait_idle(v);
 	if (v->vms)
 		rc = busy(v, "VMs that run here");
 	else if (v->uses > 1)
@@ -803,6 +836,7 @@ int host_volumes_create(struct host *host, struct host_volumes **out)
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
 	pthread_cond_init(&all->wake, &monotonic);
 	pthread_cond_init(&all->tried, &monotonic);
+	pthread_cond_init(&all->idle, &monotonic);
 	*out = all;
 	return host_db_each(host->db, HOST_VOLUMES, remembered, all);
 }

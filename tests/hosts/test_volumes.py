@@ -89,6 +89,30 @@ def test_mounts_are_remembered_until_unmount(cluster):
     assert h.fails('busy', 'lun', 'disconnect', lun)['holder'] == 'volume v1'
 
 
+def test_unmount_beside_who_only_looks(cluster):
+    lun, h = cluster.lun(), cluster.host()
+    h.ok('volume', 'format', 'v1', lun)
+    h.ok('volume', 'mount', lun)
+    done, codes = threading.Event(), set()
+
+    def look(words):
+        while not done.is_set():
+            codes.add(h.run(*words).code)
+
+    threads = [threading.Thread(target=look, args=[w]) for w in (['status'], ['volume', 'list'])]
+    for t in threads:
+        t.start()
+    try:
+        for i in range(4):
+            h.ok('volume', 'unmount', 'v1')
+            h.ok('volume', 'mount', lun)
+    finally:
+        done.set()
+        for t in threads:
+            t.join()
+    assert codes == {0}
+
+
 def test_rename_volume(cluster):
     lun, h = cluster.lun(), cluster.host()
     h.ok('volume', 'format', 'v1', lun)

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* strangers.c: a small table of addresses. An IPv6 address counts with its whole /64. */
+/*
+ * strangers.c: a small table of addresses. An IPv6 address counts with its whole /64; one of IPv4 that came
+ * to an IPv6 socket (::ffff:a.b.c.d) for itself.
+ */
 #include "host/strangers.h"
 
 #include <errno.h>
@@ -12,7 +15,7 @@
 
 struct entry {
 	uint8_t key[17]; /* family, then the address or the /64 */
-	bool used;
+	bool used, said;
 	unsigned failures, pending;
 	uint64_t failed_ms; /* last */
 	char text[NETADDR_TEXT];
@@ -21,6 +24,8 @@ struct entry {
 struct strangers {
 	struct entry entry[STRANGERS_MAX];
 	unsigned pending;
+	unsigned said; /* bursts, since: */
+	uint64_t said_ms;
 };
 
 struct strangers *strangers_create(void)
@@ -35,12 +40,19 @@ void strangers_destroy(struct strangers *s)
 
 static void key_of(const struct netaddr *a, uint8_t key[17])
 {
+	const struct in6_addr *v6 = &((const struct sockaddr_in6 *)(const void *)&a->sa)->sin6_addr;
+	const struct in_addr *v4 = &((const struct sockaddr_in *)(const void *)&a->sa)->sin_addr;
+
 	memset(key, 0, 17);
 	key[0] = (uint8_t)a->sa.ss_family;
-	if (a->sa.ss_family == AF_INET6)
-		memcpy(key + 1, &((const struct sockaddr_in6 *)(const void *)&a->sa)->sin6_addr, 8);
-	else
-		memcpy(key + 1, &((const struct sockaddr_in *)(const void *)&a->sa)->sin_addr, 4);
+	if (a->sa.ss_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(v6)) {
+		key[0] = AF_INET;
+		memcpy(key + 1, v6->s6_addr + 12, 4);
+	} else if (a->sa.ss_family == AF_INET6) {
+		memcpy(key + 1, v6, 8);
+	} else {
+		memcpy(key + 1, v4, 4);
+	}
 }
 
 static struct entry *find(struct strangers *s, const struct netaddr *from)
@@ -100,6 +112,16 @@ int strangers_admit(struct strangers *s, const struct netaddr *from, uint64_t no
 	return 0;
 }
 
+/* Who comes from ever new addresses fills no log. */
+static bool may_say(struct strangers *s, uint64_t now_ms)
+{
+	if (!s->said || now_ms - s->said_ms >= STRANGER_FORGET_MS) {
+		s->said = 0;
+		s->said_ms = now_ms;
+	}
+	return s->said++ < STRANGERS_SAID;
+}
+
 bool strangers_done(struct strangers *s, const struct netaddr *from, uint64_t now_ms, bool proved)
 {
 	struct entry *e = find(s, from);
@@ -114,7 +136,9 @@ bool strangers_done(struct strangers *s, const struct netaddr *from, uint64_t no
 	}
 	e->failures++;
 	e->failed_ms = now_ms;
-	return e->failures == 1;
+	if (e->failures == 1)
+		e->said = may_say(s, now_ms);
+	return e->failures == 1 && e->said;
 }
 
 bool strangers_forget(struct strangers *s, uint64_t now_ms, char address[NETADDR_TEXT],
@@ -126,7 +150,7 @@ bool strangers_forget(struct strangers *s, uint64_t now_ms, char address[NETADDR
 		if (!e->used || e->pending || now_ms - e->failed_ms < STRANGER_FORGET_MS)
 			continue;
 		e->used = false;
-		if (!e->failures)
+		if (!e->failures || !e->said)
 			continue;
 		*failures = e->failures;
 		memcpy(address, e->text, NETADDR_TEXT);

@@ -19,6 +19,7 @@
 #define STRANGER_FORGET_MS   60000u
 #define STRANGERS_MAX	     256u /* addresses remembered; the one longest quiet goes first */
 #define STRANGERS_AT_ONCE    64u  /* connections that have proved nothing yet */
+#define STRANGERS_SAID	     6u	  /* bursts said within STRANGER_FORGET_MS, addresses together */
 #define STRANGER_AT_ONCE     16u  /* ... from one address; 2 from one that failed before */
 
 struct strangers;
@@ -32,9 +33,9 @@ void strangers_destroy(struct strangers *s);
  */
 int strangers_admit(struct strangers *s, const struct netaddr *from, uint64_t now_ms,
 		    unsigned *wait_ms);
-/* True: the first failure of a burst, to be said once. */
+/* True: the first failure of a burst, to be said once, unless STRANGERS_SAID were of late. */
 bool strangers_done(struct strangers *s, const struct netaddr *from, uint64_t now_ms, bool proved);
-/* A burst that is over (nothing for STRANGER_FORGET_MS): its address and failures. False: none. */
+/* A burst that was said and is over (nothing for STRANGER_FORGET_MS): its address and failures. False: none. */
 bool strangers_forget(struct strangers *s, uint64_t now_ms, char address[NETADDR_TEXT],
 		      unsigned *failures);
 

@@ -94,19 +94,45 @@ static void a_full_table_forgets_the_quietest(void **state)
 {
 	struct strangers *s = strangers_create();
 	struct netaddr a;
-	unsigned wait;
+	char text[NETADDR_TEXT];
+	unsigned wait, failures;
 
 	(void)state;
 	for (unsigned i = 0; i < 10 * STRANGERS_MAX; i++) {
 		a = at(i);
 		assert_int_equal(strangers_admit(s, &a, 100 + i, &wait), 0);
-		assert_true(strangers_done(s, &a, 100 + i, false));
+		/* of which only the first few are said */
+		assert_int_equal(strangers_done(s, &a, 100 + i, false), i < STRANGERS_SAID);
 	}
 	assert_int_equal(strangers_admit(s, &a, 20000, &wait), 0);
 	assert_int_equal(wait, STRANGER_WAIT_MS);
 	a = at(0);
 	assert_int_equal(strangers_admit(s, &a, 20000, &wait), 0);
 	assert_int_equal(wait, 0);
+	/* nor is the end of what was not said; after a while there is room again */
+	assert_false(strangers_forget(s, 20000 + STRANGER_FORGET_MS, text, &failures));
+	a = at(77777);
+	assert_int_equal(strangers_admit(s, &a, 20000 + STRANGER_FORGET_MS, &wait), 0);
+	assert_true(strangers_done(s, &a, 20000 + STRANGER_FORGET_MS, false));
+	strangers_destroy(s);
+}
+
+static void ipv4_at_an_ipv6_socket(void **state)
+{
+	struct strangers *s = strangers_create();
+	struct netaddr a, b, plain;
+	unsigned wait;
+
+	(void)state;
+	assert_int_equal(netaddr_parse("[::ffff:192.0.2.1]:1", 1, &a), 0);
+	assert_int_equal(netaddr_parse("[::ffff:192.0.2.2]:1", 1, &b), 0);
+	assert_int_equal(netaddr_parse("192.0.2.1:1", 1, &plain), 0);
+	assert_int_equal(strangers_admit(s, &a, 5, &wait), 0);
+	assert_true(strangers_done(s, &a, 5, false));
+	assert_int_equal(strangers_admit(s, &b, 6, &wait), 0);
+	assert_int_equal(wait, 0);
+	assert_int_equal(strangers_admit(s, &plain, 6, &wait), 0);
+	assert_int_equal(wait, STRANGER_WAIT_MS);
 	strangers_destroy(s);
 }
 
@@ -136,6 +162,7 @@ int main(void)
 		cmocka_unit_test(few_at_once),
 		cmocka_unit_test(a_full_table_forgets_the_quietest),
 		cmocka_unit_test(a_network_of_ipv6_counts_as_one),
+		cmocka_unit_test(ipv4_at_an_ipv6_socket),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -265,17 +265,33 @@ bool cfs_lock_fresh(struct cfs_lock *l)
 	return fresh;
 }
 
-bool cfs_lock_is_open_here(struct cfs *fs, uint64_t vbn)
+/* Mutex held. */
+static bool is_open(struct cfs_locks *t, uint64_t vbn)
+{
+	struct cfs_lock *l = cfs_locks_find(t, vbn);
+
+	return l && l->pins > 0 && l->held == CFS_LOCK_EXCLUSIVE;
+}
+
+struct cfs_lock *cfs_lock_use_open(struct cfs *fs, uint64_t vbn, unsigned wait_ms)
 {
 	struct cfs_locks *t = fs->locks;
 	struct cfs_lock *l;
 	bool open;
 
 	pthread_mutex_lock(&t->mutex);
-	l = cfs_locks_find(t, vbn);
-	open = l && l->pins > 0 && l->held == CFS_LOCK_EXCLUSIVE;
+	open = is_open(t, vbn);
 	pthread_mutex_unlock(&t->mutex);
-	return open;
+	l = open ? use(fs, vbn, wait_ms) : NULL;
+	if (!l)
+		return NULL;
+	pthread_mutex_lock(&t->mutex);
+	open = is_open(t, vbn); /* it may have been closed meanwhile, not from now on */
+	pthread_mutex_unlock(&t->mutex);
+	if (open)
+		return l;
+	cfs_lock_put(l);
+	return NULL;
 }
 
 uint64_t cfs_lock_vbn(const struct cfs_lock *l)

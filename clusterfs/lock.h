@@ -47,8 +47,12 @@ int cfs_lock_drop(struct cfs_lock *lock);
 void cfs_lock_on_wish(struct cfs_lock *lock, void (*fn)(void *arg), void *arg);
 /* True when the content block must be read again: the lock was not ours without a break. Cleared. */
 bool cfs_lock_fresh(struct cfs_lock *lock);
-/* An open file of this host holds the lock, in whosever name: what it protects is newest in memory. */
-bool cfs_lock_is_open_here(struct cfs *fs, uint64_t vbn);
+/*
+ * The use mutex of a lock that an open file of this host holds, in whosever name: what it protects is
+ * newest in memory, and the file is not closed before cfs_lock_put. NULL: there is none such, or others
+ * used it for `wait_ms`.
+ */
+struct cfs_lock *cfs_lock_use_open(struct cfs *fs, uint64_t vbn, unsigned wait_ms);
 uint64_t cfs_lock_vbn(const struct cfs_lock *lock);
 /* It is a VM's own lock, and this host runs that VM. Use mutex held. */
 bool cfs_lock_runs_vm(const struct cfs_lock *lock);

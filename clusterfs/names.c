@@ -17,6 +17,7 @@
 #define WALKS	  20u /* so often what a walk found may have changed meanwhile */
 #define MAX_DEPTH 256u
 
+#define OPEN_WAIT_MS	    100u  /* others on this host look at an open file for a moment only */
 #define READDIR_PATIENCE_MS 3000u /* for all fresh entries of one listing together */
 
 /* --- walking ------------------------------------------------------------------------------------ */
@@ -642,8 +643,10 @@ static int stat_node(struct cfs *fs, const struct cfs_node *node, unsigned wait_
 	struct cfs_lock *lock;
 	int rc = cfs_lock_get(fs, node->inode - 1, CFS_LOCK_SHARED, wait_ms, &lock);
 
-	if (rc == -EBUSY && cfs_lock_is_open_here(fs, node->inode - 1))
-		return stat_buf(fs, node, out);
+	if (rc == -EBUSY) {
+		lock = cfs_lock_use_open(fs, node->inode - 1, MAX(wait_ms, OPEN_WAIT_MS));
+		rc = lock ? 0 : -EBUSY;
+	}
 	if (rc == -EBUSY || rc == -ETIMEDOUT) {
 		rc = stat_plain(fs, node, out);
 		if (rc == 0 || rc == -EIO)

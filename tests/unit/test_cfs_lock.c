@@ -288,6 +288,29 @@ static void test_pins(void **state)
 	leave(b);
 }
 
+/* Who looks at an open file has its lock in use meanwhile: it is not closed under his eyes. */
+static void test_use_open(void **state)
+{
+	struct host *a = join(*state, "alpha");
+	uint64_t vbn = lock_of(a, 0);
+	struct cfs_lock *l = must_get(a, vbn, CFS_LOCK_EXCLUSIVE, 0), *other;
+
+	cfs_lock_put(l);
+	assert_null(cfs_lock_use_open(&a->b->fs, vbn, 0)); /* held, not open */
+	l = must_get(a, vbn, CFS_LOCK_EXCLUSIVE, 0);
+	cfs_lock_pin(l);
+	assert_null(cfs_lock_use_open(&a->b->fs, vbn, 0)); /* in use */
+	cfs_lock_put(l);
+	assert_ptr_equal(cfs_lock_use_open(&a->b->fs, vbn, 0), l);
+	assert_int_equal(cfs_lock_get(&a->b->fs, vbn, CFS_LOCK_EXCLUSIVE, 0, &other), -EBUSY);
+	cfs_lock_put(l);
+	l = must_get(a, vbn, CFS_LOCK_EXCLUSIVE, 0);
+	cfs_lock_unpin(l);
+	assert_int_equal(cfs_lock_drop(l), 0);
+	assert_null(cfs_lock_use_open(&a->b->fs, vbn, 0));
+	leave(a);
+}
+
 /* A dead host's lock: not before its slot is recovered, then at once. */
 static void test_break(void **state)
 {
@@ -658,7 +681,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_four_steps), T(test_shared),	  T(test_pins),	   T(test_break),
 		T(test_unknown),    T(test_lost_answers), T(test_counter), T(test_vm),
-		T(test_steal),	    T(test_plain),	  T(test_hints),
+		T(test_steal),	    T(test_plain),	  T(test_hints),   T(test_use_open),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

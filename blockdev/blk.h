@@ -194,13 +194,17 @@ void blk_get_stats(struct blk *blk, struct blk_stats *out);
 
 int blk_read(struct blk *blk, uint64_t offset, void *buf, size_t length);
 int blk_write(struct blk *blk, uint64_t offset, const void *buf, size_t length, unsigned flags);
-/* Writes several places, in no order, some of them at once. Buffers aligned to 512 bytes. First error. */
+/*
+ * Writes several places, in no order, some of them at once. Buffers aligned to 512 bytes. The first
+ * error, or the first that sets *maybe_done: as in blk_req, for any of the parts.
+ */
 struct blk_part {
 	uint64_t offset, length;
 	const struct iovec *iov;
 	int iovcnt;
 };
-int blk_write_parts(struct blk *blk, const struct blk_part *part, size_t n, unsigned flags);
+int blk_write_parts(struct blk *blk, const struct blk_part *part, size_t n, unsigned flags,
+		    bool *maybe_done);
 int blk_flush(struct blk *blk);
 int blk_discard(struct blk *blk, uint64_t offset, uint64_t length);
 int blk_write_zeroes(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags);

@@ -231,6 +231,7 @@ struct parts {
 	size_t n, next;
 	unsigned flags, flying;
 	int rc;
+	bool maybe;	       /* a part that failed may have been executed, or may still be */
 	struct blk_req failed; /* for the words */
 	sem_t sem;
 	struct parts_slot {
@@ -260,8 +261,10 @@ static void parts_done(struct blk_req *req, int res)
 	struct parts_slot *slot = container_of(req, struct parts_slot, req);
 	struct parts *p = slot->parts;
 
-	if (res < 0 && p->rc == 0) {
+	/* The first error, but one that leaves something open outweighs one that does not. */
+	if (res < 0 && (p->rc == 0 || (req->maybe_done && !p->maybe))) {
 		p->rc = res;
+		p->maybe = req->maybe_done;
 		blk_prep_rw(&p->failed, req->op, req->offset, NULL, 0, req->length, req->flags);
 	}
 	parts_next(slot);
@@ -279,12 +282,14 @@ static void parts_start(struct loop_work *work)
 	}
 }
 
-int blk_write_parts(struct blk *blk, const struct blk_part *part, size_t n, unsigned flags)
+int blk_write_parts(struct blk *blk, const struct blk_part *part, size_t n, unsigned flags,
+		    bool *maybe_done)
 {
 	struct parts *p;
 	int rc;
 
 	MUST(!pthread_equal(pthread_self(), blk->service->thread));
+	*maybe_done = false;
 	if (n == 0)
 		return 0;
 	p = xcalloc(1, sizeof(*p));
@@ -298,6 +303,7 @@ int blk_write_parts(struct blk *blk, const struct blk_part *part, size_t n, unsi
 	wait_for(&p->sem);
 	sem_destroy(&p->sem);
 	rc = explain(blk, &p->failed, p->rc);
+	*maybe_done = p->maybe;
 	free(p);
 	return rc;
 }

@@ -78,10 +78,12 @@ int cfs_write(struct cfs *fs, uint64_t vbn, const void *buf, size_t bytes, unsig
 
 int cfs_write_parts(struct cfs *fs, unsigned extent, const struct blk_part *part, size_t n)
 {
-	int rc = blk_write_parts(fs->extent[extent], part, n, 0);
+	bool maybe_done;
+	int rc = blk_write_parts(fs->extent[extent], part, n, 0, &maybe_done);
 
+	/* As above; a part may have been refused (-ESTALE) while others were under way. */
 	if (rc < 0 && !blk_info(fs->extent[extent])->reinstatement)
-		cfs_let_land(fs, rc); /* as above */
+		cfs_let_land(fs, maybe_done ? -ETIMEDOUT : rc);
 	return rc < 0 ? fail_prefix(rc, "volume %s: writing metadata", fs->name) : 0;
 }
 

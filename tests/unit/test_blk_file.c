@@ -139,20 +139,22 @@ static void test_parts(void **state)
 	uint8_t *buf = xaligned(4096, N * 4096), *back = xaligned(4096, 4096);
 	struct blk_part part[N];
 	struct iovec iov[N];
+	bool maybe = true;
 
 	lun_pattern(buf, N * 4096, 4);
 	for (unsigned i = 0; i < N; i++) {
 		iov[i] = (struct iovec){buf + i * 4096, 4096};
 		part[i] = (struct blk_part){(uint64_t)(N - i) * 12288, 4096, &iov[i], 1};
 	}
-	assert_int_equal(blk_write_parts(f->blk, part, 0, 0), 0);
-	assert_int_equal(blk_write_parts(f->blk, part, N, 0), 0);
+	assert_int_equal(blk_write_parts(f->blk, part, 0, 0, &maybe), 0);
+	assert_int_equal(blk_write_parts(f->blk, part, N, 0, &maybe), 0);
 	for (unsigned i = 0; i < N; i++) {
 		assert_int_equal(blk_read(f->blk, part[i].offset, back, 4096), 0);
 		assert_memory_equal(back, buf + i * 4096, 4096);
 	}
 	blk_set_lease(f->blk, &over);
-	assert_int_equal(blk_write_parts(f->blk, part, N, 0), -ESTALE);
+	assert_int_equal(blk_write_parts(f->blk, part, N, 0, &maybe), -ESTALE);
+	assert_false(maybe); /* nothing was sent */
 	blk_set_lease(f->blk, NULL);
 	free(buf);
 	free(back);

@@ -221,6 +221,22 @@ static void test_lost_answer(void **state)
 	assert_memory_equal(f->a, f->b, n);
 }
 
+/* Of several writes one was refused, then another is not answered: it may land still, and that counts. */
+static void test_parts_open(void **state)
+{
+	struct fixture *f = *state;
+	struct iovec iov = {f->a, 4096};
+	struct blk_part part[] = {{2 * MiB, 4096, &iov, 1}, {MiB, 4096, &iov, 1}};
+	bool maybe = true;
+
+	add(f, "fail", "write", "1M-2M");
+	assert_int_equal(blk_write_parts(f->blk, part, 2, 0, &maybe), -EIO);
+	assert_false(maybe);
+	add(f, "lost-answer", "write", "2M-3M");
+	assert_int_equal(blk_write_parts(f->blk, part, 2, 0, &maybe), -ETIMEDOUT);
+	assert_true(maybe);
+}
+
 /* Waits, for long, until `n` bytes at `offset` are those of `want`. */
 static void await(struct fixture *f, uint64_t offset, const uint8_t *want, uint32_t n)
 {
@@ -324,6 +340,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_corrupt, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_tear, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_lost_answer, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_parts_open, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_late_write, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_no_reservations, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stack_and_close, setup, teardown),

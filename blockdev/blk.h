@@ -106,6 +106,11 @@ void blk_reset(struct blk *blk);
  * Of no interest where info->write_cache is false. Any thread.
  */
 uint64_t blk_power_count(const struct blk *blk);
+/*
+ * Rises with that count, and when a session comes up in the place of one that was lost. So if it was the
+ * same before and after a blocking call that succeeded, one session stood all the while.
+ */
+uint64_t blk_session_count(const struct blk *blk);
 
 /* --- channels -------------------------------------------------------------------------------- */
 

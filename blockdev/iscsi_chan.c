@@ -522,6 +522,8 @@ static void brought(struct iscsi_chan *c)
 	c->state = UP;
 	if (rc == 0) {
 		c->last_try_ns = 0;
+		if (!c->sess->nexus.power_count) /* a new one */
+			atomic_fetch_add(&c->chan.came_up, 1);
 		stands(c);
 		attach(c);
 		kick(c);

@@ -493,6 +493,15 @@ uint64_t blk_power_count(const struct blk *blk)
 	return blk_chan_power_count(blk->service_chan);
 }
 
+uint64_t blk_session_count(const struct blk *blk)
+{
+	uint64_t n = blk_power_count(blk);
+
+	for (const struct blk_chan *chan = blk->service_chan; chan; chan = chan->lower)
+		n += atomic_load(&chan->came_up);
+	return n;
+}
+
 /* Calls the first node from the top that has an opinion. */
 #define HAND_DOWN(blk, op, ...)                                                                  \
 	do {                                                                                     \

@@ -65,6 +65,7 @@ struct blk_chan {
 	unsigned index;		      /* counts the channels of this blk, from 0 */
 	unsigned turn;		      /* counts requests, for sampling the latency */
 	_Atomic uint64_t power_count; /* its session's, once that stands */
+	_Atomic uint64_t came_up;     /* its sessions after the first */
 	struct list link;
 	struct blk_stats stats; /* written by the loop's thread */
 };

@@ -43,7 +43,7 @@ void unflushed_add(struct unflushed *u, unsigned i, struct blk *blk, struct blk_
 	if (blk && !blk_info(blk)->write_cache)
 		return;
 	u->lun[i] =
-		(struct lun){.blk = blk, .chan = chan, .witness = blk ? blk_power_count(blk) : 0};
+		(struct lun){.blk = blk, .chan = chan, .witness = blk ? blk_session_count(blk) : 0};
 }
 
 void unflushed_wrote(struct unflushed *u, unsigned i)
@@ -82,7 +82,7 @@ static bool lost(const struct lun *lun, uint64_t writes)
 
 uint64_t unflushed_witness(const struct unflushed *u, unsigned i)
 {
-	return u->lun[i].blk ? blk_power_count(u->lun[i].blk) : 0;
+	return u->lun[i].blk ? blk_session_count(u->lun[i].blk) : 0;
 }
 
 int unflushed_unproved(const struct unflushed *u, unsigned *i)

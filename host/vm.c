@@ -203,7 +203,7 @@ int host_vms_grow_disk(struct host_vms *all, struct host_volume *volume, const c
 	for (unsigned i = 0; rc == -ENOENT && (vm = nth(all, i)); i++) {
 		for (unsigned k = 0; k < vm->def.disks && vm->volume == volume; k++)
 			if (!strcmp(vm->def.disk[k], path))
-				rc = vm_ask_grow(vm, k, size, GROW_MS);
+				rc = vm_grow(vm, k, size, GROW_MS);
 		vm_put(vm);
 	}
 	return rc;

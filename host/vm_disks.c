@@ -228,6 +228,11 @@ void vm_disks_close(struct host_vm *vm, bool give_up)
 {
 	sem_t done;
 
+	pthread_mutex_lock(&vm->lock);
+	vm->closing = true;
+	while (vm->growing)
+		pthread_cond_wait(&vm->changed, &vm->lock);
+	pthread_mutex_unlock(&vm->lock);
 	if (vm->controller) {
 		sem_init(&done, 0, 0);
 		controller_close(vm->controller, closed, &done);

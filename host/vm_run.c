@@ -114,11 +114,9 @@ static void until_ms(struct timespec *ts, unsigned ms)
 	}
 }
 
-static int ask_with(struct host_vm *vm, enum vm_ask ask, unsigned disk, uint64_t size,
-		    unsigned timeout_ms)
+int vm_ask(struct host_vm *vm, enum vm_ask ask, unsigned timeout_ms)
 {
 	struct timespec until;
-	bool done = false;
 	int rc = 0;
 
 	until_ms(&until, timeout_ms);
@@ -127,35 +125,56 @@ static int ask_with(struct host_vm *vm, enum vm_ask ask, unsigned disk, uint64_t
 		rc = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
 	if (rc == 0 && vm->phase != VM_ENDED) {
 		vm->ask = ask;
-		vm->grow_disk = disk;
-		vm->grow_size = size;
+		vm->ask_number++;
 		vm->answered = false;
-		vm->killed |= ask == VM_ASK_KILL;
 		vm_wake(vm);
 		while (rc == 0 && !vm->answered && vm->phase != VM_ENDED)
 			rc = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
-		done = vm->answered;
-		if (done && vm->answer.err)
-			rc = err_restore(&vm->answer);
+		if (vm->answered)
+			rc = vm->answer.err ? err_restore(&vm->answer) : 0;
 		vm->ask = VM_ASK_NONE;
 		pthread_cond_broadcast(&vm->changed);
 	}
 	pthread_mutex_unlock(&vm->lock);
-	if (rc == 0 && !done && ask == VM_ASK_GROW)
-		return -ENOENT; /* it has ended; what others ask for is so then */
-	return rc <= 0 ? rc
-		       : fail(-ETIMEDOUT, "vm %s: no answer within %u s", vm->name,
-			      timeout_ms / 1000);
+	return rc <= 0 ? rc /* one that has ended is as was asked for */
+		       : fail(-ETIMEDOUT, "vm %s: no answer within %u s; it may still be obeyed",
+			      vm->name, timeout_ms / 1000);
 }
 
-int vm_ask(struct host_vm *vm, enum vm_ask ask, unsigned timeout_ms)
+void vm_kill_soon(struct host_vm *vm)
 {
-	return ask_with(vm, ask, 0, 0, timeout_ms);
+	pthread_mutex_lock(&vm->lock);
+	vm->killed = true;
+	pthread_mutex_unlock(&vm->lock);
+	vm_wake(vm);
 }
 
-int vm_ask_grow(struct host_vm *vm, unsigned disk, uint64_t size, unsigned timeout_ms)
+int vm_grow(struct host_vm *vm, unsigned disk, uint64_t size, unsigned timeout_ms)
 {
-	return ask_with(vm, VM_ASK_GROW, disk, size, timeout_ms);
+	struct timespec until;
+	int rc = 0;
+
+	until_ms(&until, timeout_ms);
+	pthread_mutex_lock(&vm->lock);
+	while (rc == 0 && vm->phase != VM_ENDED &&
+	       (vm->phase == VM_STARTING || vm->growing || vm->closing))
+		rc = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
+	if (rc == 0 && vm->phase == VM_ENDED)
+		rc = -ENOENT;
+	else if (rc)
+		rc = fail(-ETIMEDOUT,
+			  "vm %s: does not serve its disks within %u s; nothing changed", vm->name,
+			  timeout_ms / 1000);
+	vm->growing |= rc == 0;
+	pthread_mutex_unlock(&vm->lock);
+	if (rc < 0)
+		return rc;
+	rc = vm_disk_grow(vm, disk, size);
+	pthread_mutex_lock(&vm->lock);
+	vm->growing = false;
+	pthread_cond_broadcast(&vm->changed);
+	pthread_mutex_unlock(&vm->lock);
+	return rc;
 }
 
 int vm_wait_started(struct host_vm *vm, unsigned timeout_ms)
@@ -478,46 +497,50 @@ static int handle_pauses(struct host_vm *vm)
 	return GO_ON;
 }
 
-static void answer(struct host_vm *vm, int rc)
+/* Who asked may have given up, and another may ask by now. */
+static void answer(struct host_vm *vm, uint64_t number, int rc)
 {
 	pthread_mutex_lock(&vm->lock);
-	memset(&vm->answer, 0, sizeof(vm->answer));
-	if (rc < 0)
-		err_save(&vm->answer, rc);
-	vm->answered = true;
-	pthread_cond_broadcast(&vm->changed);
+	if (vm->ask != VM_ASK_NONE && vm->ask_number == number) {
+		memset(&vm->answer, 0, sizeof(vm->answer));
+		if (rc < 0)
+			err_save(&vm->answer, rc);
+		vm->answered = true;
+		pthread_cond_broadcast(&vm->changed);
+	}
 	pthread_mutex_unlock(&vm->lock);
 }
 
 static int handle_ask(struct host_vm *vm, bool *let_go)
 {
 	enum vm_ask ask;
-	bool fresh;
+	uint64_t number;
+	bool fresh, killed;
 	int rc;
 
 	pthread_mutex_lock(&vm->lock);
 	ask = vm->ask;
+	number = vm->ask_number;
+	killed = vm->killed;
 	fresh = ask != VM_ASK_NONE && !vm->answered;
 	pthread_mutex_unlock(&vm->lock);
+	if (killed) {
+		tell(vm, "killed");
+		return 0;
+	}
 	if (!fresh)
 		return GO_ON;
 	switch (ask) {
 	case VM_ASK_NONE:
 		break;
 	case VM_ASK_BUTTON:
-		answer(vm, call_plain(vm, VMCTL_POWER_BUTTON, CALL_MS));
+		answer(vm, number, call_plain(vm, VMCTL_POWER_BUTTON, CALL_MS));
 		break;
 	case VM_ASK_RESET:
 		rc = call_plain(vm, VMCTL_RESET, CALL_MS);
 		vm->resetting = rc == 0;
-		answer(vm, rc);
+		answer(vm, number, rc);
 		break;
-	case VM_ASK_GROW: /* its numbers stand until the answer */
-		answer(vm, vm_disk_grow(vm, vm->grow_disk, vm->grow_size));
-		break;
-	case VM_ASK_KILL:
-		tell(vm, "killed");
-		return 0;
 	case VM_ASK_LET_GO:
 		*let_go = true;
 		return 0;

@@ -36,7 +36,7 @@ struct vfs_disk;
 enum vm_phase { VM_STARTING, VM_RUNNING, VM_PAUSED, VM_FROZEN, VM_ENDED };
 
 /* A request of another thread to the supervisor. LET_GO: the daemon ends, the VM runs on. */
-enum vm_ask { VM_ASK_NONE, VM_ASK_BUTTON, VM_ASK_RESET, VM_ASK_KILL, VM_ASK_LET_GO, VM_ASK_GROW };
+enum vm_ask { VM_ASK_NONE, VM_ASK_BUTTON, VM_ASK_RESET, VM_ASK_LET_GO };
 
 struct host_vm {
 	struct list link; /* in host_vms; guarded by its lock */
@@ -56,17 +56,18 @@ struct host_vm {
 	enum vm_phase phase;
 	const char *step; /* what a start is doing, for its progress */
 	enum vm_ask ask;
+	uint64_t ask_number; /* an answer is to this one alone */
 	bool answered;
 	struct err_info answer; /* of the request; .err 0: done */
 	struct err_info ended;	/* why it is over: .err 0 a power-off or kill */
 	bool panicked;
-	bool killed;	    /* VM_ASK_KILL: also a start that waits is given up */
-	unsigned grow_disk; /* VM_ASK_GROW */
-	uint64_t grow_size;
+	bool killed;  /* it is to end: also a start that waits is given up */
+	bool growing; /* a task's thread works on a disk: none is closed meanwhile */
+	bool closing; /* its disks are being closed, for good */
 	uint64_t started_ns;
 	int client[CONSOLE_CLIENTS]; /* consoles' sockets for the supervisor; -1 */
 
-	int wake_fd;	  /* eventfd: look at ask, client, full, gone, lost */
+	int wake_fd;	  /* eventfd: look at ask, killed, client, full, gone, lost */
 	atomic_int full;  /* disks that wait for space */
 	atomic_bool gone; /* the vhost-user client went */
 	atomic_bool lost; /* the volume's epoch is over: it must end */
@@ -124,8 +125,13 @@ struct host_vm *vm_find(struct host_vms *all, struct host_volume *volume, const 
 void vm_put(struct host_vm *vm);
 /* Posts and waits for the answer, at most `timeout_ms`: 0, its error, -ETIMEDOUT. */
 int vm_ask(struct host_vm *vm, enum vm_ask ask, unsigned timeout_ms);
-/* As vm_ask: its disk number `disk` gets `size` bytes, no fewer than it has; the guest is told. */
-int vm_ask_grow(struct host_vm *vm, unsigned disk, uint64_t size, unsigned timeout_ms);
+/* It ends as soon as its supervisor does not wait for something else; see vm_wait_ended. */
+void vm_kill_soon(struct host_vm *vm);
+/*
+ * Its disk number `disk` gets `size` bytes, no fewer than it has; the guest is told. In the caller's
+ * thread, which waits at most `timeout_ms` for a start or another's growing. -ENOENT: it has ended.
+ */
+int vm_grow(struct host_vm *vm, unsigned disk, uint64_t size, unsigned timeout_ms);
 /* Waits until it has left VM_STARTING: 0, the error of the start, -ETIMEDOUT. */
 int vm_wait_started(struct host_vm *vm, unsigned timeout_ms);
 /* Waits until it is over: 0, -ETIMEDOUT. */
@@ -158,11 +164,11 @@ void vm_disconnect(struct host_vm *vm);
 /* Opens the disks, the VM's lock being held, and makes the controller. */
 int vm_disks_open(struct host_vm *vm);
 /*
- * A disk that the guest uses grows: durable, then the guest hears of it; also when it has `size`
+ * (By vm_grow.) A disk that the guest uses grows: durable, then the guest hears of it; also when it has `size`
  * already, should a former attempt have ended halfway. -EPERM: it has more.
  */
 int vm_disk_grow(struct host_vm *vm, unsigned disk, uint64_t size);
-/* Disconnects, waits for what is in flight; `give_up`: the disks' locks too. */
+/* Disconnects, waits for what is in flight and for vm_grow; `give_up`: the disks' locks too. */
 void vm_disks_close(struct host_vm *vm, bool give_up);
 
 /* --- vm_spawn.c ------------------------------------------------------------------------------- */

@@ -292,9 +292,7 @@ static int follow_start(struct host_call *call, struct host_vm *vm)
 		pthread_mutex_unlock(&vm->lock);
 		go_on = host_progress(call, 0, 0, step);
 		if (go_on < 0) {
-			pthread_mutex_lock(&vm->lock);
-			vm->killed = true;
-			pthread_mutex_unlock(&vm->lock);
+			vm_kill_soon(vm);
 			return go_on;
 		}
 	}
@@ -388,11 +386,13 @@ static int vm_stop(struct host_call *call)
 
 static int kill_one(struct host_vm *vm)
 {
-	int rc = vm_ask(vm, VM_ASK_KILL, KILL_MS);
+	int rc;
 
-	if (rc == 0)
-		rc = vm_wait_ended(vm, KILL_MS);
-	return rc == -ETIMEDOUT ? fail(rc, "vm %s: is not over after %d s; its storage may hang",
+	vm_kill_soon(vm);
+	rc = vm_wait_ended(vm, KILL_MS);
+	return rc == -ETIMEDOUT ? fail(rc,
+				       "vm %s: is not over after %d s, its storage may hang; it"
+				       " ends as soon as it can",
 				       vm->name, KILL_MS / 1000)
 				: rc;
 }

@@ -82,6 +82,26 @@ def test_two_resizes_never_shrink_it(host):
     host.ok('vm', 'kill', 'g')
 
 
+def test_killed_while_its_disk_grows(host, lun):
+    create(host)
+    host.ok('vm', 'start', 'g')
+    host.ok('fault', 'add', lun, '--kind', 'delay=200', '--op', 'write')
+    with ThreadPoolExecutor(3) as pool:
+        grown = [pool.submit(host.run, 'disk', 'resize', 'v1:/a.disk', '--size', size) for size in ('1G', '2G')]
+        killed = pool.submit(host.run, 'vm', 'kill', 'g').result()
+        codes = {g.result().code for g in grown}
+    host.ok('fault', 'clear')
+    assert killed.code == 0, killed
+    assert codes <= {EXIT['ok'], EXIT['refused'], EXIT['busy']}, [g.result() for g in grown]
+    host.ok('vm', 'start', 'g')
+    with Shell(host) as shell:
+        shell.expect('ready')
+        assert shell.run('c', 'c ') == f'c {host.json("disk", "show", "v1:/a.disk")["size"] // 4096}'
+        shell.leave()
+    host.ok('vm', 'kill', 'g')
+    host.ok('volume', 'unmount', 'v1')
+
+
 def test_refusals_name_the_thing(host, cluster, lun):
     create(host)
     h2 = cluster.host('h2')

@@ -82,6 +82,7 @@ int cli_follow(struct cli *cli, uint64_t id, json_t **result)
 {
 	uint64_t began = clock_boot_ms(), pause = POLL_FIRST_MS, shown = 0, took;
 	json_t *query = json_pack("{s:I}", "id", (json_int_t)id);
+	const char *on = cli->on ? " --on " : "", *host = cli->on ? cli->on : "";
 	bool detached = false;
 	sigset_t interrupt, old;
 	int rc = 0;
@@ -125,9 +126,10 @@ int cli_follow(struct cli *cli, uint64_t id, json_t **result)
 	if (detached && rc == 0) {
 		cli_end_progress(cli);
 		rc = fail(-ETIMEDOUT,
-			  "task %llu goes on; watch it with perilune task watch %llu, end it with"
-			  " perilune task cancel %llu",
-			  (unsigned long long)id, (unsigned long long)id, (unsigned long long)id);
+			  "task %llu goes on; watch it with perilune%s%s task watch %llu, end it"
+			  " with perilune%s%s task cancel %llu",
+			  (unsigned long long)id, on, host, (unsigned long long)id, on, host,
+			  (unsigned long long)id);
 	}
 	return rc;
 }

@@ -56,6 +56,8 @@ static int entry(void *arg, const char *name, const struct cfs_stat *st)
 
 	if (++w->names > NAMES_MAX || ending(w->p))
 		return -ECANCELED;
+	if (st->kind == CFS_DISK && !st->created_ns) /* another host has not written its size yet */
+		return -EAGAIN;
 	if (st->kind == CFS_DISK && !st->deleting)
 		w->bytes += st->size;
 	else if (st->kind == CFS_DIR)

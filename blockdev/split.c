@@ -12,6 +12,8 @@
 
 struct split {
 	struct blk_req *parent;
+	struct blk_chan *chan;
+	uint64_t power; /* of the channel, when the first piece went */
 	unsigned pending;
 	int res;
 	bool maybe_done;
@@ -45,6 +47,16 @@ int blk_iov_slice(struct iovec *out, const struct iovec *iov, int iovcnt, uint64
 	return n;
 }
 
+/*
+ * Some of a write's pieces went before a cache may have been lost, others after it: who counts from the
+ * end of the whole would not see it. It ends as the lost session's other writes have.
+ */
+static bool straddles(const struct blk_chan *chan, const struct blk_req *parent, uint64_t power)
+{
+	return chan->blk->info.write_cache && blk_op_changes(parent->op) &&
+	       !(parent->flags & BLK_FUA) && power != blk_chan_power_count(chan);
+}
+
 static void release(struct split *split)
 {
 	struct blk_req *parent = split->parent;
@@ -52,6 +64,8 @@ static void release(struct split *split)
 
 	if (--split->pending)
 		return;
+	if (res == 0 && straddles(split->chan, parent, split->power))
+		res = -ENOTCONN;
 	/* Some pieces may be on the medium, others not. */
 	parent->maybe_done = split->maybe_done;
 	free(split);
@@ -102,6 +116,8 @@ void blk_split(struct blk_chan *chan, struct blk_req *req, uint64_t max)
 	uint64_t at = 0, take;
 
 	split->parent = req;
+	split->chan = chan;
+	split->power = blk_chan_power_count(chan);
 	split->pending = 1;
 	if (max != UINT64_MAX)
 		max = ROUND_DOWN(max, (uint64_t)chan->blk->info.block_size);
@@ -139,6 +155,7 @@ struct zero {
 	struct blk_req *parent;
 	struct blk_chan *chan;
 	uint64_t at;
+	uint64_t power; /* as above */
 };
 
 static void zero_next(struct zero *z)
@@ -165,6 +182,8 @@ static void zero_done(struct blk_req *req, int res)
 		zero_next(z);
 		return;
 	}
+	if (res == 0 && z->at > req->length && straddles(z->chan, parent, z->power))
+		res = -ENOTCONN;
 	parent->maybe_done = res < 0 && (req->maybe_done || z->at > req->length);
 	free(z);
 	blk_complete(parent, res);
@@ -176,6 +195,7 @@ void blk_write_zeroes_plainly(struct blk_chan *chan, struct blk_req *req)
 
 	z->parent = req;
 	z->chan = chan;
+	z->power = blk_chan_power_count(chan);
 	z->req.done = zero_done;
 	zero_next(z);
 }

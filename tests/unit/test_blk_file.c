@@ -20,6 +20,7 @@
 #include "base/err.h"
 #include "base/loop.h"
 #include "blockdev/blk.h"
+#include "blockdev/node.h"
 #include "tests/lib/lun.h"
 
 #define SIZE (64 * MiB)
@@ -128,6 +129,51 @@ static void test_split(void **state)
 	free(iov);
 	free(a);
 	free(b);
+}
+
+struct whole {
+	struct blk_req req;
+	struct loop *loop;
+	int res;
+};
+
+static void whole_done(struct blk_req *req, int res)
+{
+	struct whole *w = container_of(req, struct whole, req);
+
+	w->res = res;
+	loop_stop(w->loop);
+}
+
+/* A session is lost between a long write's first piece and its last: it is no success. */
+static void test_split_straddles_a_loss(void **state)
+{
+	static const struct {
+		unsigned flags;
+		bool loss;
+		int want;
+	} round[] = {{0, false, 0}, {0, true, -ENOTCONN}, {BLK_FUA, true, 0}};
+	struct fixture *f = *state;
+	size_t n = 2 * blk_info(f->blk)->max_transfer;
+	struct iovec iov = {xaligned(4096, n), n};
+	struct whole w = {.req.done = whole_done};
+	struct blk_chan *chan;
+
+	lun_pattern(iov.iov_base, n, 9);
+	assert_int_equal(loop_create(&w.loop, 64), 0);
+	assert_int_equal(blk_chan_open(f->blk, w.loop, BLK_CHAN_DATA, &chan), 0);
+	for (unsigned i = 0; i < 3; i++) {
+		blk_prep_rw(&w.req, BLK_WRITE, 0, &iov, 1, n, round[i].flags);
+		blk_submit(chan, &w.req);
+		chan->power_count += round[i].loss;
+		assert_int_equal(loop_run(w.loop), 0);
+		assert_int_equal(w.res, round[i].want);
+		if (round[i].want < 0)
+			assert_true(w.req.maybe_done);
+	}
+	blk_chan_close(chan);
+	loop_destroy(w.loop);
+	free(iov.iov_base);
 }
 
 /* More places than are written at once; and a lease that is over stops it. */
@@ -398,6 +444,7 @@ int main(void)
 		cmocka_unit_test(test_open_errors),
 		cmocka_unit_test_setup_teardown(test_blocking, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_split, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_split_straddles_a_loss, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_parts, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_depth, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_lease, setup, teardown),

@@ -43,6 +43,40 @@ static void proved(struct peer_served *s)
 	(void)strangers_done(s->peers->strangers, &s->from, clock_boot_ms(), true);
 }
 
+/* Who has lost its place on the volume knows the secret still. Lock held. */
+static int check_life(struct peer_served *s, struct peer_volume *v, const struct peer_hello *theirs)
+{
+	struct cfs_host_info hosts[64];
+	unsigned n = cfs_hosts(v->fs, hosts);
+	enum peer_life life = peers_life(v, hosts, n, theirs->slot, theirs->epoch);
+
+	if (theirs->slot >= PEER_SLOTS || life == PEER_LIFE_OVER)
+		return fail(-ESTALE, "host %s: slot %u, epoch %u is no member any more",
+			    theirs->name, theirs->slot, theirs->epoch);
+	s->slot = theirs->slot;
+	s->epoch = theirs->epoch;
+	s->unseen_ms = life == PEER_LIFE_UNSEEN ? clock_boot_ms() : 0;
+	return 0;
+}
+
+void peer_served_look(struct peer_volume *v, const struct cfs_host_info *hosts, unsigned n)
+{
+	struct peer_served *s;
+
+	list_for_each (s, &v->peers->served, link) {
+		enum peer_life life;
+
+		if (s->volume != v)
+			continue;
+		life = peers_life(v, hosts, n, s->slot, s->epoch);
+		if (life == PEER_LIFE_SEEN)
+			s->unseen_ms = 0;
+		if (life == PEER_LIFE_OVER ||
+		    (s->unseen_ms && clock_boot_ms() - s->unseen_ms >= PEER_UNSEEN_MS))
+			peer_conn_close(s->conn, -ESTALE, "no member of the volume any more");
+	}
+}
+
 static int on_hello(void *arg, struct peer_conn *conn, const char *identity,
 		    const struct peer_hello *theirs, struct peer_hello *mine)
 {
@@ -62,6 +96,9 @@ static int on_hello(void *arg, struct peer_conn *conn, const char *identity,
 		rc = fail(-ESTALE, "host %s has slot %u, epoch %u now", s->peers->host->name,
 			  v->slot, v->epoch);
 	} else {
+		rc = check_life(s, v, theirs);
+	}
+	if (rc == 0) {
 		*mine = (struct peer_hello){.version_min = PEER_VERSION_MIN,
 					    .version_max = PEER_VERSION_MAX,
 					    .purpose = PEER_CONTROL,

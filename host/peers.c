@@ -130,6 +130,21 @@ void host_peers_leave(struct host_peers *p, struct cfs *fs)
 
 /* --- looking ----------------------------------------------------------------------------------------- */
 
+enum peer_life peers_life(struct peer_volume *v, const struct cfs_host_info *hosts, unsigned n,
+			  unsigned slot, uint32_t epoch)
+{
+	for (unsigned i = 0; i < n; i++) {
+		const struct cfs_host_info *h = &hosts[i];
+
+		if (h->slot != slot || h->epoch < epoch)
+			continue;
+		return h->epoch > epoch || h->self || !strcmp(h->state, "recovering")
+			       ? PEER_LIFE_OVER
+			       : PEER_LIFE_SEEN;
+	}
+	return cfs_life_over(v->fs, slot, epoch) ? PEER_LIFE_OVER : PEER_LIFE_UNSEEN;
+}
+
 void peers_look(struct host_peers *p)
 {
 	struct cfs_host_info hosts[64];
@@ -143,6 +158,8 @@ void peers_look(struct host_peers *p)
 			by_slot[hosts[i].slot] = &hosts[i];
 		for (unsigned i = 0; v->fs && i < PEER_SLOTS; i++)
 			peer_link_set(&v->to[i], by_slot[i]);
+		if (v->fs)
+			peer_served_look(v, hosts, n);
 	}
 }
 

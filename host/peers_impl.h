@@ -23,7 +23,8 @@
 #define PEER_WORKERS	   8u	/* calls of others that wait for storage at once */
 #define PEER_QUICK_WORKERS 2u
 #define PEER_LOOK_MS	   1000u /* how often the hosts in the beats are looked through */
-#define PEER_RETRY_MS	   250u	 /* after a failure; doubles */
+#define PEER_UNSEEN_MS	   60000u /* a life that connected before its first beat was read: that long */
+#define PEER_RETRY_MS	   250u /* after a failure; doubles */
 #define PEER_RETRY_MAX_MS  10000u
 #define PEER_HINTS_QUEUED  64u	 /* of a volume, for the peers' thread */
 #define PEER_HINTS_WAITING 8u	 /* of a link that is not open yet */
@@ -73,7 +74,10 @@ struct peer_served {
 	struct list link;
 	struct host_peers *peers;
 	struct peer_conn *conn;	    /* NULL: gone, but calls of it still run */
-	struct peer_volume *volume; /* once it has proved itself */
+	struct peer_volume *volume; /* once it has proved itself, as that life on it: */
+	unsigned slot;
+	uint32_t epoch;
+	uint64_t unseen_ms; /* BOOTTIME: the beats did not show it yet; 0: they did */
 	struct netaddr from;
 	bool proved;
 	unsigned calls;	     /* struct served_call that name it */
@@ -108,6 +112,10 @@ struct host_peers {
 /* peers.c, lock held. Reads who is in the slots, from the last beat: */
 void peers_look(struct host_peers *p);
 struct peer_volume *peers_volume(struct host_peers *p, const char *identity);
+/* What the last beat says of another host's life: over (or being taken over), or not seen yet. */
+enum peer_life { PEER_LIFE_SEEN, PEER_LIFE_UNSEEN, PEER_LIFE_OVER };
+enum peer_life peers_life(struct peer_volume *v, const struct cfs_host_info *hosts, unsigned n,
+			  unsigned slot, uint32_t epoch);
 /* Stopping and all is closed: the thread may end. */
 void peers_check_end(struct host_peers *p);
 void peers_volume_put(struct peer_volume *v); /* a connection that stood on it is gone */
@@ -128,6 +136,8 @@ int peer_hint_serve(struct peer_served *s, const struct frame *f);
 /* peer_serve.c: loop's thread. */
 void peer_served_accept(struct host_peers *p, int fd);
 void peer_served_sweep(struct host_peers *p);
+/* Lock held; `hosts` as the beats of `v` show them: who is no member any more is hung up on. */
+void peer_served_look(struct peer_volume *v, const struct cfs_host_info *hosts, unsigned n);
 void peer_served_close_all(struct host_peers *p, struct peer_volume *only, const char *why);
 void peer_served_put(struct peer_served *s); /* lock held: frees it if nothing names it */
 

@@ -6,6 +6,7 @@ import contextlib, os, socket, subprocess, threading, time, uuid
 import pytest
 
 from hostlib import EXIT, Host, until
+from targets import Tgt
 
 ANY = ('--listen', '127.0.0.1:0')
 STRANGER = '127.0.0.66'  # another address than the hosts', so that its delays are not theirs
@@ -153,6 +154,23 @@ def test_a_host_dies_and_returns(three):
     h2.start(*ANY)  # another port, in the same life if it was quick
     until(lambda: h1.run('--on', 'h2', 'host', 'show').code == 0, what='h2 is reached again')
     assert members(h1)['h2']['connection'] == 'connected'
+
+
+def test_who_lost_the_volume_commands_nobody(cluster):
+    with Tgt(size='1G') as t:  # there a takeover leaves the other's process alone
+        h1, h2 = (cluster.host(n, *ANY) for n in ('h1', 'h2'))
+        h1.ok('volume', 'format', 'v1', t.url)
+        h1.ok('volume', 'mount', t.url)
+        h2.ok('volume', 'mount', t.url)
+        until(lambda: h2.run('--on', 'h1', 'host', 'show').code == 0, what='h1 is reached')
+        h2.ok('fault', 'add', t.url, '--kind', 'fail')
+        until(lambda: members(h1).get('h2', {}).get('state') in (None, 'recovering'), timeout=60, what='h2 is taken over')
+        # its connection is cut, and a new one is not let in; the network and the secret are as they were
+        until(lambda: h2.run('--on', 'h1', 'host', 'show').code != 0, timeout=20, what='h2 is cut off')
+        for i in range(3):
+            assert h2.run('--on', 'h1', 'host', 'show').code in (EXIT['unreachable'], EXIT['not-found'])
+        h2.ok('fault', 'clear')
+        until(lambda: h2.run('--on', 'h1', 'host', 'show').code == 0, timeout=60, what='h2 is a member again')
 
 
 def test_hosts_stop_in_the_middle_of_calls(three):

@@ -33,6 +33,7 @@ static int on_key(void *arg, const char *identity, uint8_t key[TLS_KEY_BYTES])
 	v = peers_volume(s->peers, identity);
 	if (v)
 		memcpy(key, v->key, sizeof(v->key));
+	s->early = !v && peers_awaits(s->peers, identity);
 	pthread_mutex_unlock(&s->peers->lock);
 	return v ? 0 : -ENOENT;
 }
@@ -166,7 +167,7 @@ static void on_closed(void *arg, struct peer_conn *conn, int err, const char *wh
 
 	(void)err;
 	MUST(s->conn == conn);
-	if (!s->proved && strangers_done(p->strangers, &s->from, clock_boot_ms(), false)) {
+	if (!s->proved && strangers_done(p->strangers, &s->from, clock_boot_ms(), s->early)) {
 		netaddr_format_host(&s->from, text);
 		host_event(p->host->events, "peer", text, "refused: %s; the next ones wait", why);
 	}

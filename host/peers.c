@@ -128,6 +128,43 @@ void host_peers_leave(struct host_peers *p, struct cfs *fs)
 	pthread_mutex_unlock(&p->lock);
 }
 
+void host_peers_await(struct host_peers *p, const char *id)
+{
+	unsigned at = 0;
+
+	if (!p)
+		return;
+	pthread_mutex_lock(&p->lock);
+	for (unsigned i = 0; i < PEER_AWAITED; i++) {
+		if (!strcmp(p->awaited[i].identity, id)) {
+			at = i;
+			break;
+		}
+		if (p->awaited[i].until_ms < p->awaited[at].until_ms)
+			at = i;
+	}
+	(void)str_format(p->awaited[at].identity, sizeof(p->awaited[at].identity), "%s", id);
+	p->awaited[at].until_ms = clock_boot_ms() + PEER_AWAITED_MS;
+	pthread_mutex_unlock(&p->lock);
+}
+
+void host_peers_settled(struct host_peers *p)
+{
+	pthread_mutex_lock(&p->lock);
+	p->settled = true;
+	pthread_mutex_unlock(&p->lock);
+}
+
+bool peers_awaits(struct host_peers *p, const char *identity)
+{
+	uint64_t now = clock_boot_ms();
+	bool found = !p->settled;
+
+	for (unsigned i = 0; i < PEER_AWAITED; i++)
+		found |= p->awaited[i].until_ms > now && !strcmp(p->awaited[i].identity, identity);
+	return found;
+}
+
 /* --- looking ----------------------------------------------------------------------------------------- */
 
 enum peer_life peers_life(struct peer_volume *v, const struct cfs_host_info *hosts, unsigned n,

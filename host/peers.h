@@ -44,6 +44,13 @@ void host_peers_join(struct host_peers *peers, struct cfs *fs);
 void host_peers_leave(struct host_peers *peers, struct cfs *fs);
 
 /*
+ * The volume (its id as text) is tried, or was let go just now: for a minute it is no stranger who names
+ * it. Until host_peers_settled, when what is remembered was tried once, that is so for all volumes.
+ */
+void host_peers_await(struct host_peers *peers, const char *id);
+void host_peers_settled(struct host_peers *peers);
+
+/*
  * Tells the hosts in `slots` (a bit each) of the volume, those that can be reached; connects where it was
  * not needed before. From any thread; never blocks; what is too much is thrown away. For cfs_options.
  */

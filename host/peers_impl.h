@@ -22,7 +22,9 @@
 #define PEER_SERVES_CALLS  32u	/* calls of one connection under way here; more are refused */
 #define PEER_WORKERS	   8u	/* calls of others that wait for storage at once */
 #define PEER_QUICK_WORKERS 2u
-#define PEER_LOOK_MS	   1000u /* how often the hosts in the beats are looked through */
+#define PEER_AWAITED	   64u	  /* volumes that may be mounted any time now ... */
+#define PEER_AWAITED_MS	   60000u /* ... or were of late */
+#define PEER_LOOK_MS	   1000u  /* how often the hosts in the beats are looked through */
 #define PEER_UNSEEN_MS	   60000u /* a life that connected before its first beat was read: that long */
 #define PEER_RETRY_MS	   250u /* after a failure; doubles */
 #define PEER_RETRY_MAX_MS  10000u
@@ -80,6 +82,7 @@ struct peer_served {
 	uint64_t unseen_ms; /* BOOTTIME: the beats did not show it yet; 0: they did */
 	struct netaddr from;
 	bool proved;
+	bool early;	     /* it named a volume that is not mounted at this moment only */
 	unsigned calls;	     /* struct served_call that name it */
 	struct list answers; /* ... whose answer waits for room */
 };
@@ -105,6 +108,11 @@ struct host_peers {
 	pthread_cond_t idle;
 	struct list volumes, served;
 	unsigned served_n;
+	bool settled; /* what is remembered was tried once */
+	struct {
+		char identity[TLS_IDENTITY_BYTES];
+		uint64_t until_ms; /* BOOTTIME */
+	} awaited[PEER_AWAITED];
 	unsigned calls; /* of ours, under way */
 	unsigned runs;	/* of others, in the pools */
 };
@@ -112,6 +120,8 @@ struct host_peers {
 /* peers.c, lock held. Reads who is in the slots, from the last beat: */
 void peers_look(struct host_peers *p);
 struct peer_volume *peers_volume(struct host_peers *p, const char *identity);
+/* It is no volume of this host at this moment, but may be at the next, or was at the last. */
+bool peers_awaits(struct host_peers *p, const char *identity);
 /* What the last beat says of another host's life: over (or being taken over), or not seen yet. */
 enum peer_life { PEER_LIFE_SEEN, PEER_LIFE_UNSEEN, PEER_LIFE_OVER };
 enum peer_life peers_life(struct peer_volume *v, const struct cfs_host_info *hosts, unsigned n,

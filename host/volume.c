@@ -488,6 +488,7 @@ static int refuse_twin(struct host_volumes *all, struct search *s, bool new_iden
 	/* A clone without one is cfs_mount's to refuse, with the cure. */
 	if (rc == 0 && (new_identity || !strcmp(i->lun, blk_info(host_lun_blk(s->lun[0]))->id))) {
 		uuid_text(i->id, text);
+		host_peers_await(all->host->peers, text);
 		pthread_mutex_lock(&all->lock);
 		list_for_each (v, &all->list, link)
 			twin = twin || !strcmp(v->id, text);
@@ -644,6 +645,7 @@ int host_volume_unmount(struct host_volumes *all, const char *name)
 		goto out;
 	}
 	host_promised_destroy(v->promised);
+	host_peers_await(all->host->peers, v->id);
 	host_peers_leave(all->host->peers, v->fs);
 	rc = cfs_unmount(v->fs);
 	if (rc < 0) {
@@ -791,12 +793,16 @@ static void *restorer(void *arg)
 	struct timespec until;
 	char id[40], name[64];
 	const char *names[1] = {id};
+	bool first;
 
 	for (;;) {
 		while (renew_lost(all))
 			;
 		for (unsigned at = 0; next_missing(all, at, id);) {
-			int rc = host_volume_mount(all, names, 1, NULL, false, name);
+			int rc;
+
+			host_peers_await(all->host->peers, id);
+			rc = host_volume_mount(all, names, 1, NULL, false, name);
 
 			if (rc < 0) {
 				note_error(all, id, err_message(rc));
@@ -804,9 +810,12 @@ static void *restorer(void *arg)
 			}
 		}
 		pthread_mutex_lock(&all->lock);
+		first = !all->first_done;
 		all->first_done = true;
 		pthread_cond_broadcast(&all->tried);
 		pthread_mutex_unlock(&all->lock);
+		if (first)
+			host_peers_settled(all->host->peers);
 		clean_one(all);
 		pthread_mutex_lock(&all->lock);
 		clock_gettime(CLOCK_MONOTONIC, &until);

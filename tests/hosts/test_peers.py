@@ -43,6 +43,14 @@ def connect(port, source=STRANGER):
     return s
 
 
+def knock(port, identity):
+    """TLS 1.3 with a wrong secret for the volume of that id."""
+    p = subprocess.run(['openssl', 's_client', '-bind', f'{STRANGER}:0', '-connect', f'127.0.0.1:{port}', '-tls1_3',
+                        '-psk_identity', identity, '-psk', '00' * 32, '-ciphersuites', 'TLS_AES_128_GCM_SHA256'],
+                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+    assert 'alert' in p.stdout and 'Reused, TLSv1.3' not in p.stdout, p.stdout
+
+
 def rss_kib(host):
     with open(f'/proc/{host.proc.pid}/status') as f:
         return next(int(line.split()[1]) for line in f if line.startswith('VmRSS'))
@@ -211,10 +219,7 @@ def test_a_stranger_gets_nowhere(three):
     volume = h2.json('volume', 'show', 'v1')['id']
     # TLS 1.3 with a wrong secret, and for a volume that is not there
     for identity in volume, str(uuid.uuid4()):
-        p = subprocess.run(['openssl', 's_client', '-bind', f'{STRANGER}:0', '-connect', f'127.0.0.1:{port}', '-tls1_3',
-                            '-psk_identity', identity, '-psk', '00' * 32, '-ciphersuites', 'TLS_AES_128_GCM_SHA256'],
-                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
-        assert 'alert' in p.stdout and 'Reused, TLSv1.3' not in p.stdout, p.stdout
+        knock(port, identity)
     refused = until(lambda: events(h2, 'refused'), what='it is said')
     assert len(refused) == 1 and refused[0]['object'] == STRANGER and 'secret' in refused[0]['text']
     # garbage, while commands go on
@@ -254,6 +259,25 @@ def test_a_stranger_gets_nowhere(three):
     # members are let in all the while
     assert h3.run('--on', 'h2', 'host', 'show').code == EXIT['not-found']
     h1.ok('--on', 'h2', 'host', 'show')
+
+
+def test_who_is_early_or_late_is_no_stranger(three):
+    cluster, h1, h2, h3 = three
+    volume, lun = h2.json('volume', 'show', 'v1')['id'], str(cluster.dir / 'lun0')
+    h2.ok('volume', 'unmount', 'v1')
+    knock(port_of(h2), volume)
+    h2.ok('volume', 'mount', lun)
+    # remembered, and not there
+    h2.stop()
+    h1.ok('volume', 'unmount', 'v1')
+    os.rename(lun, lun + '.away')
+    h2.start(*ANY)
+    assert h2.json('volume', 'list')[0]['state'] == 'missing'
+    knock(port_of(h2), volume)
+    knock(port_of(h2), str(uuid.uuid4()))
+    refused = until(lambda: events(h2, 'refused'), what='who names a volume that was never here is one')
+    assert len(refused) == 1
+    os.rename(lun + '.away', lun)
 
 
 def test_connections_that_say_nothing(three):

@@ -32,15 +32,27 @@ int cfs_write_data(struct cfs *fs, struct cfs_unflushed *file, uint64_t vbn, con
 	return rc;
 }
 
+/* Before a commit and after it, mutex held: nothing is left when nobody wrote meanwhile. */
+static uint64_t quiet_at(const struct cfs_unflushed *u)
+{
+	return u->writing ? UINT64_MAX : u->writes;
+}
+
+static void retire(struct cfs_unflushed *u, uint64_t quiet)
+{
+	if (u->writes == quiet)
+		u->any = false;
+}
+
 int cfs_commit_data(struct cfs *fs, struct cfs_unflushed *u)
 {
-	uint64_t writes, turn;
-	bool quiet;
+	struct cfs_unflushed *all = &fs->unflushed;
+	uint64_t quiet, all_quiet, turn;
 	int rc;
 
 	pthread_mutex_lock(&fs->files_lock);
-	writes = u->writes;
-	quiet = u->writing == 0;
+	quiet = quiet_at(u);
+	all_quiet = quiet_at(all);
 	turn = ++u->turns;
 	pthread_mutex_unlock(&fs->files_lock);
 	rc = cfs_commit_wait(fs);
@@ -53,8 +65,11 @@ int cfs_commit_data(struct cfs *fs, struct cfs_unflushed *u)
 	}
 	if (turn <= u->failed)
 		rc = -EIO;
-	else if (quiet && u->writes == writes)
-		u->any = false;
+	else
+		retire(u, quiet);
+	/* The flush was the whole volume's: a loss after it is none to who syncs that. */
+	if (u != all && all->power == cfs_power(fs))
+		retire(all, all_quiet);
 	pthread_mutex_unlock(&fs->files_lock);
 	return rc < 0 ? fail(rc,
 			     "volume %s: a LUN may have lost its write cache, and with it data "

@@ -593,6 +593,7 @@ static void test_lost_under_fsync(void **state)
 	ok(cfs_sync(r->fs));
 	assert_int_equal(cfs_pwrite(file, buf, 64 * KiB, 0), 64 * KiB);
 	ok(cfs_fsync(file));
+	(void)add_fault(r, "power-loss", NULL, 0); /* nothing that anybody had not made durable */
 	ok(cfs_sync(r->fs));
 	ok(cfs_close(file));
 	free(buf);

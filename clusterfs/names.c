@@ -16,8 +16,10 @@
 
 #define WALKS	  20u /* so often what a walk found may have changed meanwhile */
 #define MAX_DEPTH 256u
+#define SHUNNED	  16u /* free inodes whose locks others keep, at most, before it waits for one */
 
 #define OPEN_WAIT_MS	    100u  /* others on this host look at an open file for a moment only */
+#define LIVE_WAIT_MS	    1000u /* for a host that is asked to let go */
 #define READDIR_PATIENCE_MS 3000u /* for all fresh entries of one listing together */
 
 /* --- walking ------------------------------------------------------------------------------------ */
@@ -272,12 +274,45 @@ static int create_held(struct cfs *fs, struct cfs_dir *dir, const struct cfs_nod
 }
 
 /*
+ * A free inode whose lock nobody else has; the lock is held. With `others` such as are locked are passed
+ * by, else -EBUSY and *e tells which it is. Passed ones stay reserved meanwhile: else they came again.
+ */
+static int reserve(struct cfs *fs, const struct cfs_node *parent, struct cfs_dirent *e, bool others,
+		   struct cfs_lock **own)
+{
+	uint64_t passed[SHUNNED];
+	unsigned n = 0;
+	int rc;
+
+	for (;;) {
+		rc = cfs_meta_reserve(fs, CFS_SLAB_INODE, parent->inode, &e->inode);
+		if (rc < 0)
+			break;
+		rc = cfs_lock_get(fs, e->inode - 1, CFS_LOCK_EXCLUSIVE, 0, own);
+		if (rc == 0)
+			break;
+		if (rc != -EBUSY || !others || n == SHUNNED) {
+			cfs_meta_unreserve(fs, CFS_SLAB_INODE, e->inode);
+			break;
+		}
+		passed[n++] = e->inode;
+	}
+	if (rc == -ENOSPC && n) { /* there are none but such */
+		e->inode = passed[0];
+		rc = -EBUSY;
+	}
+	while (n)
+		cfs_meta_unreserve(fs, CFS_SLAB_INODE, passed[--n]);
+	return rc;
+}
+
+/*
  * A reservation keeps its group here, so the directory's lock comes first (volume.h). The inode's lock
  * is out of order then: it is free, or another host has it left over from what it was before; so it is
  * tried, and else (-EAGAIN, *busy) waited for with nothing held.
  */
 static int create_locked(struct cfs *fs, const struct cfs_node *parent, struct cfs_dirent *e,
-			 uint64_t size, uint64_t *busy)
+			 uint64_t size, bool others, uint64_t *busy)
 {
 	struct cfs_lock *lock, *own;
 	struct cfs_dir dir;
@@ -285,18 +320,15 @@ static int create_locked(struct cfs *fs, const struct cfs_node *parent, struct c
 
 	if (rc < 0)
 		return rc;
-	rc = cfs_meta_reserve(fs, CFS_SLAB_INODE, parent->inode, &e->inode);
+	rc = reserve(fs, parent, e, others, &own);
 	if (rc == 0) {
-		rc = cfs_lock_get(fs, e->inode - 1, CFS_LOCK_EXCLUSIVE, 0, &own);
-		if (rc == 0) {
-			rc = create_held(fs, &dir, parent, e, size);
-			cfs_lock_put(own);
-		} else if (rc == -EBUSY) {
-			*busy = e->inode;
-			rc = -EAGAIN;
-		}
+		rc = create_held(fs, &dir, parent, e, size);
+		cfs_lock_put(own);
 		if (rc < 0)
 			cfs_meta_unreserve(fs, CFS_SLAB_INODE, e->inode);
+	} else if (rc == -EBUSY) {
+		*busy = e->inode;
+		rc = -EAGAIN;
 	}
 	cfs_dir_close(&dir);
 	cfs_lock_put(lock);
@@ -327,12 +359,19 @@ static int create_in(struct cfs *fs, const struct cfs_node *parent, const char *
 	if (rc != -ENOENT)
 		return rc;
 	cfs_dirent_set(&e, name, strlen(name), kind, 0);
-	rc = create_locked(fs, parent, &e, size, &busy);
-	if (busy) {
-		rc = wait_for(fs, busy, CFS_LOCK_WAIT_MS);
+	rc = create_locked(fs, parent, &e, size, false, &busy);
+	if (!busy)
+		return rc;
+	/* A host that lives lets go at once; one that died keeps it until it is recovered. */
+	rc = wait_for(fs, busy, LIVE_WAIT_MS);
+	if (rc != -EBUSY)
 		return rc < 0 ? rc : -EAGAIN;
-	}
-	return rc;
+	busy = 0;
+	rc = create_locked(fs, parent, &e, size, true, &busy);
+	if (!busy)
+		return rc;
+	rc = wait_for(fs, busy, CFS_LOCK_WAIT_MS);
+	return rc < 0 ? rc : -EAGAIN;
 }
 
 static int exists(struct cfs *fs, const char *path)

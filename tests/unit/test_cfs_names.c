@@ -528,6 +528,28 @@ static void test_dump(void **state)
 	assert_int_equal(cfs_dump(&v->blk[0], 1, 1ULL << 38, listen_to, &one), -EINVAL);
 }
 
+/* A free inode whose lock somebody keeps (a host that died after a deletion) hinders no creation. */
+static void test_create_past_a_lock(void **state)
+{
+	struct cfs *fs = fs_of(state);
+	struct cfs_stat root, st;
+	struct cfs_lock *lock;
+	uint64_t kept;
+
+	ok(cfs_mkdir(fs, "/first"));
+	ok(cfs_stat(fs, "/", &root));
+	ok(cfs_meta_reserve(fs, CFS_SLAB_INODE, root.inode, &kept));
+	ok(cfs_lock_get(fs, kept - 1, CFS_LOCK_EXCLUSIVE, 0, &lock));
+	cfs_meta_unreserve(fs, CFS_SLAB_INODE, kept);
+	ok(cfs_create(fs, "/passed", CFS_FILE, 0));
+	ok(cfs_stat(fs, "/passed", &st));
+	assert_int_not_equal(st.inode, kept);
+	cfs_lock_put(lock);
+	ok(cfs_create(fs, "/next", CFS_FILE, 0)); /* it is free still, and the next */
+	ok(cfs_stat(fs, "/next", &st));
+	assert_int_equal(st.inode, kept);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -540,6 +562,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_two_hosts, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_two_hosts_in_one_directory, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_lock_order, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_create_past_a_lock, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_dump, setup, teardown),
 	};
 

@@ -74,21 +74,6 @@ static int settle_content(struct cfs *fs, struct cfs_lock **l, unsigned n)
 	return rc < 0 ? rc : cfs_commit_wait(fs);
 }
 
-int cfs_release_locks(struct cfs *fs, struct cfs_lock **l, unsigned n)
-{
-	int rc = settle_content(fs, l, n), one;
-
-	for (unsigned i = 0; i < n && rc == 0; i++) {
-		if (fs->cache)
-			cfs_buf_forget_owner(fs, l[i]->vbn);
-		l[i]->fresh = true;
-		one = cfs_lock_release(l[i]);
-		if (one < 0)
-			rc = one;
-	}
-	return rc;
-}
-
 /* Mutex held. */
 static void set_wished(struct cfs_lock *l, bool wished)
 {
@@ -98,28 +83,53 @@ static void set_wished(struct cfs_lock *l, bool wished)
 	l->wished = wished;
 }
 
+/* It is given up, for whatever reason: who wished for it is served and told. */
+static void served(struct cfs *fs, struct cfs_lock *l)
+{
+	uint64_t wishers;
+
+	pthread_mutex_lock(&fs->locks->mutex);
+	set_wished(l, false);
+	wishers = l->wishers;
+	l->wishers = 0;
+	pthread_mutex_unlock(&fs->locks->mutex);
+	cfs_hint_out(fs, wishers, &(struct cfs_hint){.kind = CFS_HINT_FREED, .vbn = l->vbn});
+}
+
+int cfs_release_locks(struct cfs *fs, struct cfs_lock **l, unsigned n)
+{
+	int rc = settle_content(fs, l, n), one;
+
+	for (unsigned i = 0; i < n && rc == 0; i++) {
+		if (fs->cache)
+			cfs_buf_forget_owner(fs, l[i]->vbn);
+		l[i]->fresh = true;
+		one = cfs_lock_release(l[i]);
+		if (l[i]->held == CFS_LOCK_FREE)
+			served(fs, l[i]);
+		if (one < 0)
+			rc = one;
+	}
+	return rc;
+}
+
 /* --- wishes ------------------------------------------------------------------------------------- */
 
-/* Gives up one lock whose use mutex was just taken; `wish`: somebody waits for it. */
-static void let_go(struct cfs *fs, struct cfs_lock *l, bool wish)
+/* Gives up one lock whose use mutex was just taken, because somebody waits for it; puts it. */
+static int let_go(struct cfs *fs, struct cfs_lock *l)
 {
 	int rc = cfs_release_locks(fs, &l, 1);
-	uint64_t vbn = l->vbn, wishers = 0;
 
 	if (rc < 0 && rc != -ESTALE)
 		log_warn("cfs", "volume %s: giving up lock %llu: %s", fs->name,
 			 (unsigned long long)l->vbn, err_message(rc));
-	pthread_mutex_lock(&fs->locks->mutex);
 	if (rc == 0) {
-		set_wished(l, false);
-		wishers = l->wishers;
-		l->wishers = 0;
-		if (wish)
-			l->give_way_ms = clock_boot_ms() + GIVE_WAY_MS;
+		pthread_mutex_lock(&fs->locks->mutex);
+		l->give_way_ms = clock_boot_ms() + GIVE_WAY_MS;
+		pthread_mutex_unlock(&fs->locks->mutex);
 	}
-	pthread_mutex_unlock(&fs->locks->mutex);
-	cfs_lock_put(l);
-	cfs_hint_out(fs, wishers, &(struct cfs_hint){.kind = CFS_HINT_FREED, .vbn = vbn});
+	cfs_lock_put(l); /* it may be gone now */
+	return rc;
 }
 
 /* Mutex held: the use mutex of a lock that others wish for, if it may go now. */
@@ -183,7 +193,7 @@ static void check_unknown(struct cfs *fs, uint64_t vbn)
 	if (l->held == CFS_LOCK_FREE)
 		(void)cfs_lock_acquire(l, &w, &final);
 	if (l->held != CFS_LOCK_FREE && !cfs_lock_is_vm(&l->rec))
-		let_go(fs, l, true);
+		(void)let_go(fs, l);
 	else
 		cfs_lock_put(l);
 }
@@ -214,7 +224,7 @@ static void on_wish_for(struct cfs *fs, uint64_t vbn, unsigned slot, bool told)
 	if (fn)
 		fn(arg);
 	if (mine)
-		let_go(fs, l, true);
+		(void)let_go(fs, l);
 	else if (unknown && !told && look_now(t, vbn))
 		check_unknown(fs, vbn);
 }
@@ -276,11 +286,8 @@ static void serve_wished(struct cfs *fs)
 			}
 		}
 		pthread_mutex_unlock(&t->mutex);
-		if (found) {
-			let_go(fs, found, true);
-			if (found->held != CFS_LOCK_FREE)
-				return; /* it failed; the next look tries again */
-		}
+		if (found && let_go(fs, found) < 0)
+			return; /* the next look tries again */
 	} while (found && !t->stop);
 }
 

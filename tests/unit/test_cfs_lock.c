@@ -311,6 +311,31 @@ static void test_use_open(void **state)
 	leave(a);
 }
 
+/* Given up unasked, a lock is wished for no more: the next to take it is not asked to let go. */
+static void test_drop_wished(void **state)
+{
+	struct host *a = join(*state, "alpha"), *b = join(*state, "beta");
+	uint64_t vbn = lock_of(a, 0);
+	struct cfs_lock *l = must_get(a, vbn, CFS_LOCK_EXCLUSIVE, 0), *other;
+	struct cfs_locks *t = a->b->fs.locks;
+	unsigned wanted = 0;
+
+	for (unsigned i = 0; i < 40 && !wanted; i++) {
+		assert_int_equal(cfs_lock_get(&b->b->fs, vbn, CFS_LOCK_EXCLUSIVE, 500, &other),
+				 -EBUSY);
+		pthread_mutex_lock(&t->mutex);
+		wanted = t->wished;
+		pthread_mutex_unlock(&t->mutex);
+	}
+	assert_int_equal(wanted, 1);
+	assert_int_equal(cfs_lock_drop(l), 0);
+	pthread_mutex_lock(&t->mutex);
+	assert_int_equal(t->wished, 0);
+	pthread_mutex_unlock(&t->mutex);
+	leave(a);
+	leave(b);
+}
+
 /* A dead host's lock: not before its slot is recovered, then at once. */
 static void test_break(void **state)
 {
@@ -679,9 +704,10 @@ int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_four_steps), T(test_shared),	  T(test_pins),	   T(test_break),
-		T(test_unknown),    T(test_lost_answers), T(test_counter), T(test_vm),
-		T(test_steal),	    T(test_plain),	  T(test_hints),   T(test_use_open),
+		T(test_four_steps),  T(test_shared),	   T(test_pins),    T(test_break),
+		T(test_unknown),     T(test_lost_answers), T(test_counter), T(test_vm),
+		T(test_steal),	     T(test_plain),	   T(test_hints),   T(test_use_open),
+		T(test_drop_wished),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -135,6 +135,7 @@ def test_without_reservations_and_by_default_nobody_is_taken_over(cluster):
         assert any('unfenced' in a['text'] for a in h2.json('status')['alarms'])
         h1.ok('vm', 'start', 'g')
         pid = show(h1)['pid']
+        assert show(h2)['host'] == 'h1'                                 # what it reads of the VM is no host's alone from now on
         h1.kill()
         until(lambda: any('unfenced' in e['text'] and 'h1' in e['text'] for e in h2.json('event', 'list')), 60,
               what='the other host saying that it cannot take over')

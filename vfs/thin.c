@@ -262,6 +262,7 @@ static void thin_submit(struct vfs_disk *disk, struct vfs_req *req)
 		return;
 	}
 	t->thin = thin;
+	t->sheds = thin->sheds;
 	list_init(&t->wait);
 	thin->in_flight++;
 	if (req->op != VFS_FLUSH) {
@@ -313,6 +314,7 @@ static void thin_shed(struct vfs_disk *disk)
 {
 	struct thin *thin = container_of(disk, struct thin, disk);
 
+	thin->sheds++;
 	thin_give_up_stalled(thin);
 	thin_set_full(thin, THIN_FULL_UNITS | THIN_FULL_LUN | THIN_FULL_MAP, false);
 }

@@ -71,6 +71,7 @@ struct thin {
 	struct list reap; /* leaves with something to reap */
 	bool reap_running;
 	unsigned in_flight; /* requests, pieces and jobs */
+	unsigned sheds;	    /* how often what waited was given up */
 	uint64_t flight_ns; /* of the volume */
 	bool thick;	    /* keeps its units, whatever is discarded */
 	void (*closed)(void *arg);
@@ -84,6 +85,7 @@ struct thin_req {
 	struct list wait; /* on one waiting list at most */
 	uint64_t at;	  /* how far it has walked: disk offset */
 	unsigned pending; /* pieces in flight, plus one while it walks */
+	unsigned sheds;	  /* of the disk, when it came */
 	int res;
 	unsigned iov_index; /* where `at` lies in the iovec */
 	size_t iov_offset;
@@ -118,6 +120,13 @@ static inline struct thin_req *thin_req(struct vfs_req *req)
 static inline struct vfs_req *req_of(struct thin_req *t)
 {
 	return container_of((uint8_t *)t, struct vfs_req, priv);
+}
+/* Whoever asked for it is gone: it ends as soon as nothing of it can land any more. */
+static inline bool thin_gone(struct vfs_req *req)
+{
+	struct thin_req *t = thin_req(req);
+
+	return t->thin->closed || t->sheds != t->thin->sheds;
 }
 static inline bool bitmap_get(const uint8_t *bits, unsigned i)
 {

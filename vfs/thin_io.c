@@ -318,14 +318,16 @@ static bool try_again(struct piece *p, int res)
 	struct thin *thin = p->thin;
 	uint64_t wait_ns = THIN_RETRY_MS * NS_PER_MS;
 
-	if (thin->closed && !may_land(p))
+	if (thin_gone(p->req) && !may_land(p))
 		return false;
 	switch (-res) {
 	case ESTALE:
 		break;
 	case ENOSPC:
-		p->lun_full = true;
-		thin_set_full(thin, THIN_FULL_LUN, true);
+		if (!thin_gone(p->req)) { /* else nobody is to be paused for it */
+			p->lun_full = true;
+			thin_set_full(thin, THIN_FULL_LUN, true);
+		}
 		wait_ns = NS_PER_S;
 		break;
 	case ENOTCONN:
@@ -399,7 +401,7 @@ void thin_retry_stalled(struct loop_timer *timer)
 	while (!list_empty(&again)) {
 		p = list_first(&again, struct piece, link);
 		list_del(&p->link);
-		if (thin->closed) {
+		if (thin_gone(p->req)) {
 			give_up(p);
 			continue;
 		}
@@ -453,7 +455,7 @@ void thin_give_up_stalled(struct thin *thin)
 
 void thin_no_space(struct thin *thin, struct vfs_req *req)
 {
-	if (thin->closed) { /* it will not be called again */
+	if (thin_gone(req)) { /* it will not be called again */
 		thin_req(req)->res = -ESTALE;
 		thin_part_done(req, -ESTALE);
 		return;
@@ -467,7 +469,7 @@ void thin_no_space(struct thin *thin, struct vfs_req *req)
 
 void thin_walk_later(struct thin *thin, struct vfs_req *req, int error)
 {
-	if (thin->closed) {
+	if (thin_gone(req)) {
 		thin_part_done(req, -ESTALE);
 		return;
 	}

@@ -357,6 +357,8 @@ static void piece_done(struct blk_req *blk, int res)
 			 blk->op == BLK_READ ? "read" : "write", (unsigned long long)blk->offset,
 			 strerror(-res));
 		res = -EIO;
+	} else if (blk->op == BLK_WRITE && (p->req->flags & VFS_FUA)) {
+		unflushed_wrote_fua(p->thin->unflushed, p->extent);
 	} else if (blk->op == BLK_WRITE) {
 		unflushed_wrote(p->thin->unflushed, p->extent);
 	}

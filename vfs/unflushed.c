@@ -14,6 +14,7 @@ struct lun {
 	uint64_t power;	       /* of the channel, when the write `first` ended */
 	uint64_t witness;      /* count of the flushing session, up to which all is known */
 	uint64_t first, last;  /* writes that are not flushed; 0: none */
+	uint64_t fua; /* the last that is durable when answered, and not flushed yet; 0: none */
 };
 
 struct unflushed {
@@ -60,6 +61,13 @@ void unflushed_wrote(struct unflushed *u, unsigned i)
 	lun->last = u->writes;
 }
 
+void unflushed_wrote_fua(struct unflushed *u, unsigned i)
+{
+	u->writes++;
+	if (u->lun[i].chan)
+		u->lun[i].fua = u->writes;
+}
+
 uint64_t unflushed_power(const struct unflushed *u)
 {
 	uint64_t sum = 0;
@@ -87,9 +95,12 @@ uint64_t unflushed_witness(const struct unflushed *u, unsigned i)
 
 int unflushed_unproved(const struct unflushed *u, unsigned *i)
 {
-	for (*i = 0; *i < u->n; (*i)++)
-		if (u->lun[*i].first && u->lun[*i].witness != unflushed_witness(u, *i))
+	for (*i = 0; *i < u->n; (*i)++) {
+		const struct lun *lun = &u->lun[*i];
+
+		if ((lun->first || lun->fua) && lun->witness != unflushed_witness(u, *i))
 			return -EAGAIN;
+	}
 	return 0;
 }
 
@@ -112,6 +123,8 @@ void unflushed_retire(struct unflushed *u, const struct unflushed_mark *mark)
 	for (unsigned n = 0; n < u->n; n++) {
 		struct lun *lun = &u->lun[n];
 
+		if (lun->fua <= mark->writes)
+			lun->fua = 0;
 		if (!lun->first || lost(lun, mark->writes))
 			continue;
 		if (lun->last <= mark->writes)

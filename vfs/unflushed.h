@@ -32,6 +32,11 @@ void unflushed_destroy(struct unflushed *u);
 void unflushed_add(struct unflushed *u, unsigned i, struct blk *blk, struct blk_chan *chan);
 /* A write to LUN `i` has succeeded. */
 void unflushed_wrote(struct unflushed *u, unsigned i);
+/*
+ * One with FUA has: not answered yet, its data are at hand. It needs a proof as others do, but what is
+ * lost of it is written again (unflushed_power tells), and no flush needs to tell.
+ */
+void unflushed_wrote_fua(struct unflushed *u, unsigned i);
 /* The sum of all counts: a write that is flushed under the same one is not lost. */
 uint64_t unflushed_power(const struct unflushed *u);
 

@@ -544,6 +544,8 @@ static void test_lost_under_fua(void **state)
 		usleep(10000);
 	(void)add_fault(r, "power-loss", NULL, 0);
 	assert_int_equal(finish(job), 0);
+	assert_int_equal(run(r, VFS_FLUSH, 0, 0, NULL, 0), 0); /* nothing is lost */
+	assert_int_equal(r->lost, 0);
 	(void)add_fault(r, "power-loss", NULL, 0);
 	assert_true(reads_back(r, MiB, 7));
 	ok(fault_clear(0));

@@ -65,10 +65,45 @@ static void test_a_session_that_comes_up(void **state)
 	unflushed_destroy(lun.u);
 }
 
+/* A write with FUA is written again by who has its data: it leaves nothing to be told. */
+static void test_fua_leaves_no_loss(void **state)
+{
+	struct unflushed_mark mark;
+	struct lun lun;
+	unsigned i;
+
+	(void)state;
+	lun_init(&lun);
+	unflushed_add(lun.u, 0, &lun.blk, &lun.data);
+	unflushed_wrote_fua(lun.u, 0);
+	lun.service.power_count = 1;
+	assert_int_equal(unflushed_unproved(lun.u, &i), -EAGAIN);
+	unflushed_proved(lun.u, 0, unflushed_witness(lun.u, 0));
+	lun.data.power_count = 1;
+	unflushed_wrote_fua(lun.u, 0); /* again */
+	unflushed_begin(lun.u, &mark);
+	unflushed_wrote_fua(lun.u, 0); /* another one's */
+	assert_int_equal(unflushed_unproved(lun.u, &i), 0);
+	unflushed_retire(lun.u, &mark);
+	unflushed_begin(lun.u, &mark);
+	assert_int_equal(flush(&lun, &mark), 0);
+	lun.service.power_count = 2;
+	assert_int_equal(unflushed_unproved(lun.u, &i), 0); /* nothing is left to prove */
+	/* Beside it one without. */
+	unflushed_wrote(lun.u, 0);
+	lun.data.power_count = 2;
+	unflushed_wrote_fua(lun.u, 0);
+	unflushed_begin(lun.u, &mark);
+	unflushed_retire(lun.u, &mark);
+	assert_int_equal(flush(&lun, &mark), -EIO);
+	unflushed_destroy(lun.u);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_a_session_that_comes_up),
+		cmocka_unit_test(test_fua_leaves_no_loss),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -335,6 +335,17 @@ static void take_label_sequence(struct cfs *fs)
 	pthread_mutex_unlock(&fs->label_lock);
 }
 
+void cfs_set_address(struct cfs *fs, const char *address)
+{
+	char *old;
+
+	pthread_mutex_lock(&fs->slots->lock);
+	old = (char *)fs->options.address;
+	fs->options.address = xstrdup(address);
+	pthread_mutex_unlock(&fs->slots->lock);
+	free(old);
+}
+
 static void fill_block(struct cfs_beat *b)
 {
 	struct cfs *fs = b->fs;
@@ -351,11 +362,11 @@ static void fill_block(struct cfs_beat *b)
 		r->refused[i] = le32_of(s->refused[i]);
 	memcpy(s->refusing, s->refused, sizeof(s->refusing));
 	r->label_sequence = le64_of(s->label_sequence);
+	(void)str_format(r->address, sizeof(r->address), "%s",
+			 fs->options.address ? fs->options.address : "");
 	pthread_mutex_unlock(&s->lock);
 	r->epoch = le32_of(fs->epoch);
 	r->slot = le16_of((uint16_t)fs->slot);
-	(void)str_format(r->address, sizeof(r->address), "%s",
-			 fs->options.address ? fs->options.address : "");
 	cfs_record_seal(r, CFS_T_BEAT, fs->id, cfs_vbn(0, CFS_BEATS + fs->slot));
 }
 

@@ -118,6 +118,8 @@ struct cfs_info {
 int cfs_info(struct cfs *fs, struct cfs_info *out);
 /* The hosts alone, as the last beat showed them; at most 64; their number. Never waits for I/O. */
 unsigned cfs_hosts(struct cfs *fs, struct cfs_host_info out[64]);
+/* What the beats say from the next one on, instead of cfs_options.address. Never blocks. */
+void cfs_set_address(struct cfs *fs, const char *address);
 /* What peers of this volume are known by. The secret is never shown nor sent; wipe it after use. */
 struct cfs_membership {
 	uint8_t volume[16], secret[32];

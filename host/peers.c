@@ -91,6 +91,8 @@ void host_peers_join(struct host_peers *p, struct cfs *fs)
 		peer_link_init(&v->to[i], v, i);
 	pthread_mutex_lock(&p->lock);
 	list_add_tail(&p->volumes, &v->link);
+	if (p->known) /* perhaps only since it was mounted */
+		cfs_set_address(fs, p->address);
 	pthread_mutex_unlock(&p->lock);
 }
 
@@ -202,11 +204,29 @@ void peers_look(struct host_peers *p)
 
 static void begin_listening(struct host_peers *p);
 
+/* Lock held. An interface may get its address after we began. */
+static void find_address(struct host_peers *p)
+{
+	struct netaddr shown = p->listen;
+	struct peer_volume *v;
+
+	if (p->known || !p->listens)
+		return;
+	if (netaddr_is_any(&shown) && netaddr_reachable(&shown) < 0)
+		return;
+	netaddr_format(&shown, p->address);
+	p->known = true;
+	list_for_each (v, &p->volumes, link)
+		if (v->fs)
+			cfs_set_address(v->fs, p->address);
+}
+
 static void look_fired(struct loop_timer *timer)
 {
 	struct host_peers *p = container_of(timer, struct host_peers, look);
 
 	pthread_mutex_lock(&p->lock);
+	find_address(p);
 	peers_look(p);
 	pthread_mutex_unlock(&p->lock);
 	peer_served_sweep(p);
@@ -258,7 +278,7 @@ static void on_listen(struct loop_watch *watch, unsigned events)
 			continue;
 		}
 		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-			log_warn("peers", "%s: %s; nobody is let in for a second", p->address,
+			log_warn("peers", "%s: %s; nobody is let in for a second", p->listen_text,
 				 strerror(errno));
 			loop_watch_set(watch, 0); /* until the next look */
 		}
@@ -281,7 +301,7 @@ static void begin_listening(struct host_peers *p)
 			err_clear();
 			return;
 		}
-		host_event(p->host->events, "peer", p->address, "listening, after all");
+		host_event(p->host->events, "peer", p->listen_text, "listening, after all");
 	}
 	p->listen_watch.fn = on_listen;
 	loop_watch_add(p->loop, &p->listen_watch, p->listen_fd, POLLIN);
@@ -290,7 +310,6 @@ static void begin_listening(struct host_peers *p)
 /* The first try, so that the address of "any port" is known before a beat tells it. */
 static int first_listen(struct host_peers *p, const char *text)
 {
-	struct netaddr shown;
 	int rc;
 
 	if (!text || !*text)
@@ -305,17 +324,17 @@ static int first_listen(struct host_peers *p, const char *text)
 	if (p->listen_fd < 0)
 		host_event(p->host->events, "peer", text, "%s; tried again each second",
 			   err_message(p->listen_fd));
-	shown = p->listen;
-	if (netaddr_is_any(&shown) && netaddr_reachable(&shown) < 0)
-		log_warn("peers", "%s: no address that others can reach; name one with --listen",
-			 text);
-	netaddr_format(&shown, p->address);
+	netaddr_format(&p->listen, p->listen_text);
+	find_address(p);
+	if (!p->known)
+		log_warn("peers",
+			 "%s: no address yet that others can reach; looked for each second", text);
 	return 0;
 }
 
 const char *host_peers_address(const struct host_peers *p)
 {
-	return p ? p->address : "";
+	return p && p->known ? p->address : "";
 }
 
 /* --- coming up and going down -------------------------------------------------------------------------- */

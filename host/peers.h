@@ -33,7 +33,7 @@ struct host_peers;
  * reach this host, but it them). An address that is taken is tried again later. -EINVAL.
  */
 int host_peers_create(struct host *host, const char *listen, struct host_peers **out);
-/* Where others reach this host; what the beat says. "" when nowhere. */
+/* Where others reach this host; what the beat says. "" when nowhere, or not yet. */
 const char *host_peers_address(const struct host_peers *peers);
 /* No more calls, either way: those under way end, others' are done first. */
 void host_peers_quiesce(struct host_peers *peers);

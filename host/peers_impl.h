@@ -94,7 +94,9 @@ struct host_peers {
 	_Atomic bool stopping; /* read without the lock, too */
 	bool started, stopped, no_calls, leaving, hinting;
 	struct netaddr listen;
-	char address[NETADDR_TEXT]; /* never changes once created */
+	char listen_text[NETADDR_TEXT];
+	char address[NETADDR_TEXT]; /* never changes once `known` */
+	_Atomic bool known;	    /* set under the lock */
 	bool listens;
 	int listen_fd;
 	struct loop_watch listen_watch;

@@ -354,3 +354,23 @@ def test_a_cut_network_hinders_nothing(cluster):
         h2.ok('file', 'mkdir', 'v1:/last')
         for h in hosts:
             h.stop()
+
+
+def test_an_address_that_comes_later_is_told(cluster):
+    lun = cluster.lun()
+    with Net() as net:
+        net.ip('-n', net.ns[0], 'addr', 'flush', 'dev', net.link[0])
+        hosts = []
+        for i, name in enumerate(('h1', 'h2')):
+            h = cluster.hosts[name] = Host(cluster, name, prefix=['ip', 'netns', 'exec', net.ns[i]])
+            hosts.append(h.start('--listen', '0.0.0.0:7700'))
+        h1, h2 = hosts
+        h1.ok('volume', 'format', 'v1', lun)
+        h1.ok('volume', 'mount', lun)
+        h2.ok('volume', 'mount', lun)
+        until(lambda: members(h2).get('h1') and members(h1).get('h2', {}).get('address') == '10.231.7.2:7700', what='they see each other')
+        assert h1.json('host', 'show')['address'] == '' and members(h2)['h1']['address'] == ''
+        net.ip('-n', net.ns[0], 'addr', 'add', '10.231.7.1/24', 'dev', net.link[0])
+        until(lambda: members(h2)['h1']['address'] == '10.231.7.1:7700', what='the address is told')
+        assert h1.json('host', 'show')['address'] == '10.231.7.1:7700'
+        until(lambda: h2.run('--on', 'h1', 'host', 'show').code == 0, what='h1 is reached')

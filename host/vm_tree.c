@@ -110,11 +110,15 @@ bool vm_tree_clean(struct host *host, struct host_volume *volume)
 	int rc;
 
 	rc = gone_is_fine(cfs_readdir(s.fs, VM_DIR, find_leftover, &s));
-	s.again = rc < 0;
+	s.again |= rc < 0;
 	json_array_foreach(s.names, i, name)
 	{
 		cleanup_free char *path = xasprintf(VM_DIR "/%s", json_string_value(name));
 
+		if (host_volumes_ending(host->volumes)) {
+			s.again = true;
+			break;
+		}
 		rc = vm_tree_delete(s.fs, path);
 		s.again |= rc < 0;
 		if (rc < 0)

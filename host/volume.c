@@ -32,6 +32,8 @@
 #define LOOK_MS	 400 /* a status waits so long for a look at the other hosts */
 /* An unmount waits so long for uses to end: who only looks is gone by then. */
 #define IDLE_MS 3000
+/* The longest pause between two looks for leftovers; a host that died is looked at at once. */
+#define CLEAN_LAST_MS 30000
 
 struct host_volume {
 	struct list link;
@@ -42,8 +44,10 @@ struct host_volume {
 	unsigned luns;
 	struct host_promised *promised;
 	unsigned uses, vms;
-	bool clean; /* leftovers of dead daemons may lie on it */
-	bool lost;  /* another host took our slot: mounted anew when nothing uses it any more */
+	bool clean; /* leftovers of dead daemons may lie on it: looked at from clean_ms on */
+	bool cleaning;
+	uint64_t clean_ms, clean_pause_ms;
+	bool lost; /* another host took our slot: mounted anew when nothing uses it any more */
 };
 
 struct missing {
@@ -281,7 +285,10 @@ static void on_event(void *arg, const char *kind, const char *text)
 
 	host_event(v->all->host->events, "volume", v->name, "%s: %s", kind, text);
 	pthread_mutex_lock(&v->all->lock);
-	v->clean |= !strcmp(kind, "recovered");
+	if (!strcmp(kind, "recovered")) {
+		v->clean = true;
+		v->clean_ms = v->clean_pause_ms = 0;
+	}
 	v->lost |= !strcmp(kind, "evicted");
 	pthread_cond_broadcast(&v->all->wake);
 	pthread_mutex_unlock(&v->all->lock);
@@ -615,9 +622,12 @@ static void wait_idle(struct host_volume *v)
 
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += IDLE_MS / 1000;
-	while (!v->vms && v->uses > 1)
-		if (pthread_cond_timedwait(&v->all->idle, &v->all->lock, &until))
+	while (!v->vms && v->uses > 1) {
+		if (v->cleaning) /* our own work: it is no reason to say busy */
+			pthread_cond_wait(&v->all->idle, &v->all->lock);
+		else if (pthread_cond_timedwait(&v->all->idle, &v->all->lock, &until))
 			break;
+	}
 }
 
 int host_volume_unmount(struct host_volumes *all, const char *name)
@@ -766,25 +776,55 @@ static bool renew_lost(struct host_volumes *all)
 	return v != NULL;
 }
 
-/* Mounts and unmounts wait for it: so it needs no use, which would keep an unmount away. */
-static void clean_one(struct host_volumes *all)
+/* Caller holds the lock. The one whose turn was longest ago, used. */
+static struct host_volume *next_to_clean(struct host_volumes *all)
 {
+	uint64_t now = clock_boot_ms();
 	struct host_volume *v, *hit = NULL;
 
-	pthread_mutex_lock(&all->mounting);
-	pthread_mutex_lock(&all->lock);
 	list_for_each (v, &all->list, link)
-		if (v->clean && !v->lost)
+		if (v->clean && !v->lost && v->clean_ms <= now &&
+		    (!hit || v->clean_ms < hit->clean_ms))
 			hit = v;
-	if (hit)
-		hit->clean = false;
+	if (!hit || all->ending)
+		return NULL;
+	hit->uses++;
+	hit->clean = false;
+	hit->cleaning = true;
+	return hit;
+}
+
+/* A walk through a volume whose lease does not run would wait on it. */
+static bool lease_runs(struct host_volume *v)
+{
+	struct cfs_info *info = xcalloc(1, sizeof(*info));
+	bool yes = cfs_info(v->fs, info) == 0 && strcmp(info->state, "frozen");
+
+	err_clear();
+	free(info);
+	return yes;
+}
+
+/* No other volume's mount or unmount waits for it; what fails is tried again with growing pauses. */
+static void clean_one(struct host_volumes *all)
+{
+	struct host_volume *v;
+	bool done;
+
+	pthread_mutex_lock(&all->lock);
+	v = next_to_clean(all);
 	pthread_mutex_unlock(&all->lock);
-	if (hit && !vm_tree_clean(all->host, hit)) {
-		pthread_mutex_lock(&all->lock);
-		hit->clean = true; /* at the next turn */
-		pthread_mutex_unlock(&all->lock);
-	}
-	pthread_mutex_unlock(&all->mounting);
+	if (!v)
+		return;
+	done = lease_runs(v) && vm_tree_clean(all->host, v);
+	pthread_mutex_lock(&all->lock);
+	v->clean_pause_ms = done ? 0 : MIN(MAX(2 * v->clean_pause_ms, RETRY_MS), CLEAN_LAST_MS);
+	v->clean_ms = clock_boot_ms() + v->clean_pause_ms;
+	v->clean |= !done;
+	v->cleaning = false;
+	pthread_cond_broadcast(&all->idle);
+	pthread_mutex_unlock(&all->lock);
+	host_volume_put(v);
 }
 
 static void *restorer(void *arg)
@@ -828,6 +868,16 @@ static void *restorer(void *arg)
 	}
 	pthread_mutex_unlock(&all->lock);
 	return NULL;
+}
+
+bool host_volumes_ending(struct host_volumes *all)
+{
+	bool yes;
+
+	pthread_mutex_lock(&all->lock);
+	yes = all->ending;
+	pthread_mutex_unlock(&all->lock);
+	return yes;
 }
 
 int host_volumes_create(struct host *host, struct host_volumes **out)

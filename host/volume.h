@@ -25,6 +25,8 @@ int host_volumes_create(struct host *host, struct host_volumes **out);
 void host_volumes_restore(struct host_volumes *volumes, unsigned wait_ms);
 /* Mounts nothing any more. */
 void host_volumes_quiesce(struct host_volumes *volumes);
+/* host_volumes_quiesce was called: long work is to end. */
+bool host_volumes_ending(struct host_volumes *volumes);
 /* Unmounts those without VMs, abandons the others. Nothing uses them any more. */
 void host_volumes_destroy(struct host_volumes *volumes);
 

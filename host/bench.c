@@ -79,12 +79,6 @@ static int take_numbers(struct host_call *call, struct vfs_bench_options *o)
 	return 0;
 }
 
-static int put_chans(void *arg)
-{
-	vfs_chans_put(arg);
-	return 0;
-}
-
 struct closing {
 	struct vfs_disk *disk;
 	pthread_mutex_t lock;
@@ -125,7 +119,7 @@ static int stage_end(struct stage *s)
 	if (s->file)
 		rc = cfs_close(s->file);
 	if (s->chans)
-		(void)iothread_call(s->thread, put_chans, s->chans);
+		vfs_chans_close(s->chans);
 	if (s->thread)
 		iothread_destroy(s->thread);
 	pool_destroy(s->pool);

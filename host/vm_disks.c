@@ -94,12 +94,6 @@ static int chans_get(struct host_vm *vm)
 	return rc;
 }
 
-static int put_in_thread(void *arg)
-{
-	vfs_chans_put(arg);
-	return 0;
-}
-
 static void chans_put(struct host_vm *vm)
 {
 	struct host_vms *all = vm->all;
@@ -119,7 +113,7 @@ static void chans_put(struct host_vm *vm)
 	}
 	pthread_mutex_unlock(&all->lock);
 	if (last)
-		(void)iothread_call(all->io[vm->io], put_in_thread, last);
+		vfs_chans_close(last);
 	vm->chans = NULL;
 }
 

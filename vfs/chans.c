@@ -2,6 +2,8 @@
 /* chans.c: channels to a volume's extents for one loop, counted. */
 #include "vfs/chans.h"
 
+#include <errno.h>
+#include <semaphore.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
@@ -28,14 +30,21 @@ struct vfs_chans {
 	unsigned extent;
 	struct blk_chan *opened;
 	uint64_t not_before_ns;
+	/* Whoever opened them waits for the last reference. */
+	struct loop_work close_work;
+	sem_t *ended;
 };
 
 static void close_all(struct vfs_chans *c)
 {
+	sem_t *ended = c->ended;
+
 	for (unsigned e = 0; e < CFS_MAX_EXTENTS; e++)
 		if (c->chan[e])
 			blk_chan_close(c->chan[e]);
 	free(c);
+	if (ended)
+		sem_post(ended);
 }
 
 int vfs_chans_open(struct cfs *fs, struct loop *loop, struct pool *pool, struct vfs_chans **out)
@@ -67,6 +76,25 @@ void vfs_chans_put(struct vfs_chans *chans)
 {
 	if (--chans->refs == 0)
 		close_all(chans);
+}
+
+static void close_posted(struct loop_work *work)
+{
+	vfs_chans_put(container_of(work, struct vfs_chans, close_work));
+}
+
+void vfs_chans_close(struct vfs_chans *chans)
+{
+	sem_t ended;
+
+	MUST(loop_current() != chans->loop);
+	sem_init(&ended, 0, 0);
+	chans->ended = &ended;
+	chans->close_work.fn = close_posted;
+	loop_post(chans->loop, &chans->close_work);
+	while (sem_wait(&ended) < 0)
+		MUST(errno == EINTR);
+	sem_destroy(&ended);
 }
 
 /* --- a volume that has grown --------------------------------------------------------------------------- */

@@ -15,7 +15,12 @@ struct vfs_chans;
 
 /* Blocks (logins): not from the loop's thread. Comes with one reference. */
 int vfs_chans_open(struct cfs *fs, struct loop *loop, struct pool *pool, struct vfs_chans **out);
-/* In the loop's thread; the last one closes the channels. Nothing of the holder's is in flight. */
+/*
+ * Gives that one back and waits until the channels are closed: until then one may be being opened, which
+ * needs the volume, the pool and the loop. Not in the loop's thread; the disks have been closed.
+ */
+void vfs_chans_close(struct vfs_chans *chans);
+/* A disk's, in the loop's thread; the last one closes the channels. Nothing of its own is in flight. */
 void vfs_chans_put(struct vfs_chans *chans);
 void vfs_chans_get(struct vfs_chans *chans);
 

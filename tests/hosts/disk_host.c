@@ -135,12 +135,6 @@ static int start_close(void *arg)
 	return 0;
 }
 
-static int put_chans(void *arg)
-{
-	vfs_chans_put(arg);
-	return 0;
-}
-
 static void begin(struct host *h, const char *lun, const char *state)
 {
 	struct cfs_format_options fo = {.name = "v"};
@@ -166,7 +160,7 @@ static void end(struct host *h)
 	iothread_call(h->io, start_close, &c);
 	while (!c.closed)
 		sleep_ms(1);
-	iothread_call(h->io, put_chans, h->chans);
+	vfs_chans_close(h->chans);
 	iothread_destroy(h->io);
 	pool_destroy(h->pool);
 	ok(cfs_close(h->file), "close");

@@ -112,12 +112,6 @@ static int start_close(void *arg)
 	return 0;
 }
 
-static int put_chans(void *arg)
-{
-	vfs_chans_put(arg);
-	return 0;
-}
-
 static void close_disk(struct rig *r)
 {
 	struct closer c = {
@@ -128,7 +122,7 @@ static void close_disk(struct rig *r)
 	while (!c.closed)
 		pthread_cond_wait(&c.cond, &c.lock);
 	pthread_mutex_unlock(&c.lock);
-	iothread_call(r->io, put_chans, r->chans);
+	vfs_chans_close(r->chans);
 	iothread_destroy(r->io);
 	pool_destroy(r->pool);
 	ok(cfs_close(r->file));
@@ -395,6 +389,61 @@ static int count_other(void *arg, uint64_t offset, uint64_t length, unsigned ext
 	return 0;
 }
 
+struct late_opening {
+	struct pool_job job[2]; /* one for each of the pool's threads */
+	_Atomic bool go;
+	_Atomic unsigned over;
+};
+
+static void keep_busy(struct late_opening *late)
+{
+	while (!late->go)
+		usleep(1000);
+	late->over++;
+}
+
+static void busy_0(struct pool_job *job)
+{
+	keep_busy(container_of(job, struct late_opening, job[0]));
+}
+
+static void busy_1(struct pool_job *job)
+{
+	keep_busy(container_of(job, struct late_opening, job[1]));
+}
+
+static int ask_for_channel(void *arg)
+{
+	assert_null(vfs_chan(arg, 1));
+	return 0;
+}
+
+static void *let_go(void *arg)
+{
+	struct late_opening *late = arg;
+
+	usleep(50000);
+	late->go = true;
+	return NULL;
+}
+
+/* Channels that are given back while one of them is being opened: that is waited for. */
+static void close_while_opening(struct rig *r, struct vfs_chans *chans)
+{
+	struct late_opening late = {.job = {{.fn = busy_0}, {.fn = busy_1}}};
+	pthread_t thread;
+
+	pool_submit(r->pool, &late.job[0]);
+	pool_submit(r->pool, &late.job[1]);
+	iothread_call(r->io, ask_for_channel, chans);
+	assert_int_equal(pthread_create(&thread, NULL, let_go, &late), 0);
+	vfs_chans_close(chans);
+	assert_true(late.go);
+	pthread_join(thread, NULL);
+	while (late.over < 2)
+		usleep(1000);
+}
+
 /* The volume grows by a LUN while the disk is open: its I/O thread has no channel to that one yet. */
 static void test_grow_under_a_disk(void **state)
 {
@@ -402,6 +451,7 @@ static void test_grow_under_a_disk(void **state)
 	uint8_t *buf = xaligned(4096, MiB);
 	char *more = lun_make(256 * MiB);
 	unsigned other = 0;
+	struct vfs_chans *chans;
 	struct cfs_file *big;
 	struct blk *blk;
 
@@ -412,7 +462,9 @@ static void test_grow_under_a_disk(void **state)
 	ok(cfs_open(r->fs, "/big", CFS_OPEN_WRITE, 0, &big));
 	ok(cfs_allocate(big, 0, 208 * MiB));
 	ok(blk_open(more, NULL, &blk));
+	ok(vfs_chans_open(r->fs, iothread_loop(r->io), r->pool, &chans));
 	ok(cfs_grow(r->fs, &blk, 1));
+	close_while_opening(r, chans);
 	for (uint64_t at = 0; at < SIZE; at += MiB)
 		assert_int_equal(run(r, VFS_WRITE, at, MiB, buf, 0), 0);
 	assert_int_equal(run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """4 hosts (processes) increment a counter under a lock made of compare-and-write: no update is lost,
 whatever the mode, and with answers swallowed or commands landing late. LIO has its turn in tests/lab."""
-import re, signal, subprocess, time
+import os, re, signal, subprocess, sys, threading, time
 
 import pytest
 
+from hostlib import until
 from targets import Tgt, file_lun, program
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'lib'))
+from proxy import Proxy
 
 
 def hosts(lun, count, *options, n=4, each=lambda i: ()):
@@ -28,8 +32,8 @@ def hosts(lun, count, *options, n=4, each=lambda i: ()):
     return outs
 
 
-def counter(lun):
-    p = subprocess.run([program('cas_incr'), '--print', lun], capture_output=True, text=True, timeout=30)
+def counter(lun, offset=None):
+    p = subprocess.run([program('cas_incr'), '--print', *(['--offset', str(offset)] if offset else []), lun], capture_output=True, text=True, timeout=30)
     assert p.returncode == 0, p.stderr
     return int(p.stdout)
 
@@ -98,25 +102,46 @@ def test_baton_array_forgets_keys():
         assert counter(t.url) == 3 * 400
 
 
+class StopInside:
+    """Stops a process when it writes block `lba`, which it does inside of a section only; once each time it is armed."""
+
+    def __init__(self, lba):
+        self.lba, self.pid, self.armed, self.stopped = lba, None, False, threading.Event()
+
+    def watch(self, data):
+        # an iSCSI command's header: opcode 01h, the CDB at 32 (RFC 7143 11.3); WRITE(16), its LBA at 2 (SBC-3)
+        if (self.armed and len(data) >= 48 and data[0] & 0x3f == 1 and data[32] == 0x8a
+                and int.from_bytes(data[34:42], 'big') == self.lba):
+            self.armed = False
+            os.kill(self.pid, signal.SIGSTOP)
+            self.stopped.set()
+
+
 @pytest.mark.slow
 def test_baton_stop_and_continue(tmp_path):
     """A host that is stopped inside of a section, for longer than a holder may be silent, then goes on: it is taken
     out, what it still sends is refused, and no update is lost."""
-    COUNT = 5000  # so long that one of the stops hits a holder
-    with Tgt() as t:
+    COUNT, OFFSET = 1500, 0x200000
+    stop = StopInside(OFFSET // 512)
+    with Tgt() as t, Proxy(t.port, watch=stop.watch) as proxy:
         logs = [tmp_path / f'log{i}' for i in range(3)]
-        procs = [subprocess.Popen([program('cas_incr'), '--timeout', '4000', t.url, str(COUNT)], stderr=log.open('w'),
-                                  stdout=subprocess.DEVNULL) for log in logs]
-        silent = 0
-        for i in range(40):
-            p = procs[i % 3]
-            if p.poll() is not None or silent:
-                break
-            time.sleep(0.05 + 0.007 * (i % 5))
-            p.send_signal(signal.SIGSTOP)
-            time.sleep(1.4)
-            p.send_signal(signal.SIGCONT)
-            silent = sum('is silent' in log.read_text() for log in logs)
-        for p, log in zip(procs, logs):
-            assert p.wait(100) == 0, log.read_text()[-3000:]
-        assert silent and counter(t.url) == 3 * COUNT
+        urls = [t.url.replace(t.portal, f'127.0.0.1:{proxy.port}'), t.url, t.url]
+        procs = [subprocess.Popen([program('cas_incr'), '--timeout', '4000', '--offset', str(OFFSET), url, str(COUNT)],
+                                  stderr=log.open('w'), stdout=subprocess.DEVNULL) for log, url in zip(logs, urls)]
+        stop.pid = procs[0].pid
+        try:
+            for turn in range(1, 3):
+                stop.stopped.clear()
+                stop.armed = True
+                assert stop.stopped.wait(30), 'it does not get into a section'
+                until(lambda: sum(log.read_text().count('is silent') for log in logs[1:]) >= turn, 30,
+                      what='the stopped holder being taken out')
+                procs[0].send_signal(signal.SIGCONT)
+            for p, log in zip(procs, logs):
+                assert p.wait(100) == 0, log.read_text()[-3000:]
+        finally:
+            for p in procs:
+                if p.poll() is None:
+                    p.kill()
+                    p.wait()
+        assert counter(t.url, OFFSET) == 3 * COUNT

@@ -4,7 +4,8 @@
     with Proxy(tgt.port, seed=1) as p: ... iscsi://127.0.0.1:{p.port}/... ; p.begin(); ...; p.end()
 
 From begin() to end() bytes are delayed at random, connections are cut, and answers are swallowed: for a while what
-the initiator sends goes on and is done, nothing comes back, and then the connection is cut."""
+the initiator sends goes on and is done, nothing comes back, and then the connection is cut. `watch` is shown what
+the initiator sends, as it was read, before it goes on."""
 import random, select, socket, threading, time
 
 
@@ -27,6 +28,8 @@ class Link:
             while data := source.recv(1 << 16):
                 if self.proxy.bad and rng.random() < 0.05:
                     time.sleep(rng.uniform(0, 0.05))
+                if self.proxy.watch and not back:
+                    self.proxy.watch(data)
                 if not (back and self.swallow):
                     sink.sendall(data)
         except OSError:
@@ -49,8 +52,8 @@ class Link:
 
 
 class Proxy:
-    def __init__(self, target_port, seed=1, every=1.0):
-        self.target_port, self.rng, self.every = target_port, random.Random(seed), every
+    def __init__(self, target_port, seed=1, every=1.0, watch=None):
+        self.target_port, self.rng, self.every, self.watch = target_port, random.Random(seed), every, watch
         self.links, self.lock, self.bad, self.ending = [], threading.Lock(), False, False
         self.cuts = self.swallowed = 0
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A thin disk against fio on a raw LUN file and against `qemu-img bench` on qcow2, all on one file system, O_DIRECT and
 io_uring. `perilune disk bench` enters where a vring's request does."""
-import contextlib, functools, json, os, re, subprocess, sys, tempfile, time
+import contextlib, functools, json, os, re, subprocess, tempfile, time
 
-from benchlib import BUILD, SECONDS, TOP, alternate, check_output, row, work_dir, written_file
+from benchlib import BUILD, SECONDS, alternate, check_output, row, work_dir, written_file
 
 SIZE = 2 << 30            # of the disk, and of fio's and QEMU's files
 STRIDE = 1052672          # 1 MiB + 4 KiB: an odd number of blocks, so that it visits them all
@@ -206,25 +206,23 @@ def map_cache():
             f.truncate(64 * GiB)
         with volume(lun) as host:
             host.cli('disk', 'create', 'bench:/wide', '--size', '8T')
-            pid = host.process.pid
-
-            def rss():
-                with open(f'/proc/{pid}/status') as f:
-                    return int(re.search(r'VmRSS:\s+(\d+) kB', f.read())[1]) / 1024
             host.cli('disk', 'bench', 'bench:/wide', '--op', 'write', '--pattern', 'stride', '--stride', str(10 << 20),
                      '--depth', '32', '--requests', '40000', timeout=600)
-            before = None
             for _ in range(3):
                 host.cli('disk', 'bench', 'bench:/wide', '--op', 'read', '--depth', '32', '--seconds', '5')
-                before = before or 0
-            yield rss() - BASE_RSS(folder), None
+            yield rss(host) - base_rss(folder), None
 
 
-def BASE_RSS(folder):
+def rss(host):
+    """MiB of a daemon."""
+    with open(f'/proc/{host.process.pid}/status') as f:
+        return int(re.search(r'VmRSS:\s+(\d+) kB', f.read())[1]) / 1024
+
+
+def base_rss(folder):
     """A daemon that has a volume mounted and no disk open, just started."""
     lun = f'{folder}/small'
     with open(lun, 'wb') as f:
         f.truncate(GiB)
     with volume(lun) as host:
-        with open(f'/proc/{host.process.pid}/status') as f:
-            return int(re.search(r'VmRSS:\s+(\d+) kB', f.read())[1]) / 1024
+        return rss(host)

@@ -389,24 +389,6 @@ static int teardown(void **state)
 
 /* --- after the crash -------------------------------------------------------------------------------------- */
 
-static int put(void *arg, uint64_t offset, const void *data, uint64_t length)
-{
-	static const uint8_t zeroes[65536];
-	int fd = *(int *)arg;
-
-	while (length) {
-		uint64_t n = data ? length : MIN(length, sizeof(zeroes));
-
-		if (pwrite(fd, data ? data : zeroes, n, (off_t)offset) != (ssize_t)n)
-			return -EIO;
-		offset += n;
-		length -= n;
-		if (data)
-			data = (const uint8_t *)data + n;
-	}
-	return 0;
-}
-
 /* For the message: where else that content was. */
 static const char *whose(const struct world *w, uint64_t sector)
 {
@@ -499,7 +481,7 @@ static bool one_point(struct world *w, const struct record_log *log, const char 
 	copy_image(w->base, path);
 	fd = open(path, O_RDWR);
 	assert_true(fd >= 0);
-	ok(record_replay(log, point, choice, seed, put, &fd));
+	ok(record_replay(log, point, choice, seed, lun_put, &fd));
 	close(fd);
 	for (unsigned i = 0; i < w->marks && w->mark[i].event <= point; i++)
 		m = &w->mark[i];
@@ -521,7 +503,7 @@ static bool one_point(struct world *w, const struct record_log *log, const char 
 	if (!good && getenv("TEST_KEEP")) { /* as it was after the cut: look with debug dump */
 		copy_image(w->base, getenv("TEST_KEEP"));
 		fd = open(getenv("TEST_KEEP"), O_RDWR);
-		ok(record_replay(log, point, choice, seed, put, &fd));
+		ok(record_replay(log, point, choice, seed, lun_put, &fd));
 		close(fd);
 	}
 	if (!good)

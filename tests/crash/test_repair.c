@@ -321,24 +321,6 @@ static void one_case(struct world *w, const struct hit *h)
 	look(w, h, first.findings > 0);
 }
 
-static int put(void *arg, uint64_t offset, const void *data, uint64_t length)
-{
-	static const uint8_t zeroes[65536];
-	int fd = *(int *)arg;
-
-	while (length) {
-		uint64_t n = data ? length : MIN(length, sizeof(zeroes));
-
-		if (pwrite(fd, data ? data : zeroes, n, (off_t)offset) != (ssize_t)n)
-			return -EIO;
-		offset += n;
-		length -= n;
-		if (data)
-			data = (const uint8_t *)data + n;
-	}
-	return 0;
-}
-
 /*
  * The repair writes in place and has no journal: it is cut off at some moment of its own, with any legal outcome
  * of what was in flight, and run again. That must end as if it had not been cut off.
@@ -363,7 +345,7 @@ static void one_cut(struct world *w, const struct hit *h)
 		fd = open(w->v->lun, O_RDWR);
 		assert_true(fd >= 0);
 		ok(record_replay(events, point, choice % 3 ? RECORD_RANDOM : RECORD_ALL, choice,
-				 put, &fd));
+				 lun_put, &fd));
 		close(fd);
 		if (getenv("TEST_VERBOSE"))
 			fprintf(stderr, "cut at %u of %u\n", point, record_events(events));

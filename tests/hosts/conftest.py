@@ -13,6 +13,21 @@ def cluster():
         yield c
 
 
+@pytest.fixture
+def lun(cluster):
+    return cluster.lun()
+
+
+@pytest.fixture
+def host(cluster, lun):
+    """A daemon with the volume v1 on `lun`, and a disk in it."""
+    h = cluster.host('h1')
+    h.ok('volume', 'format', 'v1', lun)
+    h.ok('volume', 'mount', lun)
+    h.ok('disk', 'create', 'v1:/a.disk', '--size', '64M')
+    return h
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     """A failure says what its daemons said last."""

@@ -13,20 +13,6 @@ if not os.access('/dev/kvm', os.R_OK | os.W_OK):
 MiB = 1 << 20
 
 
-@pytest.fixture
-def lun(cluster):
-    return cluster.lun()
-
-
-@pytest.fixture
-def host(cluster, lun):
-    h = cluster.host('h1')
-    h.ok('volume', 'format', 'v1', lun)
-    h.ok('volume', 'mount', lun)
-    h.ok('disk', 'create', 'v1:/a.disk', '--size', '64M')
-    return h
-
-
 def test_a_disk_grows_under_its_guest(host):
     create(host)
     host.ok('vm', 'start', 'g')

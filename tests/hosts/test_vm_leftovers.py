@@ -13,11 +13,6 @@ def hidden(host):
 
 
 @pytest.fixture
-def lun(cluster):
-    return cluster.lun()
-
-
-@pytest.fixture
 def host(cluster, lun):
     h = cluster.host('h1')
     h.ok('volume', 'format', 'v1', lun)

@@ -3,30 +3,17 @@
 daemons that end while guests run. Real kernels run in the lab."""
 import os, signal, subprocess, sys, threading, time
 import pytest
-from hostlib import BIN, EXIT, perilune, until
+from hostlib import BIN, EXIT, until
+from vmlib import show, state
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'lib'))
-from vmm import payload, setup_sectors
+from vmm import setup_sectors
 from payloads import BUTTON_OFF, ECHO, POWER_OFF, guest, say
 
 if not os.access('/dev/kvm', os.R_OK | os.W_OK):
     pytest.skip('no /dev/kvm', allow_module_level=True)
 
 FROZEN_S = 20
-
-
-@pytest.fixture
-def lun(cluster):
-    return cluster.lun()
-
-
-@pytest.fixture
-def host(cluster, lun):
-    h = cluster.host('h1')
-    h.ok('volume', 'format', 'v1', lun)
-    h.ok('volume', 'mount', lun)
-    h.ok('disk', 'create', 'v1:/a.disk', '--size', '64M')
-    return h
 
 
 def kernel(host, body, name='kernel'):
@@ -38,14 +25,6 @@ def kernel(host, body, name='kernel'):
 def create(host, body, name='g', *words):
     host.ok('vm', 'create', name, '--volume', 'v1', '--memory', '16M', '--kernel', kernel(host, body, f'kernel-{name}'),
             *(words or ('--disk', 'v1:/a.disk')))
-
-
-def show(host, name='g'):
-    return host.json('vm', 'show', name)
-
-
-def state(host, name='g'):
-    return show(host, name)['state']
 
 
 def says(host, text, name='g', timeout=20):

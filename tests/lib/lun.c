@@ -2,6 +2,7 @@
 /* lun.c: file LUNs for tests. */
 #include "tests/lib/lun.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -36,4 +37,22 @@ void lun_pattern(void *buf, uint64_t n, uint64_t seed)
 		x ^= x << 17;
 		p[i] = x;
 	}
+}
+
+int lun_put(void *arg, uint64_t offset, const void *data, uint64_t length)
+{
+	static const uint8_t zeroes[65536];
+	int fd = *(int *)arg;
+
+	while (length) {
+		uint64_t n = data ? length : MIN(length, sizeof(zeroes));
+
+		if (pwrite(fd, data ? data : zeroes, n, (off_t)offset) != (ssize_t)n)
+			return -EIO;
+		offset += n;
+		length -= n;
+		if (data)
+			data = (const uint8_t *)data + n;
+	}
+	return 0;
 }

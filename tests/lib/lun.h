@@ -11,4 +11,7 @@ void lun_remove(char *path);
 /* Fills `n` bytes (a multiple of 8) with a pattern that depends on `seed`. */
 void lun_pattern(void *buf, uint64_t n, uint64_t seed);
 
+/* For record_replay: writes `length` bytes (`data` NULL: zeroes) at `offset` of descriptor *fd. -EIO. */
+int lun_put(void *fd, uint64_t offset, const void *data, uint64_t length);
+
 #endif

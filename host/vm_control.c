@@ -92,6 +92,17 @@ static int take(struct host_vm *vm, struct vmctl_msg *msg)
 	return fail(-EPROTO, "vm %s: its VMM sends message %u", vm->name, (unsigned)msg->type);
 }
 
+int vm_call_plain(struct host_vm *vm, enum vmctl_type type, unsigned timeout_ms)
+{
+	struct vmctl_msg *msg = xcalloc(1, sizeof(*msg));
+	int rc;
+
+	msg->type = type;
+	rc = vm_call(vm, msg, timeout_ms);
+	free(msg);
+	return rc;
+}
+
 int vm_hear(struct host_vm *vm)
 {
 	struct vmctl_msg *msg = xcalloc(1, sizeof(*msg));

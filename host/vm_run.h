@@ -30,8 +30,10 @@ struct vfs_chans;
 struct vfs_disk;
 
 #define VM_IO_THREADS 4
-#define VM_QUEUES_MAX 4	  /* request queues of a VM's controller: one a CPU up to that */
-#define VM_QUEUE_SIZE 256 /* descriptors */
+#define VM_QUEUES_MAX 4	    /* request queues of a VM's controller: one a CPU up to that */
+#define VM_QUEUE_SIZE 256   /* descriptors */
+#define VM_CALL_MS    10000 /* the VMM answers */
+#define VM_START_MS   30000 /* the VMM waits for its back-end */
 
 enum vm_phase { VM_STARTING, VM_RUNNING, VM_PAUSED, VM_FROZEN, VM_ENDED };
 
@@ -123,6 +125,9 @@ int vm_launch(struct host_vms *all, struct host_volume *volume, const char *name
 /* A use; NULL when it does not run here. */
 struct host_vm *vm_find(struct host_vms *all, struct host_volume *volume, const char *name);
 void vm_put(struct host_vm *vm);
+
+/* --- vm_ask.c: for other threads -------------------------------------------------------------- */
+
 /* Posts and waits for the answer, at most `timeout_ms`: 0, its error, -ETIMEDOUT. */
 int vm_ask(struct host_vm *vm, enum vm_ask ask, unsigned timeout_ms);
 /* It ends as soon as its supervisor does not wait for something else; see vm_wait_ended. */
@@ -143,6 +148,27 @@ void vm_give_client(struct host_vm *vm, int fd);
 const char *vm_state_name(struct host_vm *vm);
 /* Why it does not run as it should, and the cure; NULL: nothing is wrong. */
 const char *vm_state_why(struct host_vm *vm);
+/* "VOLUME:NAME", into `dst`, which it returns. */
+const char *vm_object(struct host_vm *vm, char dst[200]);
+/* An event of the VM's. */
+void vm_tell(struct host_vm *vm, const char *text);
+/* From the supervisor, for who waits or looks. */
+void vm_set_phase(struct host_vm *vm, enum vm_phase phase);
+void vm_set_step(struct host_vm *vm, const char *step);
+
+/* --- vm_start.c: from the supervisor ------------------------------------------------------------ */
+
+/* From nothing to a guest that runs. What an error leaves is taken apart by the caller. */
+int vm_bring_up(struct host_vm *vm);
+/* The VMM of the inventory's record is served again; likewise. */
+int vm_adopt(struct host_vm *vm, json_t *record);
+
+/* --- vm_turn.c: from the supervisor ------------------------------------------------------------- */
+
+/* Until it is over: 0 (a power-off, a kill, or *let_go: the daemon ends), or why it must end. */
+int vm_turns(struct host_vm *vm, bool *let_go);
+/* What READY says happened while nobody listened becomes the events that were missed. */
+void vm_catch_up(struct host_vm *vm, const struct vmctl_status *status);
 
 /* --- vm_control.c: talking to the VMM, from the supervisor -------------------------------------- */
 
@@ -150,6 +176,8 @@ const char *vm_state_why(struct host_vm *vm);
 int vm_connect(struct host_vm *vm, struct vmctl_status *status);
 /* Sends a request and waits for its REPLY; events and console output that come are taken. */
 int vm_call(struct host_vm *vm, struct vmctl_msg *msg, unsigned timeout_ms);
+/* vm_call of a request that is nothing but its type. */
+int vm_call_plain(struct host_vm *vm, enum vmctl_type type, unsigned timeout_ms);
 /* Takes what has come; -ECONNRESET, -EPROTO: the connection is over (and closed). */
 int vm_hear(struct host_vm *vm);
 void vm_say_console(struct host_vm *vm, const uint8_t *data, size_t n);

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+/* vm_ask.c: a VM as other threads see it: its state in words, requests to its supervisor, waits. */
+#include "host/vm_run.h"
+
+#include <errno.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "host/daemon.h"
+#include "host/event.h"
+#include "host/volume.h"
+
+const char *vm_object(struct host_vm *vm, char dst[200])
+{
+	(void)str_format(dst, 200, "%s:%s", host_volume_name(vm->volume), vm->name);
+	return dst;
+}
+
+void vm_tell(struct host_vm *vm, const char *text)
+{
+	char object[200];
+
+	host_event(vm->all->host->events, "vm", vm_object(vm, object), "%s", text);
+}
+
+void vm_set_phase(struct host_vm *vm, enum vm_phase phase)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->phase = phase;
+	pthread_cond_broadcast(&vm->changed);
+	pthread_mutex_unlock(&vm->lock);
+}
+
+void vm_set_step(struct host_vm *vm, const char *step)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->step = step;
+	pthread_mutex_unlock(&vm->lock);
+}
+
+const char *vm_state_name(struct host_vm *vm)
+{
+	const char *name = "running";
+
+	pthread_mutex_lock(&vm->lock);
+	switch (vm->phase) {
+	case VM_STARTING:
+		name = vm->adopt ? "running" : "starting";
+		break;
+	case VM_RUNNING:
+		name = vm->panicked ? "crashed" : "running";
+		break;
+	case VM_PAUSED:
+		name = "paused";
+		break;
+	case VM_FROZEN:
+		name = "frozen";
+		break;
+	case VM_ENDED:
+		name = vm->ended.err ? "crashed" : "stopped";
+		break;
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return name;
+}
+
+const char *vm_state_why(struct host_vm *vm)
+{
+	const char *why = NULL;
+
+	pthread_mutex_lock(&vm->lock);
+	if (vm->phase == VM_PAUSED)
+		why = "no space for its writes: grow the volume or delete something, then it goes"
+		      " on by itself";
+	else if (vm->phase == VM_FROZEN)
+		why = "the volume's lease is over; it goes on by itself when that runs again";
+	else if (vm->phase == VM_RUNNING && vm->panicked)
+		why = "the guest's kernel panicked";
+	pthread_mutex_unlock(&vm->lock);
+	return why;
+}
+
+void vm_wake(struct host_vm *vm)
+{
+	(void)eventfd_write(vm->wake_fd, 1);
+}
+
+static void until_ms(struct timespec *ts, unsigned ms)
+{
+	clock_gettime(CLOCK_MONOTONIC, ts);
+	ts->tv_sec += ms / 1000;
+	ts->tv_nsec += (long)(ms % 1000) * 1000000;
+	if (ts->tv_nsec >= 1000000000) {
+		ts->tv_sec++;
+		ts->tv_nsec -= 1000000000;
+	}
+}
+
+int vm_ask(struct host_vm *vm, enum vm_ask ask, unsigned timeout_ms)
+{
+	struct timespec until;
+	int rc = 0;
+
+	until_ms(&until, timeout_ms);
+	pthread_mutex_lock(&vm->lock);
+	while (rc == 0 && vm->ask != VM_ASK_NONE && vm->phase != VM_ENDED)
+		rc = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
+	if (rc == 0 && vm->phase != VM_ENDED) {
+		vm->ask = ask;
+		vm->ask_number++;
+		vm->answered = false;
+		vm_wake(vm);
+		while (rc == 0 && !vm->answered && vm->phase != VM_ENDED)
+			rc = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
+		if (vm->answered)
+			rc = vm->answer.err ? err_restore(&vm->answer) : 0;
+		vm->ask = VM_ASK_NONE;
+		pthread_cond_broadcast(&vm->changed);
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return rc <= 0 ? rc /* one that has ended is as was asked for */
+		       : fail(-ETIMEDOUT, "vm %s: no answer within %u s; it may still be obeyed",
+			      vm->name, timeout_ms / 1000);
+}
+
+void vm_kill_soon(struct host_vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->killed = true;
+	pthread_mutex_unlock(&vm->lock);
+	vm_wake(vm);
+}
+
+int vm_grow(struct host_vm *vm, unsigned disk, uint64_t size, unsigned timeout_ms)
+{
+	struct timespec until;
+	int rc = 0;
+
+	until_ms(&until, timeout_ms);
+	pthread_mutex_lock(&vm->lock);
+	while (rc == 0 && vm->phase != VM_ENDED &&
+	       (vm->phase == VM_STARTING || vm->growing || vm->closing))
+		rc = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
+	if (rc == 0 && vm->phase == VM_ENDED)
+		rc = -ENOENT;
+	else if (rc)
+		rc = fail(-ETIMEDOUT,
+			  "vm %s: does not serve its disks within %u s; nothing changed", vm->name,
+			  timeout_ms / 1000);
+	vm->growing |= rc == 0;
+	pthread_mutex_unlock(&vm->lock);
+	if (rc < 0)
+		return rc;
+	rc = vm_disk_grow(vm, disk, size);
+	pthread_mutex_lock(&vm->lock);
+	vm->growing = false;
+	pthread_cond_broadcast(&vm->changed);
+	pthread_mutex_unlock(&vm->lock);
+	return rc;
+}
+
+int vm_wait_started(struct host_vm *vm, unsigned timeout_ms)
+{
+	struct timespec until;
+	int rc = 0;
+
+	until_ms(&until, timeout_ms);
+	pthread_mutex_lock(&vm->lock);
+	while (rc == 0 && vm->phase == VM_STARTING)
+		rc = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
+	if (vm->phase == VM_ENDED)
+		rc = vm->ended.err ? err_restore(&vm->ended) : 0;
+	else if (vm->phase != VM_STARTING)
+		rc = 0;
+	pthread_mutex_unlock(&vm->lock);
+	return rc <= 0 ? rc : -ETIMEDOUT;
+}
+
+int vm_wait_ended(struct host_vm *vm, unsigned timeout_ms)
+{
+	struct timespec until;
+	int rc = 0;
+
+	until_ms(&until, timeout_ms);
+	pthread_mutex_lock(&vm->lock);
+	while (rc == 0 && vm->phase != VM_ENDED)
+		rc = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
+	rc = vm->phase == VM_ENDED ? 0 : -ETIMEDOUT;
+	pthread_mutex_unlock(&vm->lock);
+	return rc;
+}
+
+void vm_give_client(struct host_vm *vm, int fd)
+{
+	pthread_mutex_lock(&vm->lock);
+	for (unsigned i = 0; i < CONSOLE_CLIENTS && fd >= 0; i++) {
+		if (vm->client[i] >= 0 || vm->phase == VM_ENDED)
+			continue;
+		vm->client[i] = fd;
+		fd = -1;
+	}
+	pthread_mutex_unlock(&vm->lock);
+	if (fd >= 0)
+		close(fd);
+	vm_wake(vm);
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * vm_start.c: how a VM comes up, in its supervisor: inventory, lock, disks, VMM, inventory (with the
+ * pid), guest; or how the VMM of a former daemon is taken up.
+ */
+#include "host/vm_run.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "clusterfs/cfs.h"
+#include "host/volume.h"
+
+#define LOCK_MS 60000 /* a dead host's lease, its takeover and replay */
+
+static int given_up(struct host_vm *vm)
+{
+	bool killed;
+
+	pthread_mutex_lock(&vm->lock);
+	killed = vm->killed;
+	pthread_mutex_unlock(&vm->lock);
+	return killed ? fail(-ECANCELED, "vm %s: the start was given up", vm->name) : 0;
+}
+
+/* Who has the lock runs the VM, unless it is only being edited, or its host is silent. */
+static int name_owner(struct host_vm *vm, const char *path, int rc)
+{
+	struct err_info why;
+	char owner[64], object[200];
+
+	err_save(&why, rc);
+	if (cfs_vm_owner(host_volume_fs(vm->volume), path, owner, sizeof(owner)) < 0)
+		return err_restore(&why);
+	rc = fail(-EBUSY, "vm %s: runs on host %s; stop it there first", vm->name, owner);
+	err_object("%s", vm_object(vm, object));
+	err_holder("host %s", owner);
+	return rc;
+}
+
+static int take_lock(struct host_vm *vm)
+{
+	cleanup_free char *path = vm_path(vm->name, "vm");
+	struct cfs *fs = host_volume_fs(vm->volume);
+	int rc = vm->adopt ? cfs_vm_adopt(fs, path, &vm->vm_lock)
+			   : cfs_vm_lock(fs, path, LOCK_MS, &vm->vm_lock);
+
+	if (rc == -EBUSY)
+		rc = name_owner(vm, path, rc);
+	/* A definition may have been changed by who held the lock before. */
+	return rc < 0 || vm->adopt ? rc : vm_def_load(fs, vm->name, &vm->def);
+}
+
+static int boot(struct host_vm *vm)
+{
+	struct vmctl_config *config = xcalloc(1, sizeof(*config));
+	int rc;
+
+	vm_set_step(vm, "loading the kernel");
+	rc = vm_load_kernel(vm, config);
+	if (rc == 0)
+		rc = vm_configure(vm, config);
+	free(config);
+	if (rc == 0)
+		rc = vm_connect_disks(vm);
+	vm_set_step(vm, "starting the guest");
+	return rc < 0 ? rc : vm_call_plain(vm, VMCTL_START, VM_START_MS);
+}
+
+int vm_bring_up(struct host_vm *vm)
+{
+	int rc = vm_remember(vm);
+
+	vm_set_step(vm, "waiting for the VM's lock");
+	if (rc == 0)
+		rc = take_lock(vm);
+	if (rc == 0)
+		rc = given_up(vm);
+	vm_set_step(vm, "opening the disks");
+	if (rc == 0)
+		rc = vm_disks_open(vm);
+	vm_set_step(vm, "starting the monitor");
+	if (rc == 0)
+		rc = vm_spawn(vm);
+	if (rc == 0) {
+		vm->started_ns = clock_wall_ns();
+		rc = vm_remember(vm);
+	}
+	if (rc == 0)
+		rc = vm_connect(vm, NULL);
+	if (rc == 0)
+		rc = boot(vm);
+	return rc < 0 ? rc : given_up(vm);
+}
+
+/* No VMM: what it held is taken once more, so that it can be given up in order. */
+static int take_remains(struct host_vm *vm, int why)
+{
+	struct err_info saved;
+
+	err_save(&saved, why);
+	vm_end_strays(vm->id);
+	if (take_lock(vm) == 0)
+		(void)vm_disks_open(vm);
+	return err_restore(&saved);
+}
+
+/* Lock and disks are ours still, by the epoch we go on in: INV-FS-3's restart, at the VM's level. */
+int vm_adopt(struct host_vm *vm, json_t *record)
+{
+	struct vmctl_status status = {0};
+	int rc = vm_take_up(vm, record);
+
+	/* Dead, dying, or not to be trusted: ended for sure, and then its lock is given up. */
+	if (rc < 0) {
+		struct err_info why;
+
+		err_save(&why, rc);
+		vm_end_process(vm);
+		return take_remains(vm, err_restore(&why));
+	}
+	rc = take_lock(vm);
+	if (rc == 0)
+		rc = vm_disks_open(vm);
+	if (rc == 0)
+		rc = vm_connect(vm, &status);
+	if (rc == 0 && (status.state == VMCTL_STATE_NEW || status.state == VMCTL_STATE_CONFIGURED))
+		rc = fail(-ECANCELED, "vm %s: the daemon ended while it was being started",
+			  vm->name);
+	if (rc == 0)
+		rc = vm_connect_disks(vm);
+	if (rc == 0 && status.state == VMCTL_STATE_PAUSED)
+		rc = vm_call_plain(vm, VMCTL_RESUME, VM_CALL_MS);
+	if (rc == 0)
+		vm_catch_up(vm, &status);
+	return rc;
+}

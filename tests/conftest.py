@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Markers for pytest: `slow` is left out of `make check-fast`, `soak` is for `make soak` only."""
+"""Markers for pytest: `slow` is left out of `make check-fast`, `soak` is for `make soak` only. And tests/lib for all."""
+import pathlib, sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent / 'lib'))
 
 
 def pytest_configure(config):

@@ -7,6 +7,7 @@ import os, statistics, subprocess, sys
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
+sys.path.append(str(TOP / 'tests/lib'))
 BUILD = Path(os.environ.get('BUILD', TOP / 'build')).resolve()
 RUNS = int(os.environ.get('BENCH_RUNS', '5'))
 SECONDS = float(os.environ.get('BENCH_SECONDS', '3'))
@@ -44,12 +45,6 @@ def written_file(name, size):
     with open(path, 'rb') as f:  # a page in the cache sends a direct write over it to a worker thread
         os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return path
-
-
-def cpu_seconds(pid):
-    """User and system time of a process, all its threads."""
-    fields = Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
 
 def check_output(cmd, timeout=120):

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lab for the benchmark's rows: one lab at a time, kept for the rows that follow each other; small guests made of
 the stock kernel and an initramfs of busybox; QEMU with like devices."""
-import atexit, subprocess, sys, tempfile
+import atexit, io, subprocess, sys, tempfile
 from pathlib import Path
 
 from benchlib import BUILD, TOP
 
-sys.path += [str(TOP / 'tests/lab'), str(TOP / 'tests/lib')]
+sys.path.append(str(TOP / 'tests/lab'))
 from perilab import HostSpec, Lab, Lun  # noqa: E402
-from perilab.newc import Newc  # noqa: E402
+from perilab.newc import boot_archive  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 STATE = '/var/lib/perilune'
@@ -52,23 +52,12 @@ FIRST = '#!/bin/busybox sh\necho bench-init\nwhile :; do /bin/busybox sleep 1000
 
 def initramfs(made, init, modules=(), files=()):
     """The bytes of one; `files`: {name: path here}."""
-    with tempfile.TemporaryDirectory() as folder:
-        with open(f'{folder}/cpio', 'wb') as f:
-            c = Newc(f)
-            for d in ('proc', 'sys', 'dev', 'bin', 'sbin'):
-                c.dir(d)
-            c.char('dev/console', 5, 1)
-            c.copy('/bin/busybox', 'bin/busybox')
-            c.file('init', init.encode(), 0o755)
-            lines = []
-            for path, line in made.kernel.closure(modules):
-                c.copy(made.kernel.modules / path, f'lib/modules/{made.kernel.release}/{path}')
-                lines.append(line)
-            c.file(f'lib/modules/{made.kernel.release}/modules.dep', ''.join(lines).encode())
-            for name, src in dict(files).items():
-                c.copy(src, name)
-            c.end()
-        return Path(f'{folder}/cpio').read_bytes()
+    f = io.BytesIO()
+    c = boot_archive(f, made.kernel, init.encode(), modules)
+    for name, src in dict(files).items():
+        c.copy(src, name)
+    c.end()
+    return f.getvalue()
 
 
 def payload():

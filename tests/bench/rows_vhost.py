@@ -2,7 +2,8 @@
 """Our vhost-user-blk server against qemu-storage-daemon's, one I/O thread each, the same raw file, the same client."""
 import contextlib, functools, os, subprocess, tempfile, time
 
-from benchlib import BUILD, SECONDS, alternate, check_output, cpu_seconds, row, written_file
+from benchlib import BUILD, SECONDS, alternate, check_output, row, written_file
+from proc import cpu_s
 
 SIZE = 2 << 30
 
@@ -39,9 +40,9 @@ def server(which):
 def run(which, rw, seed):
     """(IOPS, microseconds of the server's CPU a request)"""
     with server(which) as (path, pid):
-        before = cpu_seconds(pid)
+        before = cpu_s(pid)
         iops, done = check_output([BUILD / 'tests/bench/vhost_client', path, rw, SECONDS, 32, 4096, seed]).split()
-        return float(iops), (cpu_seconds(pid) - before) * 1e6 / int(done)
+        return float(iops), (cpu_s(pid) - before) * 1e6 / int(done)
 
 
 @functools.lru_cache(None)

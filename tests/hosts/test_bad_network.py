@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two daemons reach a LUN through a proxy that delays, cuts, and swallows the answers of commands that were done. Under
 load: a VM on each that writes as deep as it can, names that come and go. What was acknowledged is there."""
-import os, random, sys, threading, time
+import os, random, threading, time
 
 import pytest
 from hostlib import EXIT, until
 from targets import Tgt
 from vmlib import Shell, create
-
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'lib'))
 from proxy import Proxy
 
 if not os.access('/dev/kvm', os.R_OK | os.W_OK):

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """4 hosts (processes) increment a counter under a lock made of compare-and-write: no update is lost,
 whatever the mode, and with answers swallowed or commands landing late. LIO has its turn in tests/lab."""
-import os, re, signal, subprocess, sys, threading, time
+import os, re, signal, subprocess, threading, time
 
 import pytest
 
 from hostlib import until
 from targets import Tgt, file_lun, program
-
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'lib'))
 from proxy import Proxy
 
 

@@ -5,6 +5,7 @@ import os, signal, time
 
 import pytest
 from hostlib import EXIT, until
+from proc import alive, stands_still
 from targets import Tgt
 from vmlib import Shell, create, show, state
 
@@ -27,37 +28,11 @@ def format_and_mount(lun, hosts, hidden=False, fence='auto'):
     create(hosts[0])
 
 
-def ticks(pid):
-    """CPU time of all its threads; they stand still when this does."""
-    def of(t):
-        f = open(f'/proc/{pid}/task/{t}/stat').read().rsplit(')', 1)[1].split()
-        return int(f[11]) + int(f[12])
-    return sum(of(t) for t in os.listdir(f'/proc/{pid}/task'))
-
-
-def stands_still(pid, timeout=40):
-    end, last = time.monotonic() + timeout, ticks(pid)
-    while True:
-        time.sleep(1)
-        now = ticks(pid)
-        if now == last:
-            return
-        assert time.monotonic() < end, 'the vCPU runs on without a lease'
-        last = now
-
-
 def start_elsewhere(host, timeout=90):
     end = time.monotonic() + timeout
     while (r := host.run('vm', 'start', 'g', timeout=120)).code:
         assert r.code == EXIT['busy'] and 'h1' in r.err and time.monotonic() < end, r
         time.sleep(0.5)
-
-
-def gone(pid):
-    try:
-        return open(f'/proc/{pid}/stat').read().rsplit(')', 1)[1].split()[0] == 'Z'
-    except FileNotFoundError:
-        return True
 
 
 def mounted(host):
@@ -75,7 +50,7 @@ def evict(cluster, lun, **how):
         first.run('s 2000', 's 2048')
         h1.signal(signal.SIGSTOP)
     stopped = time.monotonic()
-    stands_still(pid)
+    stands_still(pid, 40)
     start_elsewhere(h2)
     took = time.monotonic() - stopped
     assert show(h2)['host'] == 'h2' and state(h2) == 'running'
@@ -84,7 +59,7 @@ def evict(cluster, lun, **how):
         shell.run('w 0 2000 1 4000000000', 'w ok')
         h1.signal(signal.SIGCONT)
         yield h1, h2, took
-        until(lambda: gone(pid), 40, what='the old VMM ending')
+        until(lambda: not alive(pid), 40, what='the old VMM ending')
         until(lambda: mounted(h1), 60, what='the volume being mounted anew')
         for h in (h1, h2):
             assert (show(h)['state'], show(h)['host']) == ('running', 'h2')

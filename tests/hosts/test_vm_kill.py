@@ -4,6 +4,7 @@ acknowledged is there, and the next daemon serves within 3 seconds. The guest ju
 import contextlib, os, random, statistics, time
 
 import pytest
+from proc import Others
 from targets import Tgt
 from vmlib import Shell, create, show, state
 
@@ -13,18 +14,6 @@ if not os.access('/dev/kvm', os.R_OK | os.W_OK):
 
 # tgt cannot say when a dead daemon's commands have ended (no reinstatement): the flight time passes first.
 LIMIT = {'file': 3, 'tgt': 3 + 3}
-
-
-def cpu_s(*pids):
-    """CPU time used so far by all of the machine (with what the machine below took from it), and by processes `pids`."""
-    hz = os.sysconf('SC_CLK_TCK')
-    with open('/proc/stat') as f:
-        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, f.readline().split()[1:9])
-    own = 0
-    for pid in pids:
-        with open(f'/proc/{pid}/stat') as f:
-            own += sum(map(int, f.read().rpartition(')')[2].split()[11:13]))
-    return (user + nice + system + irq + softirq + steal) / hz, own / hz
 
 
 @contextlib.contextmanager
@@ -51,13 +40,11 @@ def storm(cluster, lun, kills, rng, limit):
         for _ in range(kills):
             time.sleep(rng.uniform(0.02, 0.6))
             host.kill()
-            began, (all_before, vmm_before) = time.monotonic(), cpu_s(pid)
+            began, others = time.monotonic(), Others(pid)
             host.start()
             shell.expect('s ')                          # may have been said before the daemon died
             shell.expect('s ')                          # 1024 answers later
-            span, (all_after, ours) = time.monotonic() - began, cpu_s(pid, host.proc.pid)
-            # A second that others had of the processors delays it by a second at most.
-            took.append(span - max(0, all_after - all_before - (ours - vmm_before)))
+            took.append(time.monotonic() - began - others.seconds(host.proc.pid))
         assert state(host) == 'running' and show(host)['pid'] == pid
         _, writes, reads = shell.run('e', 'e ').split()
         assert int(writes) > 1000 and int(reads) > 500

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """VMs under their daemons, with payload guests on the machine's own /dev/kvm: start, stop, refuse, reboot, die, and
 daemons that end while guests run. Real kernels run in the lab."""
-import os, signal, subprocess, sys, threading, time
+import os, signal, subprocess, threading, time
 import pytest
 from hostlib import BIN, EXIT, until
+from proc import alive, cpu_s, stands_still
 from vmlib import show, state
-
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'lib'))
 from vmm import setup_sectors
 from payloads import BUTTON_OFF, ECHO, POWER_OFF, guest, say
 
@@ -30,13 +29,6 @@ def create(host, body, name='g', *words):
 def says(host, text, name='g', timeout=20):
     """Until the guest has said it on this host: the console's log."""
     until(lambda: text in host.run('vm', 'console', name, '--log').out, timeout, what=f'the guest saying {text!r}')
-
-
-def alive(pid):
-    try:
-        return open(f'/proc/{pid}/stat').read().rsplit(')', 1)[1].split()[0] != 'Z'
-    except FileNotFoundError:
-        return False
 
 
 def test_definition(host, cluster):
@@ -266,21 +258,9 @@ def test_vmm_stops_by_itself_when_the_daemon_stays_away(host):
     pid = show(host)['pid']
     host.signal(signal.SIGSTOP)
 
-    def ticks():
-        return sum(int(open(f'/proc/{pid}/task/{t}/stat').read().rsplit(')', 1)[1].split()[11]) +
-                   int(open(f'/proc/{pid}/task/{t}/stat').read().rsplit(')', 1)[1].split()[12]) for t in os.listdir(f'/proc/{pid}/task'))
-    end = time.monotonic() + FROZEN_S
-    last = ticks()
-    while time.monotonic() < end:
-        time.sleep(1)
-        now = ticks()
-        if now == last:
-            break
-        last = now
-    else:
-        pytest.fail('the vCPU runs on without a lease')
+    last = stands_still(pid, FROZEN_S)
     host.signal(signal.SIGCONT)
-    until(lambda: state(host) == 'running' and ticks() > last, 20, what='the guest going on')
+    until(lambda: state(host) == 'running' and cpu_s(pid) > last, 20, what='the guest going on')
     assert any('frozen' in e['text'] for e in host.json('event', 'list') if e['kind'] == 'vm')
     assert show(host)['pid'] == pid
 

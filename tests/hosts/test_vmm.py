@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """perilune-vmm with tiny payload guests on the machine's own /dev/kvm: the fast tier."""
-import errno, os, signal, socket, struct, subprocess, sys, time
+import errno, os, signal, socket, struct, subprocess, time
 import pytest
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'lib'))
 from vmm import *
 from vhost_backend import Backend, GET_VRING_BASE, P_MQ, Relay, SET_INFLIGHT_FD
 

@@ -480,10 +480,8 @@ def test_grow(pair):
 
 
 def test_a_disk_in_use_by_a_vm_is_refused_by_its_name(pair):
-    import sys
     if not os.access('/dev/kvm', os.R_OK | os.W_OK):
         pytest.skip('no /dev/kvm')
-    sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'lib'))
     from payloads import guest, say
     from vmm import setup_sectors
     cluster, lun, h1, h2 = pair

@@ -4,11 +4,9 @@
     create(host, 'g', '--disk', 'v1:/a.disk'); host.ok('vm', 'start', 'g')
     with Shell(host) as shell: shell.run('w 0 100 1 7', 'w ok')
 """
-import functools, os, pathlib, subprocess, sys, time
+import functools, os, pathlib, subprocess, time
 
 from hostlib import BIN, until
-
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'lib'))
 from payloads import c_kernel
 
 disk_shell = functools.cache(lambda: c_kernel('disk_shell'))

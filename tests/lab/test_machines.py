@@ -3,6 +3,7 @@
 import glob, os, re, signal, subprocess, sys, time
 import pytest
 from perilab import Lab, LabError, LabTimeout, Lun, RunFailed
+from proc import alive
 
 pytestmark = pytest.mark.slow
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -149,7 +150,7 @@ with Lab('killed', hosts=0, guest=False) as lab:
 
 def gone(pid):
     for _ in range(100):
-        if not os.path.exists(f'/proc/{pid}') or open(f'/proc/{pid}/stat').read().split()[2] == 'Z':
+        if not alive(pid):
             return True
         time.sleep(0.05)
     return False

@@ -7,6 +7,9 @@
         print(a.run('uname -r').out)
         b.kill()
 """
+import os, sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..', 'lib'))
 from .cache import LabError
 from .channel import LabTimeout, RunFailed
 from .console import GuestConsole

@@ -5,7 +5,7 @@ import os, subprocess
 from pathlib import Path
 from . import cache
 from .network import popen
-from .newc import Newc
+from .newc import boot_archive
 
 PROBE_SECONDS = 12  # a stock kernel on a real KVM is there in 2
 PROBE_INIT = '''#!/bin/busybox sh
@@ -40,25 +40,14 @@ def choose(kernel):
     if not os.access('/dev/kvm', os.R_OK | os.W_OK):
         return Accel('tcg')
     boot = Path('/proc/sys/kernel/random/boot_id').read_text()
-    key = cache.digest(kernel.key, boot, Path(__file__))
+    key = cache.digest(kernel.key, boot, Path(__file__), Path(__file__).with_name('newc.py'))
     path = cache.entry('accel', key, lambda work: (work / 'answer').write_text('kvm' if _probe(kernel, work) else 'tcg'))
     return Accel((path / 'answer').read_text())
 
 
 def _probe(kernel, work):
     with open(work / 'probe.cpio', 'wb') as f:
-        c = Newc(f)
-        for d in ('proc', 'sys', 'dev', 'bin', 'sbin'):
-            c.dir(d)
-        c.char('dev/console', 5, 1)
-        c.copy('/bin/busybox', 'bin/busybox')
-        c.file('init', PROBE_INIT.encode(), 0o755)
-        lines = []
-        for module, line in kernel.closure(['irqbypass', 'ccp', 'kvm', 'kvm-amd', 'kvm-intel']):
-            c.copy(kernel.modules / module, f'lib/modules/{kernel.release}/{module}')
-            lines.append(line)
-        c.file(f'lib/modules/{kernel.release}/modules.dep', ''.join(lines).encode())
-        c.end()
+        boot_archive(f, kernel, PROBE_INIT.encode(), ['irqbypass', 'ccp', 'kvm', 'kvm-amd', 'kvm-intel']).end()
     p = popen(['qemu-system-x86_64', '-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-machine', 'q35', *Accel('kvm').words(), '-m', '256', '-serial', 'stdio',
                '-kernel', kernel.vmlinuz, '-initrd', work / 'probe.cpio', '-append', 'console=ttyS0 panic=-1 quiet'],
               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

@@ -4,7 +4,7 @@ with the libraries that ldd names), and, made new for each lab, the programs tha
 import os, re, shutil, subprocess
 from pathlib import Path
 from . import cache
-from .newc import Newc
+from .newc import Newc, boot_archive
 
 LAB = Path(__file__).resolve().parent.parent
 TOP = LAB.parent.parent
@@ -68,7 +68,8 @@ class Images:
                   for p in sorted([*self.programs, *self.qemu_modules, *self.libraries])]
         self.root = cache.entry('root', cache.digest(kernel.key, stamps, MODULES, DATA, Path(__file__),
                                                      INIT / 'agent.c'), self._root) / 'root.ext4'
-        self.boot = cache.entry('boot', cache.digest(kernel.key, BOOT_MODULES, INIT / 'stage1.sh', Path(__file__)),
+        self.boot = cache.entry('boot', cache.digest(kernel.key, BOOT_MODULES, INIT / 'stage1.sh', Path(__file__),
+                                                     Path(__file__).with_name('newc.py')),
                                 self._boot) / 'boot.cpio'
 
     def _root(self, work):
@@ -110,17 +111,8 @@ class Images:
 
     def _boot(self, work):
         with open(work / 'boot.cpio', 'wb') as f:
-            c = Newc(f)
-            for d in ('proc', 'sys', 'dev', 'bin', 'sbin', 'fresh'):
-                c.dir(d)
-            c.char('dev/console', 5, 1)
-            c.copy(_which('busybox'), 'bin/busybox')
-            c.file('init', (INIT / 'stage1.sh').read_bytes(), 0o755)
-            lines = []
-            for path, line in self.kernel.closure(BOOT_MODULES):
-                c.copy(self.kernel.modules / path, f'lib/modules/{self.kernel.release}/{path}')
-                lines.append(line)
-            c.file(f'lib/modules/{self.kernel.release}/modules.dep', ''.join(lines).encode())
+            c = boot_archive(f, self.kernel, (INIT / 'stage1.sh').read_bytes(), BOOT_MODULES)
+            c.dir('fresh')
             c.end()
 
     def initrd(self, path, programs):

@@ -3,6 +3,7 @@
 import fcntl, json, os, shutil, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from proc import Others
 from . import accel, cache
 from .guest import Guest
 from .host import Host, HostSpec
@@ -128,17 +129,9 @@ class Lab:
         cache.tool(['cp', '--sparse=always', str(made / 'disk'), str(path)])
         return path
 
-    def cpu_of_others(self):
-        """Seconds of the processors that went to others than this lab's machines so far, or were taken from below. What
-        happens between two calls is delayed by the difference at most."""
-        with open('/proc/stat') as f:
-            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, f.readline().split()[1:9])
-        ticks = user + nice + system + irq + softirq + steal
-        for machine in self.machines:
-            if machine.running:
-                fields = Path(f'/proc/{machine.process.pid}/stat').read_text().rsplit(')', 1)[1].split()
-                ticks -= int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf('SC_CLK_TCK')
+    def others(self):
+        """The CPU time of others than this lab's machines, from now on: see tests/lib/proc.py."""
+        return Others(*(machine.process.pid for machine in self.machines if machine.running))
 
     def native(self, cmd, **kw):
         """Starts a program of the bare machine inside the lab's network (a Popen): it reaches the SAN as a host

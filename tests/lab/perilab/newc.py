@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes initramfs archives (cpio, newc; the kernel's Documentation/driver-api/early-userspace)."""
-import os, stat
+import os, shutil, stat
 
 
 class Newc:
@@ -49,3 +49,19 @@ class Newc:
 
     def end(self):
         self._add('TRAILER!!!', 0)
+
+
+def boot_archive(f, kernel, init, modules=()):
+    """Begins one into file `f`: busybox, `init` (bytes), `modules` and what they need. The caller may add to it, and ends it."""
+    c = Newc(f)
+    for d in ('proc', 'sys', 'dev', 'bin', 'sbin'):
+        c.dir(d)
+    c.char('dev/console', 5, 1)
+    c.copy(shutil.which('busybox', path='/usr/local/bin:/usr/bin:/bin'), 'bin/busybox')
+    c.file('init', init, 0o755)
+    lines = []
+    for path, line in kernel.closure(modules):
+        c.copy(kernel.modules / path, f'lib/modules/{kernel.release}/{path}')
+        lines.append(line)
+    c.file(f'lib/modules/{kernel.release}/modules.dep', ''.join(lines).encode())
+    return c

@@ -27,24 +27,18 @@
 #include "blockdev/fault.h"
 #include "clusterfs/cfs.h"
 #include "tests/lib/lun.h"
+#include "tests/lib/rig.h"
 #include "vfs/chans.h"
 #include "vfs/iothread.h"
-#include "vfs/thin.h"
 
 #define SIZE  (48 * MiB)
 #define LANES 8u /* requests in flight, each in its own eighth */
 #define LANE  (SIZE / LANES)
 
-struct rig {
+struct bench { /* a rig, with what it stands on */
+	struct rig rig;
 	char *lun, state[64];
 	struct blk *blk;
-	struct cfs *fs;
-	struct cfs_file *file;
-	struct iothread *io;
-	struct pool *pool;
-	struct vfs_chans *chans;
-	struct vfs_disk *disk;
-	_Atomic unsigned lost; /* events of that kind */
 };
 
 #define bad(...)                          \
@@ -59,184 +53,54 @@ static void ok(int rc)
 		bad("%s", err_message(rc));
 }
 
-static void on_event(void *arg, const char *kind, const char *text)
+static struct bench *bench_of(struct rig *r)
 {
-	struct rig *r = arg;
-
-	(void)text;
-	if (strcmp(kind, "lost") == 0)
-		r->lost++;
+	return container_of(r, struct bench, rig);
 }
 
 static void open_disk(struct rig *r)
 {
+	struct bench *b = bench_of(r);
 	struct blk_options bo = {0};
-	struct cfs_options co = {
-		.host_name = "unit", .state_dir = r->state, .event = on_event, .arg = r};
 	struct blk *lower;
 
-	ok(blk_open(r->lun, &bo, &lower));
-	ok(blk_fault_wrap(lower, &r->blk));
-	ok(cfs_mount(&r->blk, 1, &co, &r->fs));
-	if (cfs_create(r->fs, "/d", CFS_DISK, SIZE) < 0)
-		err_clear();
-	ok(cfs_open(r->fs, "/d", CFS_OPEN_WRITE, 0, &r->file));
-	ok(iothread_create(&r->io, "io", 256));
-	ok(pool_create(&r->pool, "pool", 2));
-	ok(vfs_chans_open(r->fs, iothread_loop(r->io), r->pool, &r->chans));
-	ok(vfs_thin_open(r->chans, r->file, "v:/d", &r->disk));
-}
-
-struct closer {
-	struct rig *r;
-	pthread_mutex_t lock;
-	pthread_cond_t cond;
-	bool closed;
-};
-
-static void on_closed(void *arg)
-{
-	struct closer *c = arg;
-
-	pthread_mutex_lock(&c->lock);
-	c->closed = true;
-	pthread_cond_signal(&c->cond);
-	pthread_mutex_unlock(&c->lock);
-}
-
-static int start_close(void *arg)
-{
-	struct closer *c = arg;
-
-	vfs_close(c->r->disk, on_closed, c);
-	return 0;
+	ok(blk_open(b->lun, &bo, &lower));
+	ok(blk_fault_wrap(lower, &b->blk));
+	ok(rig_open(r, b->blk, b->state, SIZE));
 }
 
 static void close_disk(struct rig *r)
 {
-	struct closer c = {
-		.r = r, .lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
-
-	iothread_call(r->io, start_close, &c);
-	pthread_mutex_lock(&c.lock);
-	while (!c.closed)
-		pthread_cond_wait(&c.cond, &c.lock);
-	pthread_mutex_unlock(&c.lock);
-	vfs_chans_close(r->chans);
-	iothread_destroy(r->io);
-	pool_destroy(r->pool);
-	ok(cfs_close(r->file));
-	ok(cfs_unmount(r->fs));
-	blk_close(r->blk);
+	ok(rig_close(r));
+	blk_close(bench_of(r)->blk);
 }
 
 static struct rig *setup_rig(uint64_t lun_bytes)
 {
-	struct rig *r = xcalloc(1, sizeof(*r));
+	struct bench *b = xcalloc(1, sizeof(*b));
 	struct cfs_format_options fo = {.name = "v"};
 	struct blk_options bo = {0};
 
-	r->lun = lun_make(lun_bytes);
-	(void)str_format(r->state, sizeof(r->state), "/tmp/perilune-thin-XXXXXX");
-	assert_non_null(mkdtemp(r->state));
-	ok(blk_open(r->lun, &bo, &r->blk));
-	ok(cfs_format(&r->blk, 1, &fo));
-	blk_close(r->blk);
-	open_disk(r);
-	return r;
+	b->lun = lun_make(lun_bytes);
+	(void)str_format(b->state, sizeof(b->state), "/tmp/perilune-thin-XXXXXX");
+	assert_non_null(mkdtemp(b->state));
+	ok(blk_open(b->lun, &bo, &b->blk));
+	ok(cfs_format(&b->blk, 1, &fo));
+	blk_close(b->blk);
+	open_disk(&b->rig);
+	return &b->rig;
 }
 
 static void teardown_rig(struct rig *r)
 {
+	struct bench *b = bench_of(r);
 	char command[128];
 
 	close_disk(r);
-	lun_remove(r->lun);
-	(void)str_format(command, sizeof(command), "rm -rf '%s'", r->state);
+	lun_remove(b->lun);
+	(void)str_format(command, sizeof(command), "rm -rf '%s'", b->state);
 	assert_int_equal(system(command), 0);
-	free(r);
-}
-
-/* --- requests from the test's thread -------------------------------------------------------------------- */
-
-struct job {
-	struct vfs_req req;
-	struct iovec iov[3];
-	struct loop_work work;
-	struct rig *r;
-	int res;
-	bool done;
-	pthread_mutex_t lock;
-	pthread_cond_t cond;
-};
-
-static void job_done(struct vfs_req *req, int res)
-{
-	struct job *j = container_of(req, struct job, req);
-
-	pthread_mutex_lock(&j->lock);
-	j->res = res;
-	j->done = true;
-	pthread_cond_signal(&j->cond);
-	pthread_mutex_unlock(&j->lock);
-}
-
-static void job_run(struct loop_work *work)
-{
-	struct job *j = container_of(work, struct job, work);
-
-	vfs_submit(j->r->disk, &j->req);
-}
-
-static void start(struct job *j, struct rig *r, enum vfs_op op, uint64_t offset, uint64_t length,
-		  uint8_t *buf, unsigned flags)
-{
-	uint64_t a = length / 3 / 512 * 512, b = a;
-
-	memset(&j->req, 0, sizeof(j->req));
-	j->req.op = op;
-	j->req.flags = flags;
-	j->req.offset = offset;
-	j->req.length = length;
-	j->req.iov = j->iov;
-	j->req.iovcnt = 0;
-	if (buf && a) { /* in three parts, as guests do */
-		j->iov[0] = (struct iovec){buf, a};
-		j->iov[1] = (struct iovec){buf + a, b};
-		j->iov[2] = (struct iovec){buf + a + b, length - a - b};
-		j->req.iovcnt = 3;
-	} else if (buf) {
-		j->iov[0] = (struct iovec){buf, length};
-		j->req.iovcnt = 1;
-	}
-	j->req.done = job_done;
-	j->r = r;
-	j->done = false;
-	pthread_mutex_init(&j->lock, NULL);
-	pthread_cond_init(&j->cond, NULL);
-	j->work.fn = job_run;
-	loop_post(iothread_loop(r->io), &j->work);
-}
-
-static int finish(struct job *j)
-{
-	pthread_mutex_lock(&j->lock);
-	while (!j->done)
-		pthread_cond_wait(&j->cond, &j->lock);
-	pthread_mutex_unlock(&j->lock);
-	return j->res;
-}
-
-static int run(struct rig *r, enum vfs_op op, uint64_t offset, uint64_t length, uint8_t *buf,
-	       unsigned flags)
-{
-	struct job *j = xaligned(64, sizeof(*j));
-	int rc;
-
-	start(j, r, op, offset, length, buf, flags);
-	rc = finish(j);
-	free(j);
-	return rc;
+	free(b);
 }
 
 static void compare_all(struct rig *r, const uint8_t *model)
@@ -244,7 +108,7 @@ static void compare_all(struct rig *r, const uint8_t *model)
 	uint8_t *buf = xaligned(4096, MiB);
 
 	for (uint64_t at = 0; at < SIZE; at += MiB) {
-		assert_int_equal(run(r, VFS_READ, at, MiB, buf, 0), 0);
+		assert_int_equal(rig_run(r, VFS_READ, at, MiB, buf, 0), 0);
 		if (memcmp(buf, model + at, MiB) != 0) {
 			for (uint64_t i = 0; i < MiB; i += 512)
 				if (memcmp(buf + i, model + at + i, 512) != 0)
@@ -264,24 +128,24 @@ static void test_reads_zero_and_back(void **state)
 
 	(void)state;
 	memset(buf, 1, 8192);
-	assert_int_equal(run(r, VFS_READ, 12345 * 512, 8192, buf, 0), 0);
+	assert_int_equal(rig_run(r, VFS_READ, 12345 * 512, 8192, buf, 0), 0);
 	for (unsigned i = 0; i < 8192; i++)
 		assert_int_equal(buf[i], 0);
 	memset(buf, 7, 512);
-	assert_int_equal(run(r, VFS_WRITE, 99 * 512, 512, buf, VFS_FUA), 0);
-	assert_int_equal(run(r, VFS_READ, 98 * 512, 1536, buf, 0), 0);
+	assert_int_equal(rig_run(r, VFS_WRITE, 99 * 512, 512, buf, VFS_FUA), 0);
+	assert_int_equal(rig_run(r, VFS_READ, 98 * 512, 1536, buf, 0), 0);
 	assert_int_equal(buf[511], 0);
 	assert_int_equal(buf[512], 7);
 	assert_int_equal(buf[1023], 7);
 	assert_int_equal(buf[1024], 0);
-	assert_int_equal(run(r, VFS_WRITE, SIZE - 512, 1024, buf, 0), -EINVAL);
-	assert_int_equal(run(r, VFS_READ, 100, 512, buf, 0), -EINVAL);
+	assert_int_equal(rig_run(r, VFS_WRITE, SIZE - 512, 1024, buf, 0), -EINVAL);
+	assert_int_equal(rig_run(r, VFS_READ, 100, 512, buf, 0), -EINVAL);
 	free(buf);
 	teardown_rig(r);
 }
 
-static void random_op(struct job *j, struct rig *r, unsigned lane, unsigned *seed, uint8_t *model,
-		      uint8_t *buf, enum vfs_op *op)
+static void random_op(struct rig_job *j, struct rig *r, unsigned lane, unsigned *seed,
+		      uint8_t *model, uint8_t *buf, enum vfs_op *op)
 {
 	uint64_t max = rand_r(seed) % 8 == 0 ? 600 * 1024 : 40 * 1024;
 	uint64_t length = 512 * (1 + (uint64_t)rand_r(seed) % (max / 512));
@@ -299,15 +163,15 @@ static void random_op(struct job *j, struct rig *r, unsigned lane, unsigned *see
 	}
 	if (*op == VFS_DISCARD || *op == VFS_WRITE_ZEROES)
 		memset(model + offset, 0, length);
-	start(j, r, *op, offset, length, *op == VFS_READ || *op == VFS_WRITE ? buf : NULL,
-	      rand_r(seed) % 20 == 0 ? VFS_FUA : 0);
+	rig_start(j, r, *op, offset, length, *op == VFS_READ || *op == VFS_WRITE ? buf : NULL,
+		  rand_r(seed) % 20 == 0 ? VFS_FUA : 0);
 }
 
 static void test_random_against_model(void **state)
 {
 	struct rig *r = setup_rig(512 * MiB);
 	uint8_t *model = xcalloc(1, SIZE), *buf = xaligned(4096, LANES * MiB);
-	struct job *jobs = xaligned(64, LANES * sizeof(*jobs));
+	struct rig_job *jobs = xaligned(64, LANES * sizeof(*jobs));
 	enum vfs_op op[LANES];
 	unsigned seed = 4711;
 
@@ -316,13 +180,13 @@ static void test_random_against_model(void **state)
 		for (unsigned l = 0; l < LANES; l++)
 			random_op(&jobs[l], r, l, &seed, model, buf + l * MiB, &op[l]);
 		for (unsigned l = 0; l < LANES; l++) {
-			assert_int_equal(finish(&jobs[l]), 0);
+			assert_int_equal(rig_finish(&jobs[l]), 0);
 			if (op[l] == VFS_READ)
 				assert_memory_equal(buf + l * MiB, model + jobs[l].req.offset,
 						    jobs[l].req.length);
 		}
 		if (round % 50 == 0)
-			assert_int_equal(run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
+			assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
 	}
 	compare_all(r, model);
 	close_disk(r);
@@ -338,17 +202,17 @@ static void test_random_against_model(void **state)
 static void test_same_grain_at_once(void **state)
 {
 	struct rig *r = setup_rig(512 * MiB);
-	struct job *jobs = xaligned(64, 64 * sizeof(*jobs));
+	struct rig_job *jobs = xaligned(64, 64 * sizeof(*jobs));
 	uint8_t *buf = xaligned(4096, 64 * 512), *back = xaligned(4096, 64 * 512);
 
 	(void)state;
 	for (unsigned i = 0; i < 64; i++)
 		memset(buf + i * 512, (int)i + 1, 512);
 	for (unsigned i = 0; i < 64; i++)
-		start(&jobs[i], r, VFS_WRITE, MiB + i * 512, 512, buf + i * 512, 0);
+		rig_start(&jobs[i], r, VFS_WRITE, MiB + i * 512, 512, buf + i * 512, 0);
 	for (unsigned i = 0; i < 64; i++)
-		assert_int_equal(finish(&jobs[i]), 0);
-	assert_int_equal(run(r, VFS_READ, MiB, 64 * 512, back, 0), 0);
+		assert_int_equal(rig_finish(&jobs[i]), 0);
+	assert_int_equal(rig_run(r, VFS_READ, MiB, 64 * 512, back, 0), 0);
 	assert_memory_equal(buf, back, 64 * 512);
 	free(jobs);
 	free(buf);
@@ -367,8 +231,8 @@ static void test_discard_gives_space_back(void **state)
 	memset(buf, 0x5a, MiB);
 	for (unsigned round = 0; round < 12; round++) {
 		for (uint64_t at = 0; at < SIZE; at += MiB)
-			assert_int_equal(run(r, VFS_WRITE, at, MiB, buf, 0), 0);
-		assert_int_equal(run(r, VFS_DISCARD, 0, SIZE, NULL, 0), 0);
+			assert_int_equal(rig_run(r, VFS_WRITE, at, MiB, buf, 0), 0);
+		assert_int_equal(rig_run(r, VFS_DISCARD, 0, SIZE, NULL, 0), 0);
 	}
 	for (unsigned i = 0; i < 100; i++) {
 		cfs_file_stat(r->file, &st);
@@ -466,14 +330,14 @@ static void test_grow_under_a_disk(void **state)
 	ok(cfs_grow(r->fs, &blk, 1));
 	close_while_opening(r, chans);
 	for (uint64_t at = 0; at < SIZE; at += MiB)
-		assert_int_equal(run(r, VFS_WRITE, at, MiB, buf, 0), 0);
-	assert_int_equal(run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
+		assert_int_equal(rig_run(r, VFS_WRITE, at, MiB, buf, 0), 0);
+	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
 	ok(cfs_extents(r->file, count_other, &other));
 	assert_true(other > 0);
 	for (uint64_t at = 0; at < SIZE; at += MiB) {
 		uint8_t *back = xaligned(4096, MiB);
 
-		assert_int_equal(run(r, VFS_READ, at, MiB, back, 0), 0);
+		assert_int_equal(rig_run(r, VFS_READ, at, MiB, back, 0), 0);
 		assert_memory_equal(back, buf, MiB);
 		free(back);
 	}
@@ -491,7 +355,7 @@ static unsigned add_fault(struct rig *r, const char *kind, const char *op, unsig
 	struct fault fault;
 	unsigned id = 0;
 
-	ok(fault_parse(&fault, r->lun, kind, op, NULL, NULL));
+	ok(fault_parse(&fault, bench_of(r)->lun, kind, op, NULL, NULL));
 	fault.times = times;
 	ok(fault_add(&fault, &id));
 	return id;
@@ -503,7 +367,7 @@ static bool reads_back(struct rig *r, uint64_t at, uint8_t byte)
 	bool same;
 
 	memset(want, byte, sizeof(want));
-	assert_int_equal(run(r, VFS_READ, at, 4096, buf, 0), 0);
+	assert_int_equal(rig_run(r, VFS_READ, at, 4096, buf, 0), 0);
 	same = memcmp(buf, want, 4096) == 0;
 	free(buf);
 	return same;
@@ -515,7 +379,7 @@ static int write_byte(struct rig *r, uint64_t at, uint8_t byte, unsigned flags)
 	int rc;
 
 	memset(buf, byte, 4096);
-	rc = run(r, VFS_WRITE, at, 4096, buf, flags);
+	rc = rig_run(r, VFS_WRITE, at, 4096, buf, flags);
 	free(buf);
 	return rc;
 }
@@ -531,23 +395,23 @@ static void test_lost_between_write_and_flush(void **state)
 		uint8_t old = (uint8_t)(2 * round), new = old + 1;
 
 		assert_int_equal(write_byte(r, MiB, old, 0), 0);
-		assert_int_equal(run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
+		assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
 		assert_int_equal(write_byte(r, MiB, new, 0), 0);
 		(void)add_fault(r, "power-loss", NULL, 0);
 		assert_true(reads_back(r, MiB, old)); /* the fault does what it says */
-		assert_int_equal(run(r, VFS_FLUSH, 0, 0, NULL, 0), -EIO);
+		assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), -EIO);
 		assert_int_equal(r->lost, round);
-		assert_int_equal(run(r, VFS_FLUSH, 0, 0, NULL, 0), 0); /* it was told */
+		assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0); /* it was told */
 		assert_true(reads_back(r, MiB, old));
 	}
 	/* Nothing was written since the last flush: nothing is lost. */
 	(void)add_fault(r, "power-loss", NULL, 0);
-	assert_int_equal(run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
+	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
 	/* What is written after the loss is not lost. */
 	assert_int_equal(write_byte(r, MiB, 99, 0), 0);
-	assert_int_equal(run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
+	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
 	(void)add_fault(r, "power-loss", NULL, 0);
-	assert_int_equal(run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
+	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
 	assert_true(reads_back(r, MiB, 99));
 	assert_int_equal(r->lost, 3);
 	ok(fault_clear(0));
@@ -558,21 +422,21 @@ static void test_lost_between_write_and_flush(void **state)
 static void test_lost_under_two_flushes(void **state)
 {
 	struct rig *r = setup_rig(512 * MiB);
-	struct job *jobs = xaligned(64, 2 * sizeof(*jobs));
+	struct rig_job *jobs = xaligned(64, 2 * sizeof(*jobs));
 	unsigned delay;
 
 	(void)state;
 	(void)add_fault(r, "volatile", "write", 0);
 	assert_int_equal(write_byte(r, MiB, 1, 0), 0);
-	assert_int_equal(run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
+	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
 	assert_int_equal(write_byte(r, MiB, 2, 0), 0);
 	delay = add_fault(r, "delay=200", "flush", 0);
-	start(&jobs[0], r, VFS_FLUSH, 0, 0, NULL, 0);
-	start(&jobs[1], r, VFS_FLUSH, 0, 0, NULL, 0);
+	rig_start(&jobs[0], r, VFS_FLUSH, 0, 0, NULL, 0);
+	rig_start(&jobs[1], r, VFS_FLUSH, 0, 0, NULL, 0);
 	(void)add_fault(r, "power-loss", NULL, 0);
 	ok(fault_clear(delay));
-	assert_int_equal(finish(&jobs[0]), -EIO);
-	assert_int_equal(finish(&jobs[1]), -EIO);
+	assert_int_equal(rig_finish(&jobs[0]), -EIO);
+	assert_int_equal(rig_finish(&jobs[1]), -EIO);
 	assert_int_equal(r->lost, 1);
 	ok(fault_clear(0));
 	free(jobs);
@@ -583,7 +447,7 @@ static void test_lost_under_two_flushes(void **state)
 static void test_lost_under_fua(void **state)
 {
 	struct rig *r = setup_rig(512 * MiB);
-	struct job *job = xaligned(64, sizeof(*job));
+	struct rig_job *job = xaligned(64, sizeof(*job));
 	uint8_t *buf = xaligned(4096, 4096);
 
 	(void)state;
@@ -591,12 +455,12 @@ static void test_lost_under_fua(void **state)
 	assert_int_equal(write_byte(r, MiB, 1, VFS_FUA), 0);
 	(void)add_fault(r, "delay=500", "flush", 1);
 	(void)add_fault(r, "volatile", NULL, 0);
-	start(job, r, VFS_WRITE, MiB, 4096, buf, VFS_FUA);
+	rig_start(job, r, VFS_WRITE, MiB, 4096, buf, VFS_FUA);
 	for (unsigned i = 0; i < 500 && !reads_back(r, MiB, 7); i++)
 		usleep(10000);
 	(void)add_fault(r, "power-loss", NULL, 0);
-	assert_int_equal(finish(job), 0);
-	assert_int_equal(run(r, VFS_FLUSH, 0, 0, NULL, 0), 0); /* nothing is lost */
+	assert_int_equal(rig_finish(job), 0);
+	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0); /* nothing is lost */
 	assert_int_equal(r->lost, 0);
 	(void)add_fault(r, "power-loss", NULL, 0);
 	assert_true(reads_back(r, MiB, 7));
@@ -616,7 +480,7 @@ static void test_flush_over_a_flapping_session(void **state)
 	(void)add_fault(r, "flap=400", "flush", 0); /* longer than the volume's own patience */
 	do {
 		assert_int_equal(write_byte(r, MiB, 1, 0), 0);
-		assert_int_equal(run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
+		assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
 		usleep(20000);
 	} while (fault_list(&fault, 1) == 1 && fault.hits < 8);
 	assert_int_equal(r->lost, 0);

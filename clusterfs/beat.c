@@ -66,13 +66,12 @@ static void event(struct cfs *fs, const char *kind, const char *fmt, ...)
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
 	log_warn("cfs", "volume %s: %s: %s", fs->name, kind, text);
-	if (fs->options.event)
-		fs->options.event(fs->options.arg, kind, text);
+	cfs_tell(fs, kind, text);
 }
 
 static uint64_t beat_ns(const struct cfs *fs)
 {
-	return le32_get(fs->label.beat_ms) * NS_PER_MS;
+	return fs->beat_ms * NS_PER_MS;
 }
 
 /* --- what was seen --------------------------------------------------------------------------------- */

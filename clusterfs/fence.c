@@ -40,7 +40,7 @@ static enum cfs_fence_kind kind_of(struct cfs *fs, const struct blk *blk)
 		return CFS_FENCE_BY_FILE;
 	if (blk_info(blk)->reservations)
 		return CFS_FENCE_BY_PR;
-	if (le32_get(fs->label.fence_mode) == CFS_FENCE_TIME)
+	if (fs->fence_time)
 		return CFS_FENCE_BY_TIME;
 	return CFS_FENCE_NONE;
 }
@@ -264,7 +264,7 @@ static bool drained(struct cfs *fs, const struct cfs_claim_record *claim)
 int cfs_fence_host(struct cfs *fs, const struct cfs_claim_record *claim)
 {
 	uint64_t claimed = clock_boot_ms(), until = 0;
-	uint32_t flight = le32_get(fs->label.flight_ms);
+	uint32_t flight = fs->flight_ms;
 	uint32_t lease = MAX(fs->slots->lease_ms, le32_get(claim->lease_ms));
 	bool pr = false;
 	int rc = 0;

@@ -36,25 +36,30 @@ uint64_t group_unit_vbn(const struct group *g, uint32_t unit)
 	return g->vbn + (uint64_t)unit * CFS_UNIT_BLOCKS;
 }
 
+static unsigned extent_groups(const struct cfs *fs, unsigned e)
+{
+	return (unsigned)(fs->span[e].groups >> 32);
+}
+
 unsigned cfs_group_count(struct cfs *fs)
 {
 	unsigned n = 0;
 
 	for (unsigned e = 0; e < fs->extents; e++)
-		n += le32_get(fs->label.extent_table[e].groups);
+		n += extent_groups(fs, e);
 	return n;
 }
 
 void cfs_group_place(struct cfs *fs, unsigned g, uint64_t *vbn, uint32_t *units)
 {
 	for (unsigned e = 0; e < fs->extents; e++) {
-		const struct cfs_extent_entry *x = &fs->label.extent_table[e];
-		unsigned n = le32_get(x->groups);
+		uint64_t groups = fs->span[e].groups;
+		unsigned n = (unsigned)(groups >> 32);
 
 		if (g < n) {
 			*vbn = cfs_vbn(e, CFS_GROUPS +
 						  (uint64_t)g * fs->group_units * CFS_UNIT_BLOCKS);
-			*units = g == n - 1 ? le32_get(x->last_units) : fs->group_units;
+			*units = g == n - 1 ? (uint32_t)groups : fs->group_units;
 			return;
 		}
 		g -= n;
@@ -67,7 +72,7 @@ unsigned cfs_group_of(struct cfs *fs, uint64_t vbn)
 	unsigned first = 0, extent = cfs_vbn_extent(vbn);
 
 	for (unsigned e = 0; e < extent; e++)
-		first += le32_get(fs->label.extent_table[e].groups);
+		first += extent_groups(fs, e);
 	return first + (unsigned)((cfs_vbn_block(vbn) - CFS_GROUPS) /
 				  ((uint64_t)fs->group_units * CFS_UNIT_BLOCKS));
 }

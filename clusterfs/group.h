@@ -26,29 +26,14 @@ unsigned cfs_group_of(struct cfs *fs, uint64_t vbn);
 /* --- units: stocks taken ahead, used without waiting ----------------------------------------------- */
 
 /*
- * A stock holds units that are taken in memory only. One user at a time (an I/O thread, or a
- * blocking writer). cfs_stock_take never blocks; a refill runs in the background once it is low.
+ * A stock (see iopath.h) has one user at a time, an I/O thread or a blocking writer. A refill runs in the
+ * background once it is low.
  */
-struct cfs_stock;
-struct loop;
 int cfs_stock_create(struct cfs *fs, struct cfs_stock **out);
 /* Gives unused units back. */
 void cfs_stock_destroy(struct cfs_stock *stock);
-/*
- * Up to `want` units that lie together (`near` = vbn they should follow, 0: anywhere): returns how
- * many (0: empty, a refill is under way), *vbn the first.
- */
-uint32_t cfs_stock_take(struct cfs_stock *stock, uint64_t near, uint32_t want, uint64_t *vbn);
-/* Units taken but not used after all. */
-void cfs_stock_return(struct cfs_stock *stock, uint64_t vbn, uint32_t units);
-/* Posts `work` to `loop` when the stock has units again, or is known to be full (then *full). */
-void cfs_stock_when_ready(struct cfs_stock *stock, struct loop *loop, struct loop_work *work);
-bool cfs_stock_full(struct cfs_stock *stock); /* the whole volume has no space */
 /* Blocking refill for pool threads: 0 or -ENOSPC. */
 int cfs_stock_fill(struct cfs_stock *stock, uint32_t want);
-
-/* In a transaction: marks units of a stock as taken on the disk (with the entry that names them). */
-void cfs_units_use(struct cfs_txn *txn, uint64_t vbn, uint32_t units);
 
 /* --- freeing ------------------------------------------------------------------------------------------ */
 

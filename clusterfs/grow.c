@@ -47,15 +47,6 @@ static int refuse_others(struct cfs *fs)
 	return 0;
 }
 
-/* Label lock held. The new label takes effect here; what is read without the lock changes last. */
-static void take_effect(struct cfs *fs, const struct cfs_label *next)
-{
-	fs->label = *next;
-	cfs_text_copy(fs->name, sizeof(fs->name), next->name, sizeof(next->name));
-	fs->extents = le16_get(next->extents);
-	(void)cfs_groups_extend(fs);
-}
-
 /* The extents that are new obey our lease and our fence before anything is written to them. */
 static int enlist(struct cfs *fs, unsigned olds, unsigned n)
 {
@@ -98,8 +89,10 @@ static int grow(struct cfs *fs, unsigned olds, unsigned n)
 	if (rc == 0) {
 		rc = cfs_label_store_next(fs->extent, n, next);
 		fs->label.head.sequence = next->head.sequence;
-		if (rc == 0)
-			take_effect(fs, next);
+	}
+	if (rc == 0) {
+		cfs_label_take(fs, next);
+		(void)cfs_groups_extend(fs);
 	}
 	pthread_mutex_unlock(&fs->label_lock);
 	free(next);
@@ -160,8 +153,7 @@ int cfs_label_refresh(struct cfs *fs)
 				  blk_info(fs->extent[i])->name);
 	if (rc == 0) {
 		l->extent = le16_of(0);
-		fs->label = *l;
-		cfs_text_copy(fs->name, sizeof(fs->name), l->name, sizeof(l->name));
+		cfs_label_take(fs, l);
 		if (fs->groups)
 			(void)cfs_groups_extend(fs);
 	}

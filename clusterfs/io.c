@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* io.c: plain I/O of metadata by volume block number, blocking. */
+/* io.c: plain I/O of metadata by volume block number, blocking; and what it goes to. */
 #include "clusterfs/volume.h"
 
 #include <errno.h>
@@ -11,12 +11,39 @@
 #define READ_AGAIN_MS 50u
 #define FLUSH_TRIES   3u
 
+unsigned cfs_luns(const struct cfs *fs)
+{
+	return fs->extents;
+}
+
+struct blk *cfs_lun(const struct cfs *fs, unsigned e)
+{
+	MUST(e < fs->extents);
+	return fs->extent[e];
+}
+
+uint32_t cfs_logical_block(const struct cfs *fs)
+{
+	return fs->logical_block;
+}
+
+uint32_t cfs_flight_ms(const struct cfs *fs)
+{
+	return fs->flight_ms;
+}
+
+void cfs_tell(const struct cfs *fs, const char *kind, const char *text)
+{
+	if (fs->options.event)
+		fs->options.event(fs->options.arg, kind, text);
+}
+
 bool cfs_vbn_valid(const struct cfs *fs, uint64_t vbn)
 {
 	unsigned e = cfs_vbn_extent(vbn);
 
 	return vbn < CFS_VBN_MAX && e < fs->extents && cfs_vbn_block(vbn) >= CFS_GROUPS &&
-	       cfs_vbn_block(vbn) < le64_get(fs->label.extent_table[e].blocks);
+	       cfs_vbn_block(vbn) < fs->span[e].blocks;
 }
 
 struct blk *cfs_locate(struct cfs *fs, uint64_t vbn, uint64_t *offset)
@@ -90,7 +117,7 @@ int cfs_write_parts(struct cfs *fs, unsigned extent, const struct blk_part *part
 void cfs_let_land(struct cfs *fs, int rc)
 {
 	if (rc == -ETIMEDOUT || rc == -ENOTCONN)
-		sleep_ms(le32_get(fs->label.flight_ms));
+		sleep_ms(fs->flight_ms);
 }
 
 uint64_t cfs_power(const struct cfs *fs)

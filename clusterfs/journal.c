@@ -324,7 +324,7 @@ uint32_t cfs_journal_blocks(const struct cfs *fs)
 	uint64_t bytes = 0;
 
 	for (unsigned e = 0; e < fs->extents; e++)
-		bytes += le64_get(fs->label.extent_table[e].blocks) * CFS_BLOCK;
+		bytes += fs->span[e].blocks * CFS_BLOCK;
 	bytes = MIN(MAX(bytes / 1024, 256 * KiB), 64 * MiB);
 	/* In one piece within one group, with room left for that group's own metadata. */
 	bytes = MIN(bytes, (uint64_t)fs->group_units * CFS_UNIT / 4);

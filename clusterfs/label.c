@@ -275,6 +275,63 @@ int cfs_label_store_next(struct blk **extent, unsigned n, struct cfs_label *labe
 	return store(extent, n, label);
 }
 
+static void take_name(struct cfs *fs, const struct cfs_label *next)
+{
+	struct cfs_name *name = xcalloc(1, sizeof(*name));
+
+	cfs_text_copy(name->text, sizeof(name->text), next->name, sizeof(next->name));
+	if (fs->names && !strcmp(fs->names->text, name->text)) {
+		free(name);
+		return;
+	}
+	name->older = fs->names;
+	fs->names = name;
+	fs->name = name->text;
+}
+
+void cfs_label_take(struct cfs *fs, const struct cfs_label *next)
+{
+	unsigned n = le16_get(next->extents);
+
+	if (next != &fs->label)
+		fs->label = *next;
+	take_name(fs, next);
+	for (unsigned e = 0; e < n; e++) {
+		const struct cfs_extent_entry *x = &next->extent_table[e];
+
+		fs->span[e].blocks = le64_get(x->blocks);
+		fs->span[e].groups = (uint64_t)le32_get(x->groups) << 32 | le32_get(x->last_units);
+	}
+	fs->extents = n;
+}
+
+void cfs_label_begin(struct cfs *fs)
+{
+	const struct cfs_label *l = &fs->label;
+
+	memcpy(fs->id, l->head.volume, sizeof(fs->id));
+	fs->logical_block = le32_get(l->logical_block);
+	fs->group_units = le32_get(l->group_units);
+	fs->beat_ms = le32_get(l->beat_ms);
+	fs->silence_beats = le32_get(l->silence_beats);
+	fs->lease_ms = le32_get(l->lease_ms);
+	fs->flight_ms = le32_get(l->flight_ms);
+	fs->fence_time = le32_get(l->fence_mode) == CFS_FENCE_TIME;
+	fs->root_dir = le64_get(l->root);
+	fs->trash_dir = le64_get(l->trash);
+	cfs_label_take(fs, l);
+}
+
+void cfs_label_end(struct cfs *fs)
+{
+	while (fs->names) {
+		struct cfs_name *name = fs->names;
+
+		fs->names = name->older;
+		free(name);
+	}
+}
+
 int cfs_label_store(struct cfs *fs)
 {
 	return cfs_label_store_next(fs->extent, fs->extents, &fs->label);

@@ -36,6 +36,11 @@ void cfs_entry_decode(const struct cfs_map_entry *disk, struct cfs_entry *out)
 	out->flags = le16_get(disk->flags);
 }
 
+void cfs_leaf_entry(const struct cfs_buf *leaf, unsigned slot, struct cfs_entry *out)
+{
+	cfs_entry_decode(&((const struct cfs_map_leaf *)leaf->data)->entry[slot], out);
+}
+
 void cfs_entry_encode(const struct cfs_entry *in, struct cfs_map_entry *disk)
 {
 	put40(disk->block, in->block);
@@ -194,10 +199,24 @@ int cfs_map_leaf_peek(struct cfs_map *map, uint64_t index, struct cfs_buf **out)
 {
 	struct cfs_buf *parent;
 	unsigned level;
-	int rc = walk(map, index, true, out, &parent, &level);
+	int rc;
 
+	if (pthread_mutex_trylock(&map->tree) != 0)
+		return -EAGAIN; /* held across I/O by a job */
+	rc = walk(map, index, true, out, &parent, &level);
+	pthread_mutex_unlock(&map->tree);
 	cfs_buf_put(map->fs, parent);
 	return rc;
+}
+
+struct cfs_stock *cfs_map_stock(const struct cfs_map *map)
+{
+	return map->stock;
+}
+
+uint32_t cfs_map_generation(const struct cfs_map *map)
+{
+	return map->generation;
 }
 
 static void set_pointer(struct cfs_txn *txn, struct cfs_map *map, struct cfs_buf *parent,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * map.h (private to clusterfs; vfs/thin.c is its other user): a file's blocks.
+ * map.h (private): a file's blocks. What a disk's I/O thread does with them is in iopath.h.
  *
  * The map is owned by whoever holds the file's lock exclusively: one thread changes it (the I/O
  * thread of the disk, or the blocking calls of file.c, never both). Reading an entry of a pinned
@@ -11,18 +11,8 @@
 
 #include "clusterfs/txn.h"
 
-struct cfs_entry { /* an entry in memory */
-	uint64_t block, below;
-	uint32_t birth, below_birth;
-	uint32_t state;
-	uint16_t flags;
-};
 void cfs_entry_decode(const struct cfs_map_entry *disk, struct cfs_entry *out);
 void cfs_entry_encode(const struct cfs_entry *in, struct cfs_map_entry *disk);
-static inline enum cfs_grain cfs_entry_grain(const struct cfs_entry *e, unsigned grain)
-{
-	return (enum cfs_grain)(e->state >> (2 * grain) & 3);
-}
 #define CFS_STATE_ALL_BLOCK 0x55555555u
 #define CFS_LEAF_BYTES	    ((uint64_t)CFS_LEAF_ENTRIES * CFS_UNIT)
 
@@ -41,22 +31,6 @@ struct cfs_map {
 int cfs_map_open(struct cfs *fs, uint64_t inode, bool write, struct cfs_map *map);
 void cfs_map_close(struct cfs_map *map);
 
-/*
- * Leaf `index` (disk offset / CFS_LEAF_BYTES), +1 reference. Blocking. `create` false: *out is NULL
- * when nothing is mapped there. `create` true: makes it (and nodes above) in a transaction of its own.
- */
-int cfs_map_leaf(struct cfs_map *map, uint64_t index, bool create, struct cfs_buf **out);
-/* Only from memory: 0 with *out (NULL: known to be a hole), -EAGAIN when it must be read. */
-int cfs_map_leaf_peek(struct cfs_map *map, uint64_t index, struct cfs_buf **out);
-/* In a transaction: entry `slot` of the leaf becomes `e`; keeps the inode's `allocated` right. */
-void cfs_map_set(struct cfs_txn *txn, struct cfs_map *map, struct cfs_buf *leaf, unsigned slot,
-		 const struct cfs_entry *e);
-/*
- * Frees units that entries `slot[0..n)` of a leaf still name while all their grains are zero: takes
- * each group, one transaction a group. Blocking, pool. The caller guarantees that no I/O to those units
- * is in flight (INV-FS-4) and that nobody changes those entries meanwhile.
- */
-int cfs_map_reap(struct cfs_map *map, struct cfs_buf *leaf, const uint8_t *slot, unsigned n);
 /*
  * Empties everything from `from` bytes on (rounded up to units) and gives back its space, tree blocks
  * too; each transaction stands by itself, so it may be ended and begun again at any point. Blocking.

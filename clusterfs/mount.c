@@ -68,11 +68,7 @@ int cfs_volume_open(struct cfs *fs, struct blk **blks, unsigned n)
 
 	if (rc < 0)
 		return rc;
-	fs->extents = n;
-	memcpy(fs->id, fs->label.head.volume, sizeof(fs->id));
-	cfs_text_copy(fs->name, sizeof(fs->name), fs->label.name, sizeof(fs->label.name));
-	fs->logical_block = le32_get(fs->label.logical_block);
-	fs->group_units = le32_get(fs->label.group_units);
+	cfs_label_begin(fs);
 	return lease_page(fs);
 }
 
@@ -87,6 +83,7 @@ void cfs_volume_free(struct cfs *fs)
 		munmap((void *)fs->lease_end, 4096);
 	if (fs->lease_fd >= 0)
 		close(fs->lease_fd);
+	cfs_label_end(fs);
 	free((char *)fs->options.host_name);
 	free((char *)fs->options.state_dir);
 	free((char *)fs->options.address);

@@ -28,9 +28,7 @@ static void root_node(struct cfs *fs, struct cfs_node *out)
 {
 	memset(out, 0, sizeof(*out));
 	out->kind = CFS_KIND_DIR;
-	pthread_mutex_lock(&fs->label_lock);
-	out->inode = le64_get(fs->label.root);
-	pthread_mutex_unlock(&fs->label_lock);
+	out->inode = fs->root_dir;
 }
 
 int cfs_node_check(const struct cfs_node *node, const struct cfs_inode_block *n)

@@ -45,9 +45,6 @@ bool cfs_file_is_open(struct cfs *fs, uint64_t inode);
 unsigned cfs_files_open(struct cfs *fs);
 /* Frees what is open; the volume is let go of. */
 void cfs_files_abandon(struct cfs *fs);
-/* The map, for vfs: in the hands of the disk's I/O thread from then on. */
-struct cfs_map;
-struct cfs_map *cfs_file_map(struct cfs_file *file);
 
 /* --- trash (trash.c) ------------------------------------------------------------------------------- */
 

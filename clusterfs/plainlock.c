@@ -83,7 +83,7 @@ static bool may_break(struct cfs *fs, const struct cfs_lock_record *r, uint64_t 
 	if (!*ours_since)
 		*ours_since = now;
 	wait = MAX(fs->slots->lease_ms, le32_get(v.claim.lease_ms));
-	return now >= *ours_since + wait + le32_get(fs->label.flight_ms);
+	return now >= *ours_since + wait + fs->flight_ms;
 }
 
 static int try_take(struct cfs *fs, uint64_t vbn, uint64_t deadline_ns, uint64_t *ours_since)

@@ -46,8 +46,7 @@ static void tell(struct cfs *fs, const char *kind, const char *fmt, ...)
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
 	log_info("cfs", "volume %s: %s: %s", fs->name, kind, text);
-	if (fs->options.event)
-		fs->options.event(fs->options.arg, kind, text);
+	cfs_tell(fs, kind, text);
 }
 
 /* As swap_claim in slot.c, but only while our own lease runs: a frozen host takes over nobody. */
@@ -153,7 +152,7 @@ static bool needs_us(struct cfs *fs, const struct cfs_slot_view *v)
 	case CFS_SLOT_FREE:
 		return false;
 	case CFS_SLOT_ACTIVE:
-		return v->silent_beats >= le32_get(fs->label.silence_beats);
+		return v->silent_beats >= fs->silence_beats;
 	case CFS_SLOT_RECOVERING:
 		return may_supersede(fs, &v->claim);
 	}
@@ -193,9 +192,13 @@ static void tell_evicted(struct cfs *fs)
 /* Somebody's beat says that the label is newer than ours. */
 static void watch_label(struct cfs *fs)
 {
-	uint64_t ours = le64_get(fs->label.head.sequence), newest = ours;
+	uint64_t ours, newest;
 	int rc;
 
+	if (pthread_mutex_trylock(&fs->label_lock) != 0)
+		return; /* it is being changed just now; the next beat asks again */
+	ours = newest = le64_get(fs->label.head.sequence);
+	pthread_mutex_unlock(&fs->label_lock);
 	for (unsigned slot = 0; slot < CFS_MAX_SLOTS; slot++) {
 		struct cfs_slot_view v;
 
@@ -216,7 +219,7 @@ static void *recovery_main(void *arg)
 {
 	struct cfs *fs = arg;
 	struct cfs_recovery *r = fs->slots->recovery;
-	uint32_t beat_ms = le32_get(fs->label.beat_ms);
+	uint32_t beat_ms = fs->beat_ms;
 
 	while (!r->stop && !atomic_load(&fs->dead)) {
 		int rc = cfs_slot_wait_beat_or(fs, beat_ms, &r->stop);

@@ -149,7 +149,7 @@ static bool look_now(struct cfs_locks *t, uint64_t vbn)
 
 	if (t->looked[at].vbn != vbn) { /* wished for the first time: it may be gone soon */
 		t->looked[at].vbn = vbn;
-		t->looked[at].next_ms = now + le32_get(t->fs->label.beat_ms);
+		t->looked[at].next_ms = now + t->fs->beat_ms;
 		return false;
 	}
 	if (now < t->looked[at].next_ms)

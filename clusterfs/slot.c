@@ -128,7 +128,7 @@ static void fill_claim(const struct cfs *fs, struct cfs_claim_record *c, uint32_
 	memcpy(c->host, self->host, 16);
 	c->pid = le32_of(self->pid);
 	c->start_time = le64_of(self->start_time);
-	c->lease_ms = le32_of(lease > le32_get(fs->label.lease_ms) ? lease : 0);
+	c->lease_ms = le32_of(lease > fs->lease_ms ? lease : 0);
 	c->isid = le32_of(o->isid);
 	memset(c->name, 0, sizeof(c->name));
 	memset(c->initiator, 0, sizeof(c->initiator));
@@ -332,10 +332,8 @@ static int take_once(struct cfs *fs, uint8_t *area, unsigned attempt, bool check
 /* Full slots may hold dead hosts that others take over just now; so it waits for that. */
 static int take_any(struct cfs *fs, bool check, bool *resumed)
 {
-	const struct cfs_label *l = &fs->label;
-	uint64_t end = clock_boot_ms() +
-		       (uint64_t)le32_get(l->beat_ms) * (le32_get(l->silence_beats) + 2) +
-		       le32_get(l->lease_ms) + le32_get(l->flight_ms) + CLAIM_WAIT_MS;
+	uint64_t end = clock_boot_ms() + (uint64_t)fs->beat_ms * (fs->silence_beats + 2) +
+		       fs->lease_ms + fs->flight_ms + CLAIM_WAIT_MS;
 	uint8_t *area = xaligned(CFS_BLOCK, CFS_AREA_BYTES);
 	unsigned attempt = 0;
 	int rc = take_once(fs, area, attempt, check, resumed);
@@ -364,7 +362,7 @@ static int rival(struct cfs *fs, unsigned slot, const struct cfs_claim_record *c
  */
 static int wait_for_rivals(struct cfs *fs, bool check)
 {
-	uint32_t silence = le32_get(fs->label.silence_beats);
+	uint32_t silence = fs->silence_beats;
 	uint64_t first[CFS_MAX_SLOTS] = {0};
 	struct cfs_slot_view v;
 	bool watched = true;
@@ -409,7 +407,7 @@ static struct cfs_slots *slots_new(const struct cfs *fs)
 	pthread_condattr_t attr;
 
 	s->state_fd = -1;
-	s->lease_ms = le32_get(fs->label.lease_ms);
+	s->lease_ms = fs->lease_ms;
 	pthread_mutex_init(&s->claim_lock, NULL);
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_condattr_init(&attr);
@@ -430,7 +428,7 @@ static void outlive_predecessor(struct cfs *fs)
 		const struct blk_info *info = blk_info(fs->extent[e]);
 
 		if (info->kind == BLK_ISCSI && !info->reinstatement) {
-			sleep_ms(le32_get(fs->label.flight_ms));
+			sleep_ms(fs->flight_ms);
 			return;
 		}
 	}

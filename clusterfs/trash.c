@@ -41,16 +41,6 @@ void cfs_trash_name(uint64_t inode, char name[CFS_TRASH_NAME_BYTES])
 	snprintf(name, CFS_TRASH_NAME_BYTES, "%llx", (unsigned long long)inode);
 }
 
-static uint64_t trash_dir(struct cfs *fs)
-{
-	uint64_t vbn;
-
-	pthread_mutex_lock(&fs->label_lock);
-	vbn = le64_get(fs->label.trash);
-	pthread_mutex_unlock(&fs->label_lock);
-	return vbn;
-}
-
 /* Gives a lock back at once: another host should not have to wish for it. */
 static void drop_lock(struct cfs *fs, uint64_t inode)
 {
@@ -243,7 +233,7 @@ static void enqueue(struct cfs_trash *t, uint64_t inode)
 
 int cfs_trash_put(struct cfs *fs, const struct cfs_node *parent, const struct cfs_node *node)
 {
-	uint64_t trash = trash_dir(fs), inodes[3] = {parent->inode, node->inode, trash};
+	uint64_t trash = fs->trash_dir, inodes[3] = {parent->inode, node->inode, trash};
 	struct cfs_held held;
 	int rc = delete_held(fs, parent, node);
 
@@ -365,7 +355,7 @@ static int forget_locked(struct cfs *fs, uint64_t inode, uint64_t trash)
 
 int cfs_trash_finish(struct cfs *fs, uint64_t inode)
 {
-	uint64_t trash = trash_dir(fs);
+	uint64_t trash = fs->trash_dir;
 	struct cfs_lock *lock;
 	struct cfs_buf *buf;
 	/* Another host may be at it, or have its lock left over from a look: that one it gives back. */
@@ -408,7 +398,7 @@ static int resume_leaf(struct cfs *fs, const struct cfs_dir_leaf *leaf)
 static int resume(struct cfs *fs, unsigned wait_ms)
 {
 	struct cfs_dir_leaf *leaf = xmalloc(sizeof(*leaf));
-	uint64_t trash = trash_dir(fs), from = 0;
+	uint64_t trash = fs->trash_dir, from = 0;
 	int rc = 0, last = 0;
 
 	while (rc == 0 && !last) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * txn.h (private to clusterfs and used by vfs through map.h): metadata buffers, transactions and the
- * journal.
+ * txn.h (private): metadata buffers, transactions and the journal; with iopath.h, which has what I/O
+ * threads use of them.
  *
  * A buffer is a 4 KiB metadata block in memory. A transaction changes buffers and logs what it
  * changed; it holds the journal mutex from begin to end and never does I/O, so that it is atomic
@@ -59,7 +59,6 @@ struct cfs_buf *cfs_buf_new(struct cfs *fs, uint64_t vbn, enum cfs_type type, ui
  */
 int cfs_buf_insert(struct cfs *fs, uint64_t vbn, enum cfs_type type, uint64_t owner,
 		   const void *data, struct cfs_buf **out);
-void cfs_buf_put(struct cfs *fs, struct cfs_buf *buf);
 /* Forgets all clean, unreferenced buffers of a lock that is given up (all must be so). */
 void cfs_buf_forget_owner(struct cfs *fs, uint64_t owner);
 /* For checkpoint.c and txn.c: a further reference; dirty or clean again (journal mutex held). */
@@ -68,20 +67,7 @@ void cfs_buf_set_dirty(struct cfs *fs, struct cfs_buf *buf, bool dirty);
 
 /* --- transactions (txn.c) -------------------------------------------------------------------------- */
 
-struct cfs_txn {
-	struct cfs *fs;
-	uint64_t sequence;
-	/* private */
-	uint32_t records;
-	struct list touched; /* buffers it changed */
-};
-
-/*
- * Takes the journal mutex. -EAGAIN (nothing taken) when the tail or the journal has no room: a
- * blocking caller uses cfs_txn_begin_wait, an I/O thread asks cfs_journal_when_room.
- */
-int cfs_txn_begin(struct cfs *fs, struct cfs_txn *txn);
-/* Waits for room; -ESTALE when the lease is over for good. Not for I/O threads. */
+/* As cfs_txn_begin, but waits for room; -ESTALE when the lease is over for good. Not for I/O threads. */
 int cfs_txn_begin_wait(struct cfs *fs, struct cfs_txn *txn);
 /* Logs that [p, p+bytes) inside buf->data has changed. */
 void cfs_txn_patch(struct cfs_txn *txn, struct cfs_buf *buf, const void *p, size_t bytes);
@@ -97,8 +83,6 @@ void cfs_txn_forget(struct cfs_txn *txn, struct cfs_buf *buf);
 void cfs_txn_released(struct cfs_txn *txn, uint64_t lock_vbn);
 /* Whether `images` more whole blocks fit; who changes blocks without number ends here and begins anew. */
 bool cfs_txn_fits(const struct cfs_txn *txn, unsigned images);
-/* Returns the stream position behind this transaction: durable once cfs_durable() >= it. */
-uint64_t cfs_txn_end(struct cfs_txn *txn);
 
 #define CFS_TXN_MAX_BYTES (96u * 1024u) /* one transaction logs at most that much: 22 images */
 
@@ -115,24 +99,10 @@ int cfs_journal_stop(struct cfs *fs, bool abandon);
 uint32_t cfs_journal_blocks(const struct cfs *fs);
 int cfs_journal_format(struct cfs *fs, uint64_t vbn, uint32_t blocks);
 
-struct cfs_commit {
-	void (*done)(struct cfs_commit *commit, int res); /* in the commit thread: only post */
-	struct cfs_commit *next;
-};
-/*
- * A FLUSH: everything answered before is durable when `done` says 0. Never blocks; gathers with
- * others (one flush in flight, one gathering). Without records it is just the extents' flush.
- */
-void cfs_commit(struct cfs *fs, struct cfs_commit *commit);
 int cfs_commit_wait(struct cfs *fs);
 uint64_t cfs_durable(struct cfs *fs);
 /* Records before this stream position will never be replayed again. */
 uint64_t cfs_journal_passed(struct cfs *fs);
-/* Any thread: `work->fn` is posted to `loop` when there may be room again. */
-struct loop;
-struct loop_work;
-void cfs_journal_when_room(struct cfs *fs, struct loop *loop, struct loop_work *work);
-
 /* Writes in place, and flushes, everything `owner` protects (0: everything): step one and two. */
 int cfs_checkpoint(struct cfs *fs, uint64_t owner);
 

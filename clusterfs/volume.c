@@ -85,15 +85,15 @@ int cfs_info(struct cfs *fs, struct cfs_info *out)
 	uuid_text(fs->id, out->id, sizeof(out->id));
 	out->extents = fs->extents;
 	for (unsigned e = 0; e < fs->extents; e++) {
-		const struct cfs_extent_entry *x = &fs->label.extent_table[e];
+		const char *lun = fs->label.extent_table[e].lun;
 
-		cfs_text_copy(out->extent_lun[e], sizeof(out->extent_lun[e]), x->lun,
-			      sizeof(x->lun));
-		out->extent_size[e] = le64_get(x->blocks) * CFS_BLOCK;
+		cfs_text_copy(out->extent_lun[e], sizeof(out->extent_lun[e]), lun,
+			      sizeof(fs->label.extent_table[e].lun));
+		out->extent_size[e] = fs->span[e].blocks * CFS_BLOCK;
 		out->size += out->extent_size[e];
 	}
 	out->format_version = le32_get(fs->label.format_version);
-	out->lease_ms = le32_get(fs->label.lease_ms);
+	out->lease_ms = fs->lease_ms;
 	pthread_mutex_unlock(&fs->label_lock);
 	out->slot = fs->slot;
 	out->epoch = fs->epoch;
@@ -108,9 +108,7 @@ int cfs_info(struct cfs *fs, struct cfs_info *out)
 
 void cfs_names(struct cfs *fs, char *name, char *id)
 {
-	pthread_mutex_lock(&fs->label_lock);
 	(void)str_format(name, 64, "%s", fs->name);
-	pthread_mutex_unlock(&fs->label_lock);
 	uuid_text(fs->id, id, 40);
 }
 
@@ -151,7 +149,7 @@ int cfs_rename_volume(struct cfs *fs, const char *name)
 	memcpy(fs->label.name, name, n);
 	rc = cfs_label_store(fs);
 	if (rc == 0)
-		(void)str_format(fs->name, sizeof(fs->name), "%s", name);
+		cfs_label_take(fs, &fs->label);
 	pthread_mutex_unlock(&fs->label_lock);
 	cfs_plain_unlock(fs, CFS_LABEL_LOCK);
 	return rc;

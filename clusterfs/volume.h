@@ -19,6 +19,7 @@
 #include "blockdev/blk.h"
 #include "clusterfs/cfs.h"
 #include "clusterfs/cfs_format.h"
+#include "clusterfs/iopath.h"
 
 struct cfs_slots;
 struct cfs_locks;
@@ -41,16 +42,34 @@ struct cfs_unflushed {
 	uint64_t failed;
 };
 
+/* How large an extent is; anyone reads it, who changes it holds the label lock. */
+struct cfs_span {
+	_Atomic uint64_t blocks;
+	_Atomic uint64_t groups; /* their number << 32 | units of the last: always as a pair */
+};
+
+/* A name the volume has, or had: who took one from cfs.name may use it for as long as it is mounted. */
+struct cfs_name {
+	struct cfs_name *older;
+	char text[64];
+};
+
 struct cfs {
 	struct cfs_options options; /* strings owned */
 	uint8_t id[16];
-	char name[64];
-	_Atomic unsigned extents;	     /* grows after extent[] and the label have */
+	const char *_Atomic name; /* of `names`; changes with the label */
+	struct cfs_name *names;
+	_Atomic unsigned extents;	     /* grows after extent[] and span[] have */
 	struct blk *extent[CFS_MAX_EXTENTS]; /* owned by the caller of cfs_mount */
-	struct cfs_label label;		     /* copy A of extent 0; label_lock guards it */
+	struct cfs_span span[CFS_MAX_EXTENTS];
+	struct cfs_label label; /* copy A of extent 0; label_lock guards it, also across I/O */
 	pthread_mutex_t label_lock;
+	/* What no label of the volume changes after its format: read without the lock. */
 	uint32_t logical_block; /* bytes */
 	uint32_t group_units;
+	uint32_t beat_ms, silence_beats, lease_ms, flight_ms;
+	bool fence_time;
+	uint64_t root_dir, trash_dir; /* vbns */
 
 	unsigned slot; /* our slot and epoch; fixed from mount to unmount */
 	uint32_t epoch;
@@ -78,6 +97,14 @@ struct cfs {
 
 /* The first half of a mount and of `check`, `dump`: reads and validates labels, matches extents. */
 int cfs_label_load(struct blk **blks, unsigned n, struct cfs_label *label, struct blk **ordered);
+/* The label that was just loaded into fs->label, and all that follows from it; and its end. */
+void cfs_label_begin(struct cfs *fs);
+void cfs_label_end(struct cfs *fs);
+/*
+ * Label lock held: `next`, which may be fs->label, is in force now: label, name, sizes; the number of
+ * extents last.
+ */
+void cfs_label_take(struct cfs *fs, const struct cfs_label *next);
 /* Encodes the label (sequence one more) and writes both copies on each extent. Label lock held. */
 int cfs_label_store(struct cfs *fs);
 
@@ -111,8 +138,6 @@ int cfs_commit_data(struct cfs *fs, struct cfs_unflushed *u);
 void cfs_let_land(struct cfs *fs, int rc);
 /* The extent and the byte offset in it of a vbn; MUST be inside. */
 struct blk *cfs_locate(struct cfs *fs, uint64_t vbn, uint64_t *offset);
-/* False for what no block can have: other extents, behind the end, before the groups. */
-bool cfs_vbn_valid(const struct cfs *fs, uint64_t vbn);
 
 /* --- heads (block.c) ----------------------------------------------------------------------------- */
 

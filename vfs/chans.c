@@ -13,7 +13,7 @@
 #include "base/pool.h"
 #include "base/util.h"
 #include "blockdev/blk.h"
-#include "clusterfs/volume.h"
+#include "clusterfs/iopath.h"
 
 #define AGAIN_NS NS_PER_S /* between tries to open a channel */
 
@@ -55,8 +55,8 @@ int vfs_chans_open(struct cfs *fs, struct loop *loop, struct pool *pool, struct 
 	c->loop = loop;
 	c->pool = pool;
 	c->refs = 1;
-	for (unsigned e = 0; e < fs->extents; e++) {
-		int rc = blk_chan_open(fs->extent[e], loop, BLK_CHAN_DATA, &c->chan[e]);
+	for (unsigned e = 0; e < cfs_luns(fs); e++) {
+		int rc = blk_chan_open(cfs_lun(fs, e), loop, BLK_CHAN_DATA, &c->chan[e]);
 
 		if (rc < 0) {
 			close_all(c);
@@ -102,10 +102,11 @@ void vfs_chans_close(struct vfs_chans *chans)
 static void open_job(struct pool_job *job)
 {
 	struct vfs_chans *c = container_of(job, struct vfs_chans, job);
-	int rc = blk_chan_open(c->fs->extent[c->extent], c->loop, BLK_CHAN_DATA, &c->opened);
+	struct blk *blk = cfs_lun(c->fs, c->extent);
+	int rc = blk_chan_open(blk, c->loop, BLK_CHAN_DATA, &c->opened);
 
 	if (rc < 0) {
-		log_warn("vfs", "volume %s: LUN %u: %s", c->fs->name, c->extent, err_message(rc));
+		log_warn("vfs", "LUN %s: %s", blk_info(blk)->name, err_message(rc));
 		c->opened = NULL;
 	}
 	loop_post(c->loop, &c->work);
@@ -123,7 +124,7 @@ static void opened(struct loop_work *work)
 
 struct blk_chan *vfs_chan(struct vfs_chans *c, unsigned e)
 {
-	MUST(e < CFS_MAX_EXTENTS && e < c->fs->extents);
+	MUST(e < cfs_luns(c->fs));
 	if (!c->chan[e] && !c->opening && clock_boot_ns() >= c->not_before_ns) {
 		c->opening = true;
 		c->extent = e;

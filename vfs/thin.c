@@ -10,7 +10,6 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "clusterfs/cfs.h"
-#include "clusterfs/names.h"
 
 _Static_assert(sizeof(struct thin_req) <= sizeof(((struct vfs_req *)0)->priv), "priv");
 
@@ -77,17 +76,15 @@ static bool passing(int res)
 
 static void tell_lost(struct thin *thin, unsigned extent)
 {
-	struct cfs_options *o = &thin->fs->options;
 	char text[512];
 
 	(void)str_format(
 		text, sizeof(text),
 		"%s: LUN %.100s may have lost its write cache, and writes with it that were "
 		"not flushed yet; the guest's flush was answered with an I/O error",
-		thin->disk.info.name, blk_info(thin->fs->extent[extent])->name);
+		thin->disk.info.name, blk_info(cfs_lun(thin->fs, extent))->name);
 	log_error("vfs", "%s", text);
-	if (o->event)
-		o->event(o->arg, "lost", text);
+	cfs_tell(thin->fs, "lost", text);
 }
 
 struct proof {
@@ -330,12 +327,12 @@ static void fill_info(struct thin *thin, const struct cfs_stat *st, const char *
 	struct vfs_disk_info *info = &thin->disk.info;
 
 	info->size = st->size;
-	info->block_size = MAX(512u, thin->fs->logical_block);
+	info->block_size = MAX(512u, cfs_logical_block(thin->fs));
 	info->grain = THIN_GRAIN;
 	info->discard_unit = CFS_UNIT;
 	memcpy(info->id, st->id, sizeof(info->id));
 	(void)str_format(info->name, sizeof(info->name), "%s", name);
-	info->read_only = !thin->map->stock;
+	info->read_only = !thin->stock;
 }
 
 int vfs_thin_open(struct vfs_chans *chans, struct cfs_file *file, const char *name,
@@ -350,8 +347,9 @@ int vfs_thin_open(struct vfs_chans *chans, struct cfs_file *file, const char *na
 	thin->chans = chans;
 	thin->fs = vfs_chans_volume(chans);
 	thin->map = cfs_file_map(file);
+	thin->stock = cfs_map_stock(thin->map);
 	thin->thick = st.thick;
-	thin->flight_ns = le32_get(thin->fs->label.flight_ms) * NS_PER_MS;
+	thin->flight_ns = cfs_flight_ms(thin->fs) * NS_PER_MS;
 	for (unsigned i = 0; i < THIN_BUCKETS; i++)
 		list_init(&thin->bucket[i]);
 	list_init(&thin->lru);

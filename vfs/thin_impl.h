@@ -12,7 +12,7 @@
 #include "base/loop.h"
 #include "base/pool.h"
 #include "blockdev/blk.h"
-#include "clusterfs/map.h"
+#include "clusterfs/iopath.h"
 #include "vfs/chans.h"
 #include "vfs/thin.h"
 #include "vfs/unflushed.h"
@@ -51,6 +51,7 @@ struct thin {
 	struct vfs_chans *chans;
 	struct cfs *fs;
 	struct cfs_map *map;
+	struct cfs_stock *stock; /* of the map; NULL: read only */
 	struct list bucket[THIN_BUCKETS], lru;
 	unsigned leaves;
 	struct leaf *last; /* the one found last */
@@ -169,7 +170,7 @@ static inline void leaf_entry(const struct leaf *leaf, unsigned slot, struct cfs
 	if (bitmap_get(leaf->gone, slot))
 		*out = (struct cfs_entry){0};
 	else
-		cfs_entry_decode(&((const struct cfs_map_leaf *)leaf->buf->data)->entry[slot], out);
+		cfs_leaf_entry(leaf->buf, slot, out);
 }
 /* The entry's unit has no more I/O, or became all zero: may be reaped. */
 void leaf_reap_later(struct thin *thin, struct leaf *leaf, unsigned slot);

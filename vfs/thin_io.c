@@ -15,7 +15,6 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
-#include "clusterfs/group.h"
 
 static const uint8_t zero_page[CFS_BLOCK] __attribute__((aligned(CFS_BLOCK)));
 
@@ -160,7 +159,7 @@ static void send_piece(struct piece *p)
 	}
 	if (!(thin->reached >> p->extent & 1)) {
 		thin->reached |= 1u << p->extent;
-		unflushed_add(thin->unflushed, p->extent, thin->fs->extent[p->extent], chan);
+		unflushed_add(thin->unflushed, p->extent, cfs_lun(thin->fs, p->extent), chan);
 	}
 	blk_submit(chan, &p->blk);
 }
@@ -218,7 +217,7 @@ static void log_first(struct cfs_txn *txn, struct piece *p)
 		leaf_entry(p->leaf, p->slot + i, &e);
 		if (p->new_vbn)
 			e.block = p->new_vbn + (uint64_t)i * CFS_UNIT_BLOCKS;
-		e.birth = thin->map->generation;
+		e.birth = cfs_map_generation(thin->map);
 		e.state |= grains_of(p, i); /* those grains were zero: 00 */
 		cfs_map_set(txn, thin->map, p->leaf->buf, p->slot + i, &e);
 	}
@@ -240,7 +239,7 @@ static void first_end(struct piece *p, int res)
 	 * volume is mounted anew: nothing names them, but somebody else's data must not go there.
 	 */
 	if (res < 0 && p->new_vbn && !p->blk.maybe_done)
-		cfs_stock_return(thin->map->stock, p->new_vbn, p->entries);
+		cfs_stock_return(thin->stock, p->new_vbn, p->entries);
 	unbusy(p);
 	leaf_use(leaf);
 	piece_end(p, res);
@@ -466,7 +465,7 @@ void thin_no_space(struct thin *thin, struct vfs_req *req)
 	if (thin->space_waiting)
 		return;
 	thin->space_waiting = true;
-	cfs_stock_when_ready(thin->map->stock, thin->disk.loop, &thin->space_work);
+	cfs_stock_when_ready(thin->stock, thin->disk.loop, &thin->space_work);
 }
 
 void thin_walk_later(struct thin *thin, struct vfs_req *req, int error)
@@ -499,11 +498,11 @@ void thin_space(struct loop_work *work)
 		thin_set_full(thin, THIN_FULL_UNITS, false);
 		return;
 	}
-	if (cfs_stock_full(thin->map->stock)) {
+	if (cfs_stock_full(thin->stock)) {
 		/* The guest is paused; asked again until there is some. */
 		thin_set_full(thin, THIN_FULL_UNITS, true);
 		thin->space_waiting = true;
-		cfs_stock_when_ready(thin->map->stock, thin->disk.loop, &thin->space_work);
+		cfs_stock_when_ready(thin->stock, thin->disk.loop, &thin->space_work);
 		return;
 	}
 	thin_set_full(thin, THIN_FULL_UNITS, false);
@@ -576,56 +575,75 @@ static uint64_t run_length(struct thin *thin, const struct leaf *leaf, const str
 	return MIN(n, max);
 }
 
-static void submit_plain(struct vfs_req *req, struct leaf *leaf, const struct place *p,
-			 uint64_t vbn, uint64_t bytes, unsigned entries)
+/* What lies at a request's position, and how far that goes. */
+struct run {
+	struct place p;
+	struct leaf *leaf;
+	struct cfs_entry e;
+	enum cfs_grain state;
+	uint64_t bytes;
+	unsigned entries;
+};
+
+/* STEP_MORE with leaf->buf NULL: nothing is mapped in the whole leaf; only a write makes one. */
+static int look(struct vfs_req *req, struct run *r)
 {
 	struct thin *thin = thin_req(req)->thin;
-	struct piece *piece = piece_new(thin, req, leaf);
+	int rc;
+
+	r->p = place_of(req);
+	rc = leaf_get(thin, r->p.index, req->op == VFS_WRITE, req, &r->leaf);
+	if (rc != STEP_MORE || !r->leaf->buf)
+		return rc;
+	leaf_entry(r->leaf, r->p.slot, &r->e);
+	if (check_entry(thin, &r->e) < 0)
+		return -EIO;
+	r->state = cfs_entry_grain(&r->e, (unsigned)(r->p.in_unit / THIN_GRAIN));
+	r->bytes = run_length(thin, r->leaf, &r->p, r->state, &r->entries);
+	return STEP_MORE;
+}
+
+static void submit_plain(struct vfs_req *req, const struct run *r, uint64_t vbn)
+{
+	struct thin *thin = thin_req(req)->thin;
+	struct piece *piece = piece_new(thin, req, r->leaf);
 
 	piece->kind = PIECE_PLAIN;
-	piece_aim(piece, req->op == VFS_READ ? BLK_READ : BLK_WRITE, vbn, p->in_unit, p->slot,
-		  entries);
-	take_iov(req, piece, bytes, (int)THIN_PIECE_IOV);
+	piece_aim(piece, req->op == VFS_READ ? BLK_READ : BLK_WRITE, vbn, r->p.in_unit, r->p.slot,
+		  r->entries);
+	take_iov(req, piece, r->bytes, (int)THIN_PIECE_IOV);
 	piece_submit(piece);
 }
 
 int thin_step_read(struct vfs_req *req)
 {
-	struct thin *thin = thin_req(req)->thin;
-	struct place p = place_of(req);
-	struct cfs_entry e;
-	struct leaf *leaf;
-	enum cfs_grain state;
-	unsigned entries;
-	uint64_t bytes;
-	int rc = leaf_get(thin, p.index, false, req, &leaf);
+	struct thin_req *t = thin_req(req);
+	struct run r;
+	uint64_t vbn;
+	int rc = look(req, &r);
 
 	if (rc != STEP_MORE)
 		return rc;
-	if (!leaf->buf) {
-		fill_zero(req, MIN(p.left,
-				   (uint64_t)(CFS_LEAF_ENTRIES - p.slot) * CFS_UNIT - p.in_unit));
+	if (!r.leaf->buf) {
+		uint64_t rest = (uint64_t)(CFS_LEAF_ENTRIES - r.p.slot) * CFS_UNIT - r.p.in_unit;
+
+		fill_zero(req, MIN(r.p.left, rest));
 		return STEP_MORE;
 	}
-	leaf_entry(leaf, p.slot, &e);
-	if (check_entry(thin, &e) < 0)
-		return -EIO;
-	state = cfs_entry_grain(&e, (unsigned)(p.in_unit / THIN_GRAIN));
-	bytes = run_length(thin, leaf, &p, state, &entries);
-	switch (state) {
+	switch (r.state) {
 	case CFS_GRAIN_ZERO:
-		fill_zero(req, bytes);
+		fill_zero(req, r.bytes);
 		return STEP_MORE;
 	case CFS_GRAIN_BLOCK:
 	case CFS_GRAIN_BELOW:
-		if (!(state == CFS_GRAIN_BLOCK ? e.block : e.below))
+		vbn = r.state == CFS_GRAIN_BLOCK ? r.e.block : r.e.below;
+		if (!vbn)
 			break;
-		submit_plain(req, leaf, &p, state == CFS_GRAIN_BLOCK ? e.block : e.below, bytes,
-			     entries);
+		submit_plain(req, &r, vbn);
 		return STEP_MORE;
 	}
-	log_error("vfs", "%s: its map is damaged at %llu; run volume check", thin->disk.info.name,
-		  (unsigned long long)thin_req(req)->at);
+	log_error("vfs", "%s: its map is damaged at %llu; run volume check",
+		  t->thin->disk.info.name, (unsigned long long)t->at);
 	return -EIO;
 }
 
@@ -668,8 +686,7 @@ static void submit_first(struct vfs_req *req, struct leaf *leaf, const struct pl
 		unsigned reached = (unsigned)(DIV_ROUND_UP(p->in_unit + bytes, CFS_UNIT));
 
 		if (reached < entries)
-			cfs_stock_return(thin->map->stock,
-					 vbn + (uint64_t)reached * CFS_UNIT_BLOCKS,
+			cfs_stock_return(thin->stock, vbn + (uint64_t)reached * CFS_UNIT_BLOCKS,
 					 entries - reached);
 		entries = reached;
 	}
@@ -694,7 +711,7 @@ static int write_fresh(struct vfs_req *req, struct leaf *leaf, const struct plac
 	struct thin *thin = thin_req(req)->thin;
 	unsigned want = fresh_run(leaf, p);
 	uint64_t vbn;
-	uint32_t got = cfs_stock_take(thin->map->stock, neighbour(leaf, p->slot), want, &vbn);
+	uint32_t got = cfs_stock_take(thin->stock, neighbour(leaf, p->slot), want, &vbn);
 
 	if (got == 0) {
 		thin_no_space(thin, req);
@@ -707,39 +724,28 @@ static int write_fresh(struct vfs_req *req, struct leaf *leaf, const struct plac
 
 int thin_step_write(struct vfs_req *req)
 {
-	struct thin *thin = thin_req(req)->thin;
-	struct place p = place_of(req);
-	struct cfs_entry e;
-	struct leaf *leaf;
-	enum cfs_grain state;
-	unsigned entries;
-	uint64_t bytes;
-	int rc = leaf_get(thin, p.index, true, req, &leaf);
+	struct run r;
+	int rc = look(req, &r);
 
 	if (rc != STEP_MORE)
 		return rc;
-	leaf_entry(leaf, p.slot, &e);
-	if (check_entry(thin, &e) < 0)
-		return -EIO;
-	state = cfs_entry_grain(&e, (unsigned)(p.in_unit / THIN_GRAIN));
-	bytes = run_length(thin, leaf, &p, state, &entries);
-	if (state == CFS_GRAIN_BLOCK && e.block) {
-		submit_plain(req, leaf, &p, e.block, bytes, entries);
+	if (r.state == CFS_GRAIN_BLOCK && r.e.block) {
+		submit_plain(req, &r, r.e.block);
 		return STEP_MORE;
 	}
-	if (bitmap_get(leaf->busy, p.slot)) { /* one structural change of an entry at a time */
-		thin_wait(&leaf->waiters, req);
+	if (bitmap_get(r.leaf->busy, r.p.slot)) { /* one structural change of an entry at a time */
+		thin_wait(&r.leaf->waiters, req);
 		return STEP_WAIT;
 	}
-	if (state == CFS_GRAIN_ZERO && !e.block && !e.below)
-		return write_fresh(req, leaf, &p);
-	if (state == CFS_GRAIN_ZERO && e.block) {
-		bytes = MIN(bytes, CFS_UNIT - p.in_unit);
-		submit_first(req, leaf, &p, e.block, false, bytes, 1);
+	if (r.state == CFS_GRAIN_ZERO && !r.e.block && !r.e.below)
+		return write_fresh(req, r.leaf, &r.p);
+	if (r.state == CFS_GRAIN_ZERO && r.e.block) {
+		submit_first(req, r.leaf, &r.p, r.e.block, false,
+			     MIN(r.bytes, CFS_UNIT - r.p.in_unit), 1);
 		return STEP_MORE;
 	}
 	log_error("vfs", "%s: its map has snapshots, which this release cannot write over",
-		  thin->disk.info.name);
+		  thin_req(req)->thin->disk.info.name);
 	return -EIO;
 }
 

@@ -174,14 +174,7 @@ static void start_load(struct thin *thin, struct leaf *leaf, bool create)
 /* The metadata cache may have it: no need for a job then. */
 static bool peek(struct thin *thin, struct leaf *leaf)
 {
-	struct cfs_map *map = thin->map;
-	int rc;
-
-	if (pthread_mutex_trylock(&map->tree) != 0)
-		return false; /* held across I/O by a job */
-	rc = cfs_map_leaf_peek(map, leaf->index, &leaf->buf);
-	pthread_mutex_unlock(&map->tree);
-	if (rc < 0) {
+	if (cfs_map_leaf_peek(thin->map, leaf->index, &leaf->buf) < 0) {
 		err_clear();
 		return false;
 	}

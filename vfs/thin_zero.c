@@ -65,7 +65,7 @@ static int zero_grains(struct vfs_req *req, struct leaf *leaf, unsigned slot)
 			break;
 		leaf_entry(leaf, i, &e);
 		if ((e.block || e.below) && zero_entry(&e, unit + i - slot, t->at, end)) {
-			e.birth = thin->map->generation;
+			e.birth = cfs_map_generation(thin->map);
 			cfs_map_set(&txn, thin->map, leaf->buf, i, &e);
 		}
 		if (e.block && e.state == 0 && unmap)

@@ -107,15 +107,11 @@ static struct bare_host *host_open(const char *lun, const char *state_dir, const
 	(void)str_format(h->state, sizeof(h->state), "%s/%s", state_dir, name);
 	MUST(mkdir(h->state, 0700) == 0 || errno == EEXIST);
 	pthread_mutex_init(&h->lock, NULL);
-	fs->extents = 1;
 	fs->lease_fd = memfd_create("lease", MFD_CLOEXEC);
 	MUST(fs->lease_fd >= 0 && ftruncate(fs->lease_fd, 4096) == 0);
 	fs->lease_end = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fs->lease_fd, 0);
 	MUST((void *)fs->lease_end != MAP_FAILED);
-	memcpy(fs->id, fs->label.head.volume, sizeof(fs->id));
-	memcpy(fs->name, fs->label.name, sizeof(fs->name));
-	fs->logical_block = le32_get(fs->label.logical_block);
-	fs->group_units = le32_get(fs->label.group_units);
+	cfs_label_begin(fs);
 	fs->options.host_name = xstrdup(name);
 	fs->options.state_dir = h->state;
 	fs->options.event = on_event;
@@ -138,6 +134,7 @@ void bare_host_close(struct bare_host *h)
 {
 	MUST(!h->fs.slots);
 	blk_close(h->blk);
+	cfs_label_end(&h->fs);
 	munmap((void *)h->fs.lease_end, 4096);
 	close(h->fs.lease_fd);
 	pthread_mutex_destroy(&h->fs.label_lock);

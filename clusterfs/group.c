@@ -20,7 +20,7 @@
 
 struct group *group_at(struct cfs *fs, uint64_t vbn)
 {
-	return &fs->groups->group[cfs_group_of(fs, vbn)];
+	return group_nth(fs->groups, cfs_group_of(fs, vbn));
 }
 
 uint32_t group_unit(const struct group *g, uint64_t vbn)
@@ -396,6 +396,7 @@ int group_acquire(struct group *g, unsigned wait_ms)
 {
 	struct cfs_groups *gs = g->fs->groups;
 	struct cfs_lock *lock;
+	uint64_t vbn; /* stays what it is */
 	bool held;
 	int rc = cfs_lock_get(g->fs, g->vbn, CFS_LOCK_EXCLUSIVE, wait_ms, &lock);
 
@@ -412,7 +413,7 @@ int group_acquire(struct group *g, unsigned wait_ms)
 	}
 	if (cfs_lock_fresh(lock))
 		drop_pending(g);
-	cfs_group_place(g->fs, g->number, &g->vbn, &g->units); /* it may have grown */
+	cfs_group_place(g->fs, g->number, &vbn, &g->units); /* it may have grown */
 	rc = load_bufs(g);
 	if (rc == 0)
 		rc = extend_header(g);
@@ -454,7 +455,7 @@ static bool try_give_back(struct group *g)
 int cfs_group_hold(struct cfs *fs, unsigned number)
 {
 	struct cfs_groups *gs = fs->groups;
-	struct group *g = &gs->group[number];
+	struct group *g = group_nth(gs, number);
 
 	pthread_mutex_lock(&gs->lock);
 	if (g->held) {
@@ -468,7 +469,7 @@ int cfs_group_hold(struct cfs *fs, unsigned number)
 
 void cfs_group_unhold(struct cfs *fs, unsigned number)
 {
-	struct group *g = &fs->groups->group[number];
+	struct group *g = group_nth(fs->groups, number);
 
 	MUST(g->out > 0);
 	if (atomic_fetch_sub(&g->out, 1) == 1 && g->wished) {
@@ -486,7 +487,7 @@ static int acquire_round(struct cfs *fs, uint32_t need, unsigned wait_ms, bool f
 	unsigned start = (unsigned)((uint64_t)fs->slot * gs->count / CFS_MAX_SLOTS);
 
 	for (unsigned i = 0; i < gs->count; i++) {
-		struct group *g = &gs->group[(start + i) % gs->count];
+		struct group *g = group_nth(gs, (start + i) % gs->count);
 		uint32_t keep = for_meta ? 0 : group_reserve(g);
 		int rc;
 
@@ -521,7 +522,7 @@ static void refresh_known(struct cfs *fs)
 	struct cfs_group *h = xaligned(CFS_BLOCK, CFS_BLOCK);
 
 	for (unsigned i = 0; i < gs->count; i++) {
-		struct group *g = &gs->group[i];
+		struct group *g = group_nth(gs, i);
 
 		if (g->held)
 			continue;
@@ -560,7 +561,7 @@ static bool give_back_wished(struct cfs *fs)
 	bool left = false;
 
 	for (unsigned i = 0; i < gs->count; i++) {
-		struct group *g = &gs->group[i];
+		struct group *g = group_nth(gs, i);
 
 		if (!g->held || !g->wished)
 			continue;
@@ -584,7 +585,7 @@ static void acquire_ahead(struct cfs *fs, uint32_t target)
 
 	pthread_mutex_lock(&gs->lock);
 	for (unsigned i = 0; i < gs->count; i++) {
-		const struct group *g = &gs->group[i];
+		const struct group *g = group_nth(gs, i);
 
 		if (g->held && !g->wished && g->mem_free > group_reserve(g))
 			left += g->mem_free - group_reserve(g);
@@ -638,9 +639,13 @@ static void *groups_main(void *arg)
 
 static void describe(struct cfs *fs, unsigned number)
 {
-	struct group *g = &fs->groups->group[number];
+	struct cfs_groups *gs = fs->groups;
+	struct group *g;
 
-	memset(g, 0, sizeof(*g));
+	MUST(number < GROUPS_MAX);
+	if (number % GROUPS_PIECE == 0)
+		gs->piece[number / GROUPS_PIECE] = xcalloc(GROUPS_PIECE, sizeof(*g));
+	g = group_nth(gs, number);
 	g->fs = fs;
 	g->number = number;
 	cfs_group_place(fs, number, &g->vbn, &g->units);
@@ -663,11 +668,9 @@ int cfs_groups_start(struct cfs *fs)
 	list_init(&gs->pending);
 	gs->last_free = gs->last_reclaim = UINT64_MAX;
 	fs->groups = gs;
-	/* Room for all groups there can ever be is not much; so pointers stay when it grows. */
-	gs->count = cfs_group_count(fs);
-	gs->group = xcalloc(MAX(gs->count, 1u) + 32768u, sizeof(*gs->group));
-	for (unsigned i = 0; i < gs->count; i++)
+	for (unsigned i = 0; i < cfs_group_count(fs); i++)
 		describe(fs, i);
+	gs->count = cfs_group_count(fs);
 	MUST(pthread_create(&gs->thread, NULL, groups_main, fs) == 0);
 	return 0;
 }
@@ -685,8 +688,8 @@ void cfs_groups_stop(struct cfs *fs)
 	pthread_mutex_unlock(&gs->lock);
 	pthread_join(gs->thread, NULL);
 	for (unsigned i = 0; i < gs->count; i++) {
-		gs->group[i].out = 0;
-		try_give_back(&gs->group[i]);
+		group_nth(gs, i)->out = 0;
+		try_give_back(group_nth(gs, i));
 	}
 	while (!list_empty(&gs->pending)) {
 		struct pending *p = list_first(&gs->pending, struct pending, link);
@@ -694,7 +697,8 @@ void cfs_groups_stop(struct cfs *fs)
 		list_del(&p->link);
 		free(p);
 	}
-	free(gs->group);
+	for (unsigned i = 0; i < ARRAY_SIZE(gs->piece); i++)
+		free(gs->piece[i]);
 	free(gs);
 	fs->groups = NULL;
 }
@@ -702,12 +706,12 @@ void cfs_groups_stop(struct cfs *fs)
 int cfs_groups_extend(struct cfs *fs)
 {
 	struct cfs_groups *gs = fs->groups;
-	unsigned count = cfs_group_count(fs);
+	unsigned count = cfs_group_count(fs); /* label lock held: nobody else changes it */
 
 	pthread_mutex_lock(&gs->lock);
 	/* A short last group may have become longer: who takes it sees to that; one may be at it now. */
 	for (unsigned i = 0; i < gs->count; i++) {
-		struct group *g = &gs->group[i];
+		struct group *g = group_nth(gs, i);
 		uint64_t vbn;
 		uint32_t units;
 
@@ -741,7 +745,7 @@ static void *count_groups(void *arg)
 	struct cfs_group *h = xaligned(CFS_BLOCK, CFS_BLOCK);
 
 	for (unsigned i = c->first; i < gs->count; i += COUNTERS) {
-		struct group *g = &gs->group[i];
+		struct group *g = group_nth(gs, i);
 		bool held;
 
 		pthread_mutex_lock(&gs->lock);

@@ -41,11 +41,15 @@ struct pending { /* freed, reusable once its transaction is durable */
 	enum cfs_slab_type slab;
 };
 
+/* Groups come in pieces of an array, since they become more and must stay where they are. */
+#define GROUPS_PIECE 1024u
+#define GROUPS_MAX   (CFS_MAX_VOLUME / CFS_MIN_GROUP + CFS_MAX_EXTENTS) /* as labels are checked */
+
 struct cfs_groups {
 	pthread_mutex_t lock;
 	pthread_cond_t work, filled;
-	struct group *group;
-	unsigned count;
+	struct group *piece[DIV_ROUND_UP(GROUPS_MAX, GROUPS_PIECE)];
+	_Atomic unsigned count; /* changes under the lock, when the new ones are described */
 	struct list stocks;
 	pthread_mutex_t pending_lock; /* innermost: taken inside transactions */
 	struct list pending;
@@ -77,6 +81,10 @@ static inline uint32_t group_reserve(const struct group *g)
 	return MAX(1u, g->units / 64);
 }
 
+static inline struct group *group_nth(const struct cfs_groups *gs, unsigned number)
+{
+	return &gs->piece[number / GROUPS_PIECE][number % GROUPS_PIECE];
+}
 struct group *group_at(struct cfs *fs, uint64_t vbn);
 /* The unit of a vbn in its group. */
 uint32_t group_unit(const struct group *g, uint64_t vbn);

@@ -38,6 +38,7 @@ static bool times_sane(const struct cfs_label *l)
 static bool extents_sane(const struct cfs_label *l)
 {
 	uint32_t n = le16_get(l->extents), group_units = le32_get(l->group_units);
+	uint64_t total = 0;
 
 	for (uint32_t i = 0; i < n; i++) {
 		const struct cfs_extent_entry *e = &l->extent_table[i];
@@ -50,8 +51,9 @@ static bool extents_sane(const struct cfs_label *l)
 			return false;
 		if (CFS_GROUPS + ((groups - 1) * group_units + last) * CFS_UNIT_BLOCKS > blocks)
 			return false;
+		total += blocks * CFS_BLOCK;
 	}
-	return true;
+	return total <= CFS_MAX_VOLUME;
 }
 
 /* Fields of a label whose checksum is right: what the rest of the code relies on. */

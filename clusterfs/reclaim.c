@@ -88,7 +88,7 @@ static int reclaim(struct cfs *fs, uint64_t bytes, bool held_only, uint64_t *don
 	*done = 0;
 	groups_settle(fs);
 	for (unsigned i = 0; i < gs->count && *done < bytes && rc == 0; i++) {
-		struct group *g = &gs->group[i];
+		struct group *g = group_nth(gs, i);
 		uint32_t at = 0, unit, n;
 
 		if (held_only && !g->held)
@@ -172,7 +172,7 @@ static int place_in(struct cfs *fs, unsigned number, unsigned wait_ms, uint32_t 
 		    uint64_t *vbn)
 {
 	struct cfs_groups *gs = fs->groups;
-	struct group *g = &gs->group[number];
+	struct group *g = group_nth(gs, number);
 	uint32_t want = blocks / CFS_UNIT_BLOCKS, unit;
 	int rc = g->held ? cfs_group_hold(fs, number) : group_acquire(g, wait_ms);
 

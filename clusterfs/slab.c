@@ -145,8 +145,8 @@ static uint64_t take_from_held(struct cfs *fs, enum cfs_slab_type type, uint64_t
 	if (near && group_at(fs, near)->held && !group_at(fs, near)->wished)
 		vbn = take_from_slabs(group_at(fs, near), type);
 	for (unsigned i = 0; i < gs->count && !vbn; i++) {
-		if (gs->group[i].held && !gs->group[i].wished)
-			vbn = take_from_slabs(&gs->group[i], type);
+		if (group_nth(gs, i)->held && !group_nth(gs, i)->wished)
+			vbn = take_from_slabs(group_nth(gs, i), type);
 	}
 	pthread_mutex_unlock(&gs->lock);
 	return vbn;
@@ -159,7 +159,7 @@ static int slab_in_held(struct cfs *fs, enum cfs_slab_type type, uint64_t near)
 	unsigned first = near ? cfs_group_of(fs, near) : 0;
 
 	for (unsigned k = 0; k < gs->count; k++) {
-		struct group *g = &gs->group[(first + k) % gs->count];
+		struct group *g = group_nth(gs, (first + k) % gs->count);
 		int rc;
 
 		pthread_mutex_lock(&gs->lock);

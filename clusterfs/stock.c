@@ -205,7 +205,7 @@ static void fill_from_held(struct cfs_stock *s, uint32_t target)
 	struct cfs_groups *gs = s->fs->groups;
 
 	for (unsigned i = 0; i < gs->count && s->units < target; i++) {
-		struct group *g = &gs->group[i];
+		struct group *g = group_nth(gs, i);
 		uint32_t unit, n;
 
 		if (!g->held || g->wished)

@@ -201,7 +201,7 @@ static void test_units_far_apart(void **state)
 	map = cfs_file_map(file);
 	ok(cfs_map_leaf(map, 0, true, &leaf));
 	ok(cfs_group_hold(fs, 3));
-	g = &fs->groups->group[3];
+	g = group_nth(fs->groups, 3);
 	assert_true(g->maps >= 16);
 	for (uint32_t unit = CFS_BITMAP_BITS - 1; unit < g->units; unit += CFS_BITMAP_BITS) {
 		use_unit(map, leaf, 100 + n, g,

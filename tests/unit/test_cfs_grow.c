@@ -106,6 +106,25 @@ static void test_larger_lun(void **state)
 	free(b);
 }
 
+/* A volume whose groups are small, grown to many times of what it was: more groups than any guess. */
+static void test_much_larger(void **state)
+{
+	struct vol *v = *state;
+	struct cfs_info *a = xcalloc(1, sizeof(*a));
+	uint64_t large = 144 * GiB, start = clock_boot_ms();
+
+	must(vol_mount(v, 0, NULL));
+	assert_int_equal(truncate(v->lun, (off_t)large), 0);
+	must(cfs_grow(v->fs[0], NULL, 0));
+	info(v->fs[0], a);
+	print_message("grown and counted in %llu ms\n",
+		      (unsigned long long)(clock_boot_ms() - start));
+	assert_int_equal(a->size, large);
+	assert_true(a->free > 140 * GiB);
+	must(vol_unmount(v, 0));
+	free(a);
+}
+
 static void test_more_luns(void **state)
 {
 	struct vol *v = *state;
@@ -165,6 +184,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_larger_lun, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_more_luns, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_much_larger, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -34,7 +34,7 @@ FUZZ     := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/fuzz
 Q := $(if $(V),,@)
 say = $(if $(V),,@echo "  $(1) $@")
 
-.PHONY: all help deps install check check-fast check-headers soak fuzz bench bench-lab demo sanitize format format-check clean tests
+.PHONY: all help deps install check check-fast check-headers soak fuzz bench bench-lab demo sanitize tsan format format-check clean tests
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -137,6 +137,10 @@ demo: deps ## from an empty LUN to a VM that survives its host, in the lab
 sanitize: ## build and run the unit tests under ASan and UBSan, in build/san
 	@$(MAKE) --no-print-directory -j2 BUILD=$(BUILD)/san SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=undefined' all tests
 	@BUILD=$(BUILD)/san tests/run unit
+
+tsan: ## build and run the unit tests under TSan, in build/tsan
+	@$(MAKE) --no-print-directory -j2 BUILD=$(BUILD)/tsan SANITIZE='-fsanitize=thread -Wno-tsan' all tests
+	@BUILD=$(BUILD)/tsan TSAN_OPTIONS='halt_on_error=0 second_deadlock_stack=1 suppressions=tests/tsan.supp' tests/run unit
 
 FORMATTED := $(wildcard $(foreach d,$(DIRS) tests/unit tests/fuzz tests/hosts tests/crash tests/bench tests/client tests/stub tests/lib,$(d)/*.c $(d)/*.h))
 format: ## clang-format everything in place

@@ -219,7 +219,7 @@ struct cfs_map *cfs_file_map(struct cfs_file *file)
 
 void cfs_file_stat(struct cfs_file *file, struct cfs_stat *out)
 {
-	cfs_stat_fill(cfs_file_inode(file), file->map.inode, out);
+	cfs_stat_buf(file->fs, file->map.inode_buf, out);
 }
 
 int cfs_fsync(struct cfs_file *file)

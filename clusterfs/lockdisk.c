@@ -197,6 +197,8 @@ static void note_held(struct cfs_lock *l, enum cfs_lock_mode mode,
 		      const struct cfs_lock_record *rec)
 {
 	pthread_mutex_lock(&l->fs->locks->mutex);
+	if (l->held == CFS_LOCK_FREE && mode != CFS_LOCK_FREE)
+		l->taken_ms = clock_boot_ms();
 	l->held = mode;
 	if (rec)
 		l->rec = *rec;
@@ -220,8 +222,6 @@ static int take_from(struct cfs_lock *l, const struct cfs_lock_record *r, const 
 	if (rc < 0)
 		return rc;
 	note_held(l, want.mode, &next);
-	if (!kept)
-		l->taken_ms = clock_boot_ms();
 	if (!kept) {
 		/* A lock that was ours all along may have changes under it that we don't know. */
 		bool adopted = names_us(l->fs, r) || cfs_lock_is_vm(r);

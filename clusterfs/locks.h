@@ -30,7 +30,6 @@ struct cfs_lock {
 	bool wished;	      /* another host waits for it */
 	bool news;	      /* its holder says that it is free: look now */
 	uint64_t wishers;     /* slots that wish for it, a bit each: to be told */
-	bool fresh;	      /* was not ours without a break */
 	uint64_t give_way_ms; /* until then another host goes first */
 	uint64_t taken_ms;    /* on the disk since then */
 	void (*on_wish)(void *arg);
@@ -41,6 +40,7 @@ struct cfs_lock {
 	struct cfs_lock_record rec;
 	bool vm_taken;	/* vmlock.c: this host runs the VM, in this life of the daemon */
 	uint64_t since; /* transactions up to this number were not under this hold */
+	bool fresh;	/* was not ours without a break */
 };
 
 struct cfs_locks {

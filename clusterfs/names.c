@@ -631,6 +631,13 @@ void cfs_stat_fill(const struct cfs_inode_block *n, uint64_t vbn, struct cfs_sta
 	out->deleting = n->work == CFS_WORK_DELETE;
 }
 
+void cfs_stat_buf(struct cfs *fs, const struct cfs_buf *buf, struct cfs_stat *out)
+{
+	cfs_journal_lock(fs);
+	cfs_stat_fill((const struct cfs_inode_block *)buf->data, buf->vbn, out);
+	cfs_journal_unlock(fs);
+}
+
 /* Without the lock: what its holder checkpointed last. A block that is just being written is torn. */
 static int stat_plain(struct cfs *fs, const struct cfs_node *node, struct cfs_stat *out)
 {
@@ -664,7 +671,7 @@ static int stat_buf(struct cfs *fs, const struct cfs_node *node, struct cfs_stat
 		return rc;
 	rc = cfs_node_check(node, (struct cfs_inode_block *)buf->data);
 	if (rc == 0)
-		cfs_stat_fill((struct cfs_inode_block *)buf->data, node->inode, out);
+		cfs_stat_buf(fs, buf, out);
 	cfs_buf_put(fs, buf);
 	return rc;
 }

@@ -37,6 +37,8 @@ int cfs_hold(struct cfs *fs, const uint64_t *inodes, unsigned n, struct cfs_held
 void cfs_unhold(struct cfs_held *held);
 
 void cfs_stat_fill(const struct cfs_inode_block *inode, uint64_t vbn, struct cfs_stat *out);
+/* The same of one in memory, which a disk's I/O thread may be changing. */
+void cfs_stat_buf(struct cfs *fs, const struct cfs_buf *buf, struct cfs_stat *out);
 
 /* --- open files (file.c) ------------------------------------------------------------------------- */
 

@@ -46,6 +46,16 @@ static void start(struct cfs *fs, struct cfs_txn *txn)
 	j->scratch_used = sizeof(struct cfs_txn_header);
 }
 
+void cfs_journal_lock(struct cfs *fs)
+{
+	pthread_mutex_lock(&fs->journal->lock);
+}
+
+void cfs_journal_unlock(struct cfs *fs)
+{
+	pthread_mutex_unlock(&fs->journal->lock);
+}
+
 int cfs_txn_begin(struct cfs *fs, struct cfs_txn *txn)
 {
 	struct cfs_journal *j = fs->journal;

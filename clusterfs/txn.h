@@ -84,6 +84,10 @@ void cfs_txn_released(struct cfs_txn *txn, uint64_t lock_vbn);
 /* Whether `images` more whole blocks fit; who changes blocks without number ends here and begins anew. */
 bool cfs_txn_fits(const struct cfs_txn *txn, unsigned images);
 
+/* Between these no transaction changes any buffer: for who looks at more than one field of one. */
+void cfs_journal_lock(struct cfs *fs);
+void cfs_journal_unlock(struct cfs *fs);
+
 #define CFS_TXN_MAX_BYTES (96u * 1024u) /* one transaction logs at most that much: 22 images */
 
 /* --- journal (journal.c) ------------------------------------------------------------------------------ */

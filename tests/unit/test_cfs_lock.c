@@ -31,15 +31,32 @@
 /* --- in the journal's place --------------------------------------------------------------------- */
 
 struct cfs_journal {
+	pthread_mutex_t lock;
 	char log[64]; /* C checkpoint, R record, W commit waited for, F forgotten */
 	unsigned n;
-	uint64_t owner;
+	_Atomic uint64_t owner;
 };
 
 static void note(struct cfs *fs, char what)
 {
-	if (fs->journal && fs->journal->n + 1 < sizeof(fs->journal->log))
-		fs->journal->log[fs->journal->n++] = what;
+	struct cfs_journal *j = fs->journal;
+
+	if (!j)
+		return;
+	pthread_mutex_lock(&j->lock);
+	if (j->n + 1 < sizeof(j->log))
+		j->log[j->n++] = what;
+	pthread_mutex_unlock(&j->lock);
+}
+
+static void assert_noted(struct cfs_journal *j, const char *what)
+{
+	char log[sizeof(j->log)];
+
+	pthread_mutex_lock(&j->lock);
+	memcpy(log, j->log, sizeof(log));
+	pthread_mutex_unlock(&j->lock);
+	assert_string_equal(log, what);
 }
 
 /* Until the last step the lock stands on the disk as ours. */
@@ -138,6 +155,7 @@ static struct host *join_with(struct bare_volume *v, const char *name, bool faul
 
 	h->b = faulty ? bare_host_open_faulty(v->path, v->state_dir, name)
 		      : bare_host_open(v->path, v->state_dir, name);
+	pthread_mutex_init(&h->journal.lock, NULL);
 	h->b->fs.journal = &h->journal;
 	h->b->fs.cache = (struct cfs_cache *)1;
 	h->b->fs.sequence = 1;
@@ -220,14 +238,14 @@ static void test_four_steps(void **state)
 	must_be_busy(b, vbn, CFS_LOCK_EXCLUSIVE, "alpha");
 	must_be_busy(b, vbn, CFS_LOCK_SHARED, "alpha");
 	l = must_get(b, vbn, CFS_LOCK_EXCLUSIVE, 5000); /* wishes */
-	assert_string_equal(a->journal.log, "CRWF");
+	assert_noted(&a->journal, "CRWF");
 	assert_int_equal(a->journal.owner, vbn);
 	cfs_lock_put(l);
 	l = must_get(a, vbn, CFS_LOCK_EXCLUSIVE, 5000);
 	assert_true(cfs_lock_fresh(l));
-	assert_string_equal(b->journal.log, "F"); /* beta changed nothing */
+	assert_noted(&b->journal, "F"); /* beta changed nothing */
 	assert_int_equal(cfs_lock_drop(l), 0);
-	assert_string_equal(a->journal.log, "CRWFF");
+	assert_noted(&a->journal, "CRWFF");
 	must_get(b, vbn, CFS_LOCK_EXCLUSIVE, 0);
 	leave(a);
 	die(b);
@@ -376,7 +394,7 @@ static void test_unknown(void **state)
 	cfs_lock_put(l);
 	assert_still_ours(&a->b->fs, one); /* exclusive still: the journal may know of it */
 	cfs_lock_put(must_get(b, one, CFS_LOCK_EXCLUSIVE, 5000));
-	assert_string_equal(a->journal.log, "CRWF"); /* whatever the predecessor changed */
+	assert_noted(&a->journal, "CRWF"); /* whatever the predecessor changed */
 	cfs_lock_put(must_get(b, two, CFS_LOCK_EXCLUSIVE, 10000));
 	cfs_lock_put(must_get(b, three, CFS_LOCK_EXCLUSIVE, 10000));
 	leave(a);

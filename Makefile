@@ -140,7 +140,7 @@ sanitize: ## build and run the unit tests under ASan and UBSan, in build/san
 
 tsan: ## build and run the unit tests under TSan, in build/tsan
 	@$(MAKE) --no-print-directory -j2 BUILD=$(BUILD)/tsan SANITIZE='-fsanitize=thread -Wno-tsan' all tests
-	@BUILD=$(BUILD)/tsan TSAN_OPTIONS='halt_on_error=0 second_deadlock_stack=1 suppressions=tests/tsan.supp' tests/run unit
+	@BUILD=$(BUILD)/tsan TSAN_OPTIONS='die_after_fork=0 second_deadlock_stack=1 suppressions=tests/tsan.supp' tests/run unit
 
 FORMATTED := $(wildcard $(foreach d,$(DIRS) tests/unit tests/fuzz tests/hosts tests/crash tests/bench tests/client tests/stub tests/lib,$(d)/*.c $(d)/*.h))
 format: ## clang-format everything in place

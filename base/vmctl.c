@@ -85,7 +85,7 @@ static int check_config(const struct vmctl_config *c)
 		return fail(-EPROTO,
 			    "vm configuration: memory of %llu bytes is no multiple of 2 MiB",
 			    (unsigned long long)c->memory_bytes);
-	if (c->boot != VMCTL_BOOT_LINUX)
+	if (c->boot != VMCTL_BOOT_LINUX && c->boot != VMCTL_BOOT_NONE)
 		return fail(-EPROTO, "vm configuration: unknown kind of boot %u",
 			    (unsigned)c->boot);
 	int rc = check_part("setup", c->setup_gpa, c->setup_bytes, c->memory_bytes);
@@ -191,6 +191,16 @@ static size_t encode_text(uint32_t kind, uint32_t code, const char *words, uint8
 	return sizeof(w) + text;
 }
 
+static int encode_load(const struct vmctl_load *l, uint8_t *p)
+{
+	struct vmctl_wire_load w = {.bytes = le64_of(l->bytes)};
+
+	if (l->bytes < 1 || l->bytes > VMCTL_STATE_MAX)
+		return -EINVAL;
+	memcpy(p, &w, sizeof(w));
+	return sizeof(w);
+}
+
 static int encode_payload(const struct vmctl_msg *msg, uint8_t *p)
 {
 	switch (msg->type) {
@@ -207,14 +217,25 @@ static int encode_payload(const struct vmctl_msg *msg, uint8_t *p)
 	case VMCTL_RESET:
 	case VMCTL_KILL:
 	case VMCTL_GET_STATUS:
+	case VMCTL_LOG_START:
+	case VMCTL_LOG_SYNC:
+	case VMCTL_LOG_STOP:
+	case VMCTL_SAVE:
+	case VMCTL_GET_CPU:
 		return 0;
+	case VMCTL_LOAD:
+		return encode_load(&msg->load, p);
+	case VMCTL_CPU:
+	case VMCTL_SET_CPU:
+		return (int)cpu_table_encode(&msg->cpu, p, VMCTL_PAYLOAD_MAX);
 	case VMCTL_READY:
 	case VMCTL_STATUS:
 		return (int)encode_status(&msg->status, p);
 	case VMCTL_EVENT:
 		return (int)encode_text(msg->event.kind, msg->event.code, msg->event.text, p);
 	case VMCTL_REPLY:
-		return (int)encode_text((uint32_t)-msg->reply.err, 0, msg->reply.text, p);
+		return (int)encode_text((uint32_t)-msg->reply.err, msg->reply.value,
+					msg->reply.text, p);
 	case VMCTL_CONSOLE_INPUT:
 	case VMCTL_CONSOLE_OUTPUT:
 		if (msg->console.bytes > VMCTL_CONSOLE_CHUNK)
@@ -364,10 +385,25 @@ static int decode_reply(const uint8_t *p, size_t bytes, struct vmctl_reply *r)
 	if (bytes < sizeof(w))
 		return bad_size("REPLY", bytes);
 	memcpy(&w, p, sizeof(w));
-	if (le32_get(w.kind) > 4095 || le32_get(w.code))
+	if (le32_get(w.kind) > 4095)
 		return bad_size("REPLY", bytes);
 	r->err = -(int)le32_get(w.kind);
+	r->value = le32_get(w.code);
 	return get_text(p + sizeof(w), bytes - sizeof(w), le32_get(w.text_bytes), r->text, "REPLY");
+}
+
+static int decode_load(const uint8_t *p, size_t bytes, struct vmctl_load *l)
+{
+	struct vmctl_wire_load w;
+
+	if (bytes != sizeof(w))
+		return bad_size("LOAD", bytes);
+	memcpy(&w, p, sizeof(w));
+	l->bytes = le64_get(w.bytes);
+	if (l->bytes < 1 || l->bytes > VMCTL_STATE_MAX)
+		return fail(-EPROTO, "control message: LOAD of a state of %llu bytes",
+			    (unsigned long long)l->bytes);
+	return 0;
 }
 
 static int decode_payload(const uint8_t *p, size_t bytes, struct vmctl_msg *msg)
@@ -384,7 +420,17 @@ static int decode_payload(const uint8_t *p, size_t bytes, struct vmctl_msg *msg)
 	case VMCTL_RESET:
 	case VMCTL_KILL:
 	case VMCTL_GET_STATUS:
+	case VMCTL_LOG_START:
+	case VMCTL_LOG_SYNC:
+	case VMCTL_LOG_STOP:
+	case VMCTL_SAVE:
+	case VMCTL_GET_CPU:
 		return bytes ? bad_size("a request", bytes) : 0;
+	case VMCTL_LOAD:
+		return decode_load(p, bytes, &msg->load);
+	case VMCTL_CPU:
+	case VMCTL_SET_CPU:
+		return cpu_table_decode(p, bytes, &msg->cpu);
 	case VMCTL_READY:
 	case VMCTL_STATUS:
 		return decode_status(p, bytes, &msg->status);

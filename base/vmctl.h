@@ -36,6 +36,28 @@
  *	                    <- EVENT powered-off | crashed   vCPUs are ended; the VMM waits for
  *	-> KILL             <- REPLY          and the process ends
  *
+ * Live migration and saving to a file (VMCTL_F_STATE in READY's features: the VMM knows these):
+ *
+ *	-> GET_CPU          <- CPU            what processor the guest sees; before START and LOAD: what
+ *	                                      it will see. For a check before anything moves
+ *	-> SET_CPU          <- REPLY          state configured: the guest is to see no more than this;
+ *	                                      what this host lacks of it is just not seen
+ *	-> LOG_START (fd)   <- REPLY          the log of written pages begins, clean
+ *	-> LOG_SYNC         <- REPLY          all that was written before the request stands in the log
+ *	-> LOG_STOP         <- REPLY
+ *	-> SAVE (fd)        <- REPLY          state paused: the back-ends give the rings back, then the
+ *	                                      state is written into the memfd; `value`: its bytes.
+ *	                                      Still paused. RESUME: back to work, here
+ *	-> LOAD (fd)        <- REPLY          in place of START, guest memory being complete: state
+ *	                                      paused. Back-ends connect before or after; then RESUME
+ *
+ * A guest that was loaded and reboots asks for its kernel as any other. CONFIG is obeyed again in
+ * state reset, for boot, places and command line (a loaded VM was configured with VMCTL_BOOT_NONE).
+ *
+ * SAVE waits for the back-ends as long as they take. It fails, the VM still paused, when one of a
+ * device at work is not connected, goes away, or when RESUME, RESET or another end of the pause
+ * comes first. A LOAD that fails leaves state configured; guest memory may be written.
+ *
  * The VMM tells every event once to the daemon that is connected; what happened while none was, a
  * new daemon learns from READY's state.
  *
@@ -43,8 +65,11 @@
  * are counted, not terminated. Descriptors travel as SCM_RIGHTS with the message's first byte.
  * Whatever does not decode closes the connection: both sides check each other.
  *
- * Message types 0x40 to 0x5f are kept for migration (state blobs, dirty bitmap); `features` in
- * HELLO and READY say who knows them.
+ * Descriptors: LOG_START brings the log, a memfd sealed as guest memory is, with a bit for each
+ * 4 KiB page of the *memfd of guest memory* (bit n: byte offset n * 4096; little-endian u64 words).
+ * Its size: vmctl_log_bytes(). Bits are set with atomic OR, by the VMM and by the daemon for its own
+ * writes; the daemon reads and clears words with atomic exchange. SAVE and LOAD bring a memfd;
+ * SAVE's size is the limit of the state.
  */
 #ifndef BASE_VMCTL_H
 #define BASE_VMCTL_H
@@ -53,6 +78,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/cpu_table.h"
 #include "base/util.h"
 
 #define VMCTL_VERSION	    1
@@ -71,6 +97,10 @@
 #define VMCTL_MEMORY_ALIGN  (2 * MiB)
 #define VMCTL_LEASE_NONE    UINT64_MAX
 #define VMCTL_LEASE_BYTES   4096
+#define VMCTL_LOG_PAGE	    4096
+#define VMCTL_STATE_MAX	    (16 * MiB) /* what SAVE writes at most, and LOAD reads */
+
+#define VMCTL_F_STATE 1ULL /* features: the messages from 0x40 on */
 
 /*
  * Guest memory is one memfd, made and sealed by the daemon (F_SEAL_SHRINK, GROW, SEAL; INV-HV-1).
@@ -102,6 +132,12 @@ static inline uint64_t vmctl_memory_offset(uint64_t memory_bytes, uint64_t gpa)
 	return offset < memory_bytes ? offset : UINT64_MAX;
 }
 
+/* Bytes of the log for guest memory of this size (a multiple of 2 MiB): whole words. */
+static inline uint64_t vmctl_log_bytes(uint64_t memory_bytes)
+{
+	return memory_bytes / VMCTL_LOG_PAGE / 8;
+}
+
 enum vmctl_type {
 	/* daemon to VMM */
 	VMCTL_HELLO = 1,
@@ -120,6 +156,16 @@ enum vmctl_type {
 	VMCTL_EVENT = 34,
 	VMCTL_CONSOLE_OUTPUT = 35,
 	VMCTL_REPLY = 36,
+	/* daemon to VMM */
+	VMCTL_LOG_START = 0x40,
+	VMCTL_LOG_SYNC = 0x41,
+	VMCTL_LOG_STOP = 0x42,
+	VMCTL_SAVE = 0x43,
+	VMCTL_LOAD = 0x44,
+	VMCTL_GET_CPU = 0x45,
+	VMCTL_SET_CPU = 0x46,
+	/* VMM to daemon */
+	VMCTL_CPU = 0x50, /* answers GET_CPU */
 };
 
 enum vmctl_kind {
@@ -131,7 +177,7 @@ struct vmctl_hello {
 	uint32_t version; /* the sender's VMCTL_VERSION */
 	enum vmctl_kind kind;
 	uint32_t device;   /* VHOST_USER: index into the CONFIG's devices */
-	uint64_t features; /* none yet */
+	uint64_t features; /* VMCTL_F_...; none of the daemon's yet */
 };
 
 enum vmctl_device_kind {
@@ -147,6 +193,7 @@ struct vmctl_device {
 };
 
 enum vmctl_boot {
+	VMCTL_BOOT_NONE = 0,  /* no kernel is there yet: LOAD, or CONFIG again before START */
 	VMCTL_BOOT_LINUX = 1, /* bzImage by the 64-bit protocol, see base/linux_boot.h */
 };
 
@@ -176,7 +223,7 @@ enum vmctl_state {
 
 struct vmctl_status {
 	uint32_t version;
-	uint64_t features; /* none yet */
+	uint64_t features; /* VMCTL_F_... */
 	enum vmctl_state state;
 	uint32_t pid;		       /* in the VMM's own pid namespace */
 	uint32_t boots;		       /* STARTs that were obeyed */
@@ -205,8 +252,13 @@ struct vmctl_event {
 };
 
 struct vmctl_reply {
-	int err; /* 0 or negative errno */
+	int err;	/* 0 or negative errno */
+	uint32_t value; /* SAVE: bytes of the state; else 0 */
 	char text[VMCTL_TEXT_MAX + 1];
+};
+
+struct vmctl_load {
+	uint64_t bytes; /* of the state, from the memfd's start; 1 to VMCTL_STATE_MAX */
 };
 
 struct vmctl_console {
@@ -217,7 +269,7 @@ struct vmctl_console {
 struct vmctl_msg {
 	enum vmctl_type type;
 	uint32_t tag;		/* a REPLY or STATUS carries its request's */
-	int fds[VMCTL_FDS_MAX]; /* owned by the receiver; none used yet */
+	int fds[VMCTL_FDS_MAX]; /* owned by the receiver */
 	unsigned fds_n;
 	union {
 		struct vmctl_hello hello;
@@ -226,6 +278,8 @@ struct vmctl_msg {
 		struct vmctl_event event;
 		struct vmctl_reply reply;
 		struct vmctl_console console; /* CONSOLE_INPUT, CONSOLE_OUTPUT */
+		struct vmctl_load load;
+		struct cpu_table cpu; /* CPU, SET_CPU */
 	};
 };
 

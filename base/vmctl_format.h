@@ -71,9 +71,14 @@ _Static_assert(sizeof(struct vmctl_wire_status) == 72, "status");
 /* EVENT and REPLY. Followed by text_bytes of text. */
 struct vmctl_wire_text {
 	le32 kind;	 /* 0 enum vmctl_event_kind; REPLY: the positive errno or 0 */
-	le32 code;	 /* 4 REPLY: zero */
+	le32 code;	 /* 4 REPLY: value */
 	le32 text_bytes; /* 8 */
 };
 _Static_assert(sizeof(struct vmctl_wire_text) == 12, "text");
+
+struct vmctl_wire_load {
+	le64 bytes; /* 0 */
+};
+_Static_assert(sizeof(struct vmctl_wire_load) == 8, "load");
 
 #endif

@@ -76,6 +76,7 @@ static int take(struct host_vm *vm, struct vmctl_msg *msg)
 	case VMCTL_REPLY: /* of a request that was given up waiting for */
 	case VMCTL_READY:
 	case VMCTL_STATUS:
+	case VMCTL_CPU:
 		return 0;
 	case VMCTL_HELLO:
 	case VMCTL_CONFIG:
@@ -87,6 +88,13 @@ static int take(struct host_vm *vm, struct vmctl_msg *msg)
 	case VMCTL_KILL:
 	case VMCTL_CONSOLE_INPUT:
 	case VMCTL_GET_STATUS:
+	case VMCTL_LOG_START:
+	case VMCTL_LOG_SYNC:
+	case VMCTL_LOG_STOP:
+	case VMCTL_SAVE:
+	case VMCTL_LOAD:
+	case VMCTL_GET_CPU:
+	case VMCTL_SET_CPU:
 		break;
 	}
 	return fail(-EPROTO, "vm %s: its VMM sends message %u", vm->name, (unsigned)msg->type);

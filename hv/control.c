@@ -147,9 +147,19 @@ static void obey(struct hv_control *c, const struct vmctl_msg *msg)
 	case VMCTL_GET_STATUS:
 		say_status(c, VMCTL_STATUS, msg->tag);
 		break;
+	case VMCTL_LOG_START:
+	case VMCTL_LOG_SYNC:
+	case VMCTL_LOG_STOP:
+	case VMCTL_SAVE:
+	case VMCTL_LOAD:
+	case VMCTL_GET_CPU:
+	case VMCTL_SET_CPU:
+		reply(c, msg->tag, fail(-ENOTSUP, "vmm: it cannot do this"));
+		break;
 	case VMCTL_HELLO:
 	case VMCTL_READY:
 	case VMCTL_STATUS:
+	case VMCTL_CPU:
 	case VMCTL_EVENT:
 	case VMCTL_CONSOLE_OUTPUT:
 	case VMCTL_REPLY:

@@ -288,6 +288,8 @@ int hv_vmm_start(struct hv_vmm *vmm)
 			    vmctl_state_name(vmm->state));
 	if (vmm->start_waits)
 		return fail(-EBUSY, "vm: it is being started already");
+	if (vmm->config.boot == VMCTL_BOOT_NONE)
+		return fail(-EINVAL, "vm: it was configured without a kernel");
 	if (all_vhost(vmm, hv_vhost_connected))
 		return create_machine(vmm);
 	vmm->start_waits = true;

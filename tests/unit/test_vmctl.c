@@ -83,6 +83,60 @@ static void each_field_arrives(void **state)
 	assert_int_equal(got.reply.err, -EBUSY);
 }
 
+static void the_messages_of_migration_arrive(void **state)
+{
+	(void)state;
+	uint8_t buf[VMCTL_HEADER_BYTES + VMCTL_PAYLOAD_MAX];
+	static struct vmctl_msg m, got;
+	const enum vmctl_type bare[] = {VMCTL_LOG_START, VMCTL_LOG_SYNC, VMCTL_LOG_STOP, VMCTL_SAVE,
+					VMCTL_GET_CPU};
+	int n;
+
+	for (size_t i = 0; i < ARRAY_SIZE(bare); i++) {
+		m = (struct vmctl_msg){.type = bare[i], .tag = (uint32_t)i};
+		assert_int_equal(vmctl_encode(&m, buf, sizeof(buf)), VMCTL_HEADER_BYTES);
+		assert_int_equal(vmctl_decode(buf, VMCTL_HEADER_BYTES, &got), VMCTL_HEADER_BYTES);
+		assert_int_equal(got.type, bare[i]);
+	}
+	m = (struct vmctl_msg){.type = VMCTL_LOAD, .load = {.bytes = VMCTL_STATE_MAX}};
+	n = vmctl_encode(&m, buf, sizeof(buf));
+	assert_int_equal(vmctl_decode(buf, (size_t)n, &got), n);
+	assert_int_equal(got.load.bytes, VMCTL_STATE_MAX);
+	buf[VMCTL_HEADER_BYTES] = 1; /* one more than the most */
+	assert_int_equal(vmctl_decode(buf, (size_t)n, &got), -EPROTO);
+	m.load.bytes = 0;
+	assert_int_equal(vmctl_encode(&m, buf, sizeof(buf)), -EINVAL);
+
+	m = (struct vmctl_msg){.type = VMCTL_REPLY, .reply = {.value = 123456}};
+	n = vmctl_encode(&m, buf, sizeof(buf));
+	assert_int_equal(vmctl_decode(buf, (size_t)n, &got), n);
+	assert_int_equal(got.reply.value, 123456);
+
+	m = (struct vmctl_msg){.type = VMCTL_SET_CPU};
+	for (uint32_t i = 0; i < CPU_LEAVES_MAX; i++)
+		cpu_table_set_leaf(&m.cpu, &(struct cpu_leaf){.function = i, .reg = {i}});
+	for (uint32_t i = 0; i < CPU_MSRS_MAX; i++)
+		cpu_table_set_msr(&m.cpu, i, i);
+	n = vmctl_encode(&m, buf, sizeof(buf)); /* the largest there can be has room */
+	assert_true(n > 0);
+	assert_int_equal(vmctl_decode(buf, (size_t)n, &got), n);
+	assert_int_equal(cpu_table_get(&got.cpu, 200, 0, CPU_EAX), 200);
+	assert_int_equal(vmctl_log_bytes(2 * MiB), 64);
+}
+
+static void a_vm_to_be_loaded_needs_no_kernel(void **state)
+{
+	(void)state;
+	uint8_t buf[VMCTL_HEADER_BYTES + VMCTL_PAYLOAD_MAX];
+	struct vmctl_msg m = {.type = VMCTL_CONFIG, .config = {.cpus = 1, .memory_bytes = 2 * MiB}},
+			 got;
+	int n = vmctl_encode(&m, buf, sizeof(buf));
+
+	assert_true(n > 0);
+	assert_int_equal(vmctl_decode(buf, (size_t)n, &got), n);
+	assert_int_equal(got.config.boot, VMCTL_BOOT_NONE);
+}
+
 static void a_part_is_no_message(void **state)
 {
 	(void)state;
@@ -193,6 +247,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(each_field_arrives),
+		cmocka_unit_test(the_messages_of_migration_arrive),
+		cmocka_unit_test(a_vm_to_be_loaded_needs_no_kernel),
 		cmocka_unit_test(a_part_is_no_message),
 		cmocka_unit_test(bad_configurations_are_refused),
 		cmocka_unit_test(a_full_socket_loses_nothing),

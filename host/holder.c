@@ -33,7 +33,7 @@ static bool has_disk(struct cfs *fs, const char *name, const char *path)
 
 	if (vm_def_load(fs, name, def) == 0)
 		for (unsigned i = 0; i < def->disks; i++)
-			yes = yes || !strcmp(def->disk[i], path);
+			yes = yes || (!def->disk[i].pending && !strcmp(def->disk[i].path, path));
 	free(def);
 	return yes;
 }

@@ -16,7 +16,7 @@ static const struct host_verb *const tables[] = {
 	host_fault_verbs,	 host_volume_verbs,	  host_volume_raw_verbs,
 	host_volume_locks_verbs, host_volume_check_verbs, host_volume_grow_verbs,
 	host_disk_verbs,	 host_transfer_verbs,	  host_bench_verbs,
-	host_file_verbs,	 host_vm_verbs,
+	host_file_verbs,	 host_vm_verbs,		  host_hotplug_verbs,
 };
 
 const struct host_verb *host_verb_find(const char *noun, const char *verb)

@@ -201,9 +201,8 @@ int host_vms_grow_disk(struct host_vms *all, struct host_volume *volume, const c
 	int rc = -ENOENT;
 
 	for (unsigned i = 0; rc == -ENOENT && (vm = nth(all, i)); i++) {
-		for (unsigned k = 0; k < vm->def.disks && vm->volume == volume; k++)
-			if (!strcmp(vm->def.disk[k], path))
-				rc = vm_grow(vm, k, size, GROW_MS);
+		if (vm->volume == volume && vm_has_disk(vm, path))
+			rc = vm_grow(vm, path, size, GROW_MS);
 		vm_put(vm);
 	}
 	return rc;

@@ -132,7 +132,20 @@ void vm_kill_soon(struct host_vm *vm)
 	vm_wake(vm);
 }
 
-int vm_grow(struct host_vm *vm, unsigned disk, uint64_t size, unsigned timeout_ms)
+/* --- changes ---------------------------------------------------------------------------------- */
+
+/* The lock is held. */
+static int in_the_way(struct host_vm *vm)
+{
+	char object[200];
+
+	(void)fail(-EBUSY, "vm %s: %s; wait until that is over", vm->name, vm->changing);
+	err_object("%s", vm_object(vm, object));
+	err_holder("%s", vm->changing);
+	return -EBUSY;
+}
+
+int vm_change_begin(struct host_vm *vm, const char *what, bool lasting, unsigned timeout_ms)
 {
 	struct timespec until;
 	int rc = 0;
@@ -140,25 +153,73 @@ int vm_grow(struct host_vm *vm, unsigned disk, uint64_t size, unsigned timeout_m
 	until_ms(&until, timeout_ms);
 	pthread_mutex_lock(&vm->lock);
 	while (rc == 0 && vm->phase != VM_ENDED &&
-	       (vm->phase == VM_STARTING || vm->growing || vm->closing))
+	       (vm->phase == VM_STARTING || vm->closing || (vm->changing && !vm->lasting)))
 		rc = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
-	if (rc == 0 && vm->phase == VM_ENDED)
+	if (vm->phase == VM_ENDED)
 		rc = -ENOENT;
+	else if (vm->changing)
+		rc = in_the_way(vm);
 	else if (rc)
 		rc = fail(-ETIMEDOUT,
 			  "vm %s: does not serve its disks within %u s; nothing changed", vm->name,
 			  timeout_ms / 1000);
-	vm->growing |= rc == 0;
-	pthread_mutex_unlock(&vm->lock);
-	if (rc < 0)
-		return rc;
-	rc = vm_disk_grow(vm, disk, size);
-	pthread_mutex_lock(&vm->lock);
-	vm->growing = false;
-	pthread_cond_broadcast(&vm->changed);
+	if (rc == 0) {
+		vm->changing = what;
+		vm->lasting = lasting;
+	}
 	pthread_mutex_unlock(&vm->lock);
 	return rc;
 }
+
+void vm_change_end(struct host_vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->changing = NULL;
+	vm->lasting = false;
+	pthread_cond_broadcast(&vm->changed);
+	pthread_mutex_unlock(&vm->lock);
+}
+
+bool vm_change_stop(struct host_vm *vm)
+{
+	bool stop;
+
+	pthread_mutex_lock(&vm->lock);
+	stop = vm->closing || vm->killed || vm->phase == VM_ENDED;
+	pthread_mutex_unlock(&vm->lock);
+	return stop;
+}
+
+void vm_get_def(struct host_vm *vm, struct vm_def *out)
+{
+	pthread_mutex_lock(&vm->lock);
+	*out = vm->def;
+	pthread_mutex_unlock(&vm->lock);
+}
+
+bool vm_has_disk(struct host_vm *vm, const char *path)
+{
+	bool has;
+
+	pthread_mutex_lock(&vm->lock);
+	has = vm_def_find(&vm->def, path) >= 0;
+	pthread_mutex_unlock(&vm->lock);
+	return has;
+}
+
+int vm_grow(struct host_vm *vm, const char *path, uint64_t size, unsigned timeout_ms)
+{
+	int rc = vm_change_begin(vm, "a disk of it grows", false, timeout_ms), index;
+
+	if (rc < 0)
+		return rc;
+	index = vm_def_find(&vm->def, path);
+	rc = index < 0 || !vm->open[index].disk ? -ENOENT : vm_disk_grow(vm, (unsigned)index, size);
+	vm_change_end(vm);
+	return rc;
+}
+
+/* --- waiting ---------------------------------------------------------------------------------- */
 
 int vm_wait_started(struct host_vm *vm, unsigned timeout_ms)
 {

@@ -69,14 +69,9 @@ static int check_disk(struct parts *p, const char *text)
 		return rc;
 	if (st.kind != CFS_DISK)
 		return fail(-EINVAL, "%s: a %s, not a disk", text, host_kind_name(st.kind));
-	for (unsigned i = 0; i < d->disks; i++)
-		if (!strcmp(d->disk[i], path))
-			return fail(-EINVAL, "%s: named twice", text);
-	if (str_format(d->disk[d->disks], sizeof(d->disk[0]), "%s", path) < 0)
-		return fail(-EINVAL, "%s: a disk's path has at most %zu bytes", text,
-			    sizeof(d->disk[0]) - 1);
-	d->disks++;
-	return 0;
+	if (vm_def_find(d, path) >= 0)
+		return fail(-EINVAL, "%s: named twice", text);
+	return vm_def_add(d, p->name, path, d->disks);
 }
 
 static void make_id(char id[40])

@@ -11,14 +11,18 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "base/vmctl.h"
+#include "clusterfs/cfs.h"
 #include "host/names.h"
 
-#define DEF_BYTES_MAX (64 * KiB)
+#define DEF_BYTES_MAX (512 * KiB)
 #define DEF_VERSION   1
 #define MEMORY_MAX    (4 * TiB)
+#define BUSY_MS	      3000 /* others look at a definition for a moment */
+#define BUSY_POLL_MS  5
 
 char *vm_path(const char *name, const char *part)
 {
@@ -61,10 +65,62 @@ static void take_text(json_t *doc, const char *key, char *dst, size_t size)
 	(void)str_format(dst, size, "%s", s ? s : "");
 }
 
+static bool lun_used(const struct vm_def *d, unsigned lun)
+{
+	for (unsigned i = 0; i < d->disks; i++)
+		if (d->disk[i].lun == lun)
+			return true;
+	return false;
+}
+
+/* A path, of one whose address is its place in the list; or an object. */
+static int parse_disk(json_t *doc, const char *name, struct vm_def *d)
+{
+	struct vm_def_disk *disk = &d->disk[d->disks];
+	const char *path = json_string_value(doc);
+	json_int_t lun = d->disks;
+
+	if (json_is_object(doc)) {
+		path = json_string_value(json_object_get(doc, "path"));
+		lun = json_integer_value(json_object_get(doc, "lun"));
+		disk->pending = json_is_true(json_object_get(doc, "pending"));
+	}
+	if (!path || lun < 0 || lun >= VM_LUNS || lun_used(d, (unsigned)lun) ||
+	    str_format(disk->path, sizeof(disk->path), "%s", path) < 0)
+		return fail(-EUCLEAN, "vm %s: definition: wrong list of disks", name);
+	disk->lun = (unsigned)lun;
+	d->disks++;
+	return 0;
+}
+
+static int parse_disks(json_t *doc, const char *name, struct vm_def *d)
+{
+	json_t *item;
+	size_t i;
+	int rc = 0;
+
+	json_array_foreach(json_object_get(doc, "disks"), i, item)
+	{
+		if (d->disks == VM_DISKS_MAX)
+			return fail(-EUCLEAN, "vm %s: definition: more than %d disks", name,
+				    VM_DISKS_MAX);
+		rc = parse_disk(item, name, d);
+		if (rc < 0)
+			return rc;
+	}
+	json_array_foreach(json_object_get(doc, "freed"), i, item)
+	{
+		json_int_t lun = json_integer_value(item);
+
+		if (d->freed < VM_LUNS && lun >= 0 && lun < VM_LUNS)
+			d->freed_lun[d->freed++] = (uint16_t)lun;
+	}
+	return 0;
+}
+
 int vm_def_parse(json_t *doc, const char *name, struct vm_def *d)
 {
-	json_t *disk;
-	size_t i;
+	int rc;
 
 	memset(d, 0, sizeof(*d));
 	if (json_integer_value(json_object_get(doc, "version")) != DEF_VERSION)
@@ -78,19 +134,16 @@ int vm_def_parse(json_t *doc, const char *name, struct vm_def *d)
 	d->cpus = (unsigned)json_integer_value(json_object_get(doc, "cpus"));
 	d->has_kernel = json_is_true(json_object_get(doc, "kernel"));
 	d->has_initrd = json_is_true(json_object_get(doc, "initrd"));
-	json_array_foreach(json_object_get(doc, "disks"), i, disk)
-	{
-		if (d->disks == VM_DISKS_MAX || !json_is_string(disk))
-			return fail(-EUCLEAN, "vm %s: definition: wrong list of disks", name);
-		(void)str_format(d->disk[d->disks++], sizeof(d->disk[0]), "%s",
-				 json_string_value(disk));
-	}
+	rc = parse_disks(doc, name, d);
+	if (rc < 0)
+		return rc;
 	return vm_def_check(d, name) < 0 ? -EUCLEAN : 0;
 }
 
-int vm_def_load(struct cfs *fs, const char *name, struct vm_def *out)
+/* --- on the volume ------------------------------------------------------------------------------ */
+
+static int load_file(struct cfs *fs, const char *name, const char *path, struct vm_def *out)
 {
-	cleanup_free char *path = vm_path(name, "definition.json");
 	cleanup_fd int fd = memfd_create("definition", MFD_CLOEXEC);
 	cleanup_free char *text = xmalloc(DEF_BYTES_MAX);
 	json_t *doc;
@@ -111,16 +164,50 @@ int vm_def_load(struct cfs *fs, const char *name, struct vm_def *out)
 	return rc;
 }
 
+/*
+ * A definition is replaced in two steps: the old one goes, the new one, which is whole by then, takes its
+ * name. In between the new one counts; one beside the old one is nothing, and may be cut off.
+ */
+int vm_def_load(struct cfs *fs, const char *name, struct vm_def *out)
+{
+	cleanup_free char *path = vm_path(name, "definition.json"),
+			  *fresh = vm_path(name, "definition.new");
+	int rc = load_file(fs, name, path, out);
+
+	if (rc != -ENOENT)
+		return rc;
+	rc = load_file(fs, name, fresh, out);
+	return rc == -ENOENT ? load_file(fs, name, path, out) : rc; /* it has just taken its name */
+}
+
+static json_t *disk_record(const struct vm_def_disk *disk, unsigned index)
+{
+	json_t *d;
+
+	if (disk->lun == index && !disk->pending)
+		return json_string(disk->path);
+	d = json_pack("{s:s, s:i}", "path", disk->path, "lun", (int)disk->lun);
+	if (disk->pending)
+		json_object_set_new(d, "pending", json_true());
+	return d;
+}
+
 json_t *vm_def_record(const struct vm_def *d)
 {
-	json_t *disks = json_array();
+	json_t *disks = json_array(), *freed = json_array(), *doc;
 
 	for (unsigned i = 0; i < d->disks; i++)
-		json_array_append_new(disks, json_string(d->disk[i]));
-	return json_pack("{s:i, s:s, s:I, s:i, s:o, s:s, s:b, s:b, s:s}", "version", DEF_VERSION,
-			 "id", d->id, "memory", (json_int_t)d->memory, "cpus", (int)d->cpus,
-			 "disks", disks, "append", d->append, "kernel", d->has_kernel, "initrd",
-			 d->has_initrd, "created", d->created);
+		json_array_append_new(disks, disk_record(&d->disk[i], i));
+	for (unsigned i = 0; i < d->freed; i++)
+		json_array_append_new(freed, json_integer(d->freed_lun[i]));
+	doc = json_pack("{s:i, s:s, s:I, s:i, s:o, s:s, s:b, s:b, s:s}", "version", DEF_VERSION,
+			"id", d->id, "memory", (json_int_t)d->memory, "cpus", (int)d->cpus, "disks",
+			disks, "append", d->append, "kernel", d->has_kernel, "initrd",
+			d->has_initrd, "created", d->created);
+	if (d->freed)
+		json_object_set(doc, "freed", freed);
+	json_decref(freed);
+	return doc;
 }
 
 int vm_def_store(struct cfs *fs, const char *path, const struct vm_def *d)
@@ -136,16 +223,175 @@ int vm_def_store(struct cfs *fs, const char *path, const struct vm_def *d)
 	return host_write_file(fs, path, CFS_FILE, fd);
 }
 
+/* As vm_def_store, but durable only with what is made durable next. */
+static int write_soon(struct cfs *fs, const char *path, const struct vm_def *d)
+{
+	json_t *doc = vm_def_record(d);
+	cleanup_free char *text = json_dumps(doc, JSON_INDENT(2));
+	struct cfs_file *file;
+	int64_t n;
+	int rc = text ? cfs_create(fs, path, CFS_FILE, 0)
+		      : fail(-EIO, "%s: cannot write the definition", path);
+
+	json_decref(doc);
+	if (rc == 0)
+		rc = cfs_open(fs, path, CFS_OPEN_WRITE, 0, &file);
+	if (rc < 0)
+		return rc;
+	n = cfs_pwrite(file, text, strlen(text), 0);
+	rc = cfs_close(file);
+	return n < 0 ? (int)n : rc;
+}
+
+/* Somebody may look at the old one just now. */
+static int remove_file(struct cfs *fs, const char *path)
+{
+	uint64_t until = clock_boot_ms() + BUSY_MS;
+	int rc;
+
+	while ((rc = cfs_unlink(fs, path)) == -EBUSY && clock_boot_ms() < until)
+		sleep_ms(BUSY_POLL_MS);
+	if (rc == -ENOENT) {
+		err_clear();
+		rc = 0;
+	}
+	return rc;
+}
+
+int vm_def_replace(struct cfs *fs, const char *name, const struct vm_def *d)
+{
+	cleanup_free char *path = vm_path(name, "definition.json"),
+			  *fresh = vm_path(name, "definition.new");
+	struct cfs_stat st;
+	int rc = cfs_stat(fs, path, &st);
+
+	/*
+	 * What a crash left: the new one first takes its name, or goes. All that follows lies in one journal,
+	 * in this order, so one commit at the end will do: any part of it that a crash leaves is one from its
+	 * beginning (INV-FS-2: a file's bytes before its records).
+	 */
+	if (rc == -ENOENT)
+		rc = cfs_rename(fs, fresh, path);
+	else if (rc == 0)
+		rc = remove_file(fs, fresh);
+	if (rc == 0)
+		rc = write_soon(fs, fresh, d);
+	if (rc == 0)
+		rc = remove_file(fs, path);
+	if (rc == 0)
+		rc = cfs_rename(fs, fresh, path);
+	if (rc == 0)
+		rc = cfs_sync(fs);
+	return rc < 0 ? fail_prefix(rc, "vm %s: its definition", name) : 0;
+}
+
+/* --- disks -------------------------------------------------------------------------------------- */
+
+void vm_def_take_disks(struct vm_def *d, const struct vm_def *from)
+{
+	memcpy(d->disk, from->disk, sizeof(d->disk));
+	memcpy(d->freed_lun, from->freed_lun, sizeof(d->freed_lun));
+	d->disks = from->disks;
+	d->freed = from->freed;
+}
+
+int vm_def_find(const struct vm_def *d, const char *path)
+{
+	for (unsigned i = 0; i < d->disks; i++)
+		if (!strcmp(d->disk[i].path, path))
+			return (int)i;
+	return -ENOENT;
+}
+
+static bool rests(const struct vm_def *d, unsigned lun)
+{
+	for (unsigned i = 0; i < d->freed; i++)
+		if (d->freed_lun[i] == lun)
+			return true;
+	return false;
+}
+
+int vm_def_pick_lun(const struct vm_def *d, const char *name, int want, unsigned *lun)
+{
+	if (want >= 0) {
+		*lun = (unsigned)want;
+		if (want >= VM_LUNS)
+			return fail(-EINVAL, "vm %s: LUN %d; 0 to %d can be", name, want,
+				    VM_LUNS - 1);
+		if (lun_used(d, *lun))
+			return fail(-EBUSY, "vm %s: LUN %d is taken", name, want);
+		if (rests(d, *lun))
+			return fail(
+				-EPERM,
+				"vm %s: LUN %d was freed while the guest runs, which may not have"
+				" noticed; take another one, or let it be chosen",
+				name, want);
+		return 0;
+	}
+	for (*lun = 0; *lun < VM_LUNS; (*lun)++)
+		if (!lun_used(d, *lun) && !rests(d, *lun))
+			return 0;
+	for (unsigned i = 0; i < d->freed; i++) {
+		*lun = d->freed_lun[i];
+		if (!lun_used(d, *lun))
+			return 0;
+	}
+	return fail(-EBUSY, "vm %s: has no address left for a disk", name);
+}
+
+static void wake_lun(struct vm_def *d, unsigned lun)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < d->freed; i++)
+		if (d->freed_lun[i] != lun)
+			d->freed_lun[n++] = d->freed_lun[i];
+	d->freed = n;
+}
+
+int vm_def_add(struct vm_def *d, const char *name, const char *path, unsigned lun)
+{
+	struct vm_def_disk *disk = &d->disk[d->disks];
+
+	if (d->disks == VM_DISKS_MAX)
+		return fail(-EINVAL, "vm %s: has %d disks, more cannot be", name, VM_DISKS_MAX);
+	memset(disk, 0, sizeof(*disk));
+	if (str_format(disk->path, sizeof(disk->path), "%s", path) < 0)
+		return fail(-EINVAL, "%s: a disk's path has at most %zu bytes", path,
+			    sizeof(disk->path) - 1);
+	disk->lun = lun;
+	wake_lun(d, lun);
+	d->disks++;
+	return 0;
+}
+
+void vm_def_remove(struct vm_def *d, unsigned index, bool rest)
+{
+	unsigned lun = d->disk[index].lun;
+
+	d->disks--;
+	memmove(&d->disk[index], &d->disk[index + 1], (d->disks - index) * sizeof(d->disk[0]));
+	memset(&d->disk[d->disks], 0, sizeof(d->disk[0]));
+	wake_lun(d, lun);
+	if (rest && d->freed < VM_LUNS)
+		d->freed_lun[d->freed++] = (uint16_t)lun;
+}
+
 json_t *vm_def_json(const struct vm_def *d, const char *volume)
 {
-	json_t *disks = json_array();
+	json_t *disks = json_array(), *attached = json_array();
 
 	for (unsigned i = 0; i < d->disks; i++) {
-		cleanup_free char *name = xasprintf("%s:%s", volume, d->disk[i]);
+		cleanup_free char *name = xasprintf("%s:%s", volume, d->disk[i].path);
 
+		if (d->disk[i].pending)
+			continue;
 		json_array_append_new(disks, json_string(name));
+		json_array_append_new(attached, json_pack("{s:s, s:i}", "disk", name, "lun",
+							  (int)d->disk[i].lun));
 	}
-	return json_pack("{s:s, s:I, s:i, s:o, s:[], s:s, s:s, s:s}", "id", d->id, "memory",
-			 (json_int_t)d->memory, "cpus", (int)d->cpus, "disks", disks, "nets",
-			 "append", d->append, "created", d->created, "policy", "manual");
+	return json_pack("{s:s, s:I, s:i, s:o, s:o, s:[], s:s, s:s, s:s}", "id", d->id, "memory",
+			 (json_int_t)d->memory, "cpus", (int)d->cpus, "disks", disks, "attached",
+			 attached, "nets", "append", d->append, "created", d->created, "policy",
+			 "manual");
 }

@@ -10,17 +10,27 @@
 struct cfs;
 
 #define VM_NAME_MAX  100
-#define VM_DISKS_MAX 64
+#define VM_DISKS_MAX 256
+#define VM_LUNS	     1024 /* addresses of disks in the guest; those that were freed rest a while */
 #define VM_CPUS_MAX  64
 #define VM_DIR	     "/vms"
+
+struct vm_def_disk {
+	char path[256]; /* on the VM's own volume */
+	unsigned lun;	/* its address in the guest */
+	/* Coming or going: not the VM's, but its lock may name the VM. See vm_hotplug.c. */
+	bool pending;
+};
 
 struct vm_def {
 	char id[40]; /* a uuid's text; never changes */
 	uint64_t memory;
 	unsigned cpus;
 	unsigned disks;
-	char disk[VM_DISKS_MAX][256]; /* paths on the VM's own volume */
-	char append[2048];	      /* the kernel's command line */
+	struct vm_def_disk disk[VM_DISKS_MAX];
+	unsigned freed; /* addresses that a running guest had and lost, the longest free first */
+	uint16_t freed_lun[VM_LUNS];
+	char append[2048]; /* the kernel's command line */
 	bool has_kernel, has_initrd;
 	char created[40];
 };
@@ -35,8 +45,23 @@ int vm_def_check(const struct vm_def *def, const char *name);
 json_t *vm_def_record(const struct vm_def *def);
 int vm_def_parse(json_t *doc, const char *name, struct vm_def *out);
 int vm_def_load(struct cfs *fs, const char *name, struct vm_def *out);
-/* Writes it to `path`: durable, all or nothing. */
+/* Makes the file `path` with it; durable. */
 int vm_def_store(struct cfs *fs, const char *path, const struct vm_def *def);
+/* Puts it in the place of the VM's former one; durable, all or nothing. The VM's lock is held. */
+int vm_def_replace(struct cfs *fs, const char *name, const struct vm_def *def);
+/* Takes over `from`'s disks and freed addresses. */
+void vm_def_take_disks(struct vm_def *def, const struct vm_def *from);
+/* The disk's index, or -ENOENT; `path` as on the volume. */
+int vm_def_find(const struct vm_def *def, const char *path);
+/*
+ * An address for another disk: the lowest one that is neither used nor rests; if there is none the one that
+ * rests longest. With `want` >= 0 that one: -EBUSY it is used, -EPERM it rests.
+ */
+int vm_def_pick_lun(const struct vm_def *def, const char *name, int want, unsigned *lun);
+/* Adds a disk at the end. -EINVAL: too many, the path too long. */
+int vm_def_add(struct vm_def *def, const char *name, const char *path, unsigned lun);
+/* Removes it; `rest`: its address is not used again soon. */
+void vm_def_remove(struct vm_def *def, unsigned index, bool rest);
 /* The definition's part of `vm show`, with disks as VOLUME:/path. */
 json_t *vm_def_json(const struct vm_def *def, const char *volume);
 

@@ -139,22 +139,89 @@ static void on_full(void *arg, struct vfs_disk *disk, bool is_full)
 
 static const struct controller_events events = {.gone = on_gone, .full = on_full};
 
-static int attach_disk(struct host_vm *vm, unsigned i, uint64_t owner)
+int vm_disk_open(struct host_vm *vm, unsigned i)
 {
-	cleanup_free char *name = xasprintf("%s:%s", host_volume_name(vm->volume), vm->def.disk[i]);
-	struct controller_lun lun = {.lun = i};
-	struct vfs_disk *disk;
-	int rc = cfs_open(host_volume_fs(vm->volume), vm->def.disk[i], CFS_OPEN_WRITE, owner,
-			  &vm->file[vm->files]);
+	const char *path = vm->def.disk[i].path;
+	cleanup_free char *name = xasprintf("%s:%s", host_volume_name(vm->volume), path);
+	struct vm_open_disk *open = &vm->open[i];
+	int rc = cfs_open(host_volume_fs(vm->volume), path, CFS_OPEN_WRITE,
+			  cfs_vm_lock_vbn(vm->vm_lock), &open->file);
 
-	if (rc < 0)
+	if (rc < 0) {
+		open->file = NULL;
 		return fail_prefix(rc, "vm %s: disk %s", vm->name, name);
-	vm->files++;
+	}
+	rc = vfs_thin_open(vm->chans, open->file, name, &open->disk);
+	if (rc < 0)
+		open->disk = NULL;
+	return rc;
+}
+
+int vm_disk_show(struct host_vm *vm, unsigned i)
+{
+	struct controller_lun lun = {.lun = vm->def.disk[i].lun};
+
 	memcpy(lun.nexus, vm->def.id, sizeof(lun.nexus));
-	rc = vfs_thin_open(vm->chans, vm->file[i], name, &disk);
-	if (rc == 0)
-		rc = controller_attach(vm->controller, disk, &lun);
-	vm->disk[i] = disk;
+	return controller_attach(vm->controller, vm->open[i].disk, &lun);
+}
+
+static void closed(void *arg)
+{
+	sem_post(arg);
+}
+
+static void wait_closed(sem_t *done)
+{
+	while (sem_wait(done) < 0)
+		;
+	sem_destroy(done);
+}
+
+int vm_disk_hide(struct host_vm *vm, unsigned i)
+{
+	sem_t done;
+	int rc;
+
+	if (!vm->open[i].disk)
+		return 0;
+	sem_init(&done, 0, 0);
+	rc = controller_detach(vm->controller, vm->def.disk[i].lun, closed, &done);
+	if (rc < 0) {
+		sem_destroy(&done);
+		return rc;
+	}
+	wait_closed(&done);
+	vm->open[i].disk = NULL;
+	return 0;
+}
+
+struct closing {
+	struct vfs_disk *disk;
+	sem_t done;
+};
+
+static int close_in_thread(void *arg)
+{
+	struct closing *c = arg;
+
+	vfs_close(c->disk, closed, &c->done);
+	return 0;
+}
+
+int vm_disk_close(struct host_vm *vm, unsigned i)
+{
+	struct vm_open_disk *open = &vm->open[i];
+	struct closing c = {.disk = open->disk};
+	int rc;
+
+	if (c.disk) { /* one that was never shown */
+		sem_init(&c.done, 0, 0);
+		(void)iothread_call(vm->all->io[vm->io], close_in_thread, &c);
+		wait_closed(&c.done);
+		open->disk = NULL;
+	}
+	rc = open->file ? cfs_close(open->file) : 0;
+	open->file = NULL;
 	return rc;
 }
 
@@ -173,22 +240,77 @@ static int set_size_in_thread(void *arg)
 
 int vm_disk_grow(struct host_vm *vm, unsigned disk, uint64_t size)
 {
-	struct grown grown = {.disk = vm->disk[disk], .size = size};
+	struct grown grown = {.disk = vm->open[disk].disk, .size = size};
+	struct cfs_file *file = vm->open[disk].file;
 	struct cfs_stat now;
 	int rc = 0;
 
-	cfs_file_stat(vm->file[disk], &now); /* what the caller knew of it may be old */
+	cfs_file_stat(file, &now); /* what the caller knew of it may be old */
 	if (size < now.size)
 		return fail(-EPERM,
 			    "vm %s: disk %s:%s has %llu bytes by now; it gets no smaller while the"
 			    " VM runs",
-			    vm->name, host_volume_name(vm->volume), vm->def.disk[disk],
+			    vm->name, host_volume_name(vm->volume), vm->def.disk[disk].path,
 			    (unsigned long long)now.size);
 	if (size > now.size)
-		rc = cfs_truncate(vm->file[disk], size);
+		rc = cfs_truncate(file, size);
 	if (rc == 0)
 		rc = cfs_sync(host_volume_fs(vm->volume));
 	return rc < 0 ? rc : iothread_call(vm->all->io[vm->io], set_size_in_thread, &grown);
+}
+
+/* --- all of them ---------------------------------------------------------------------------------- */
+
+int vm_disk_settle(struct cfs *fs, const struct vm_def_disk *disk, uint64_t owner)
+{
+	struct cfs_file *file;
+	int rc = cfs_open(fs, disk->path, CFS_OPEN_WRITE, owner, &file);
+
+	if (rc == 0)
+		return cfs_close(file);
+	return rc == -EBUSY || rc == -ENOENT ? 0 : rc; /* somebody else's by now, or gone */
+}
+
+void vm_set_disks(struct host_vm *vm, const struct vm_def *def)
+{
+	struct vm_open_disk open[VM_DISKS_MAX] = {0};
+
+	for (unsigned i = 0; i < def->disks; i++) {
+		int was = vm_def_find(&vm->def, def->disk[i].path);
+
+		if (was >= 0)
+			open[i] = vm->open[was];
+	}
+	pthread_mutex_lock(&vm->lock);
+	vm_def_take_disks(&vm->def, def);
+	memcpy(vm->open, open, sizeof(open));
+	pthread_mutex_unlock(&vm->lock);
+}
+
+/* Those that were coming or going when a daemon died, or its storage failed. */
+int vm_disks_settle(struct host_vm *vm, bool rest)
+{
+	struct cfs *fs = host_volume_fs(vm->volume);
+	struct vm_def *def = xmalloc(sizeof(*def));
+	bool changed = false;
+	int rc = 0;
+
+	*def = vm->def;
+	for (unsigned i = def->disks; rc == 0 && i-- > 0;) {
+		if (!def->disk[i].pending || vm->open[i].file)
+			continue;
+		rc = vm_disk_settle(fs, &def->disk[i], cfs_vm_lock_vbn(vm->vm_lock));
+		if (rc < 0)
+			break;
+		vm_def_remove(def, i, rest);
+		changed = true;
+	}
+	if (rc == 0 && changed)
+		rc = vm_def_replace(fs, vm->name, def);
+	if (rc == 0 && changed)
+		vm_set_disks(vm, def);
+	free(def);
+	return rc;
 }
 
 int vm_disks_open(struct host_vm *vm)
@@ -201,21 +323,29 @@ int vm_disks_open(struct host_vm *vm)
 		.events = &events,
 		.arg = vm,
 	};
-	uint64_t owner = cfs_vm_lock_vbn(vm->vm_lock);
 	int rc = chans_get(vm);
 
 	if (rc < 0)
 		return rc;
+	rc = vm_disks_settle(vm, vm->adopt);
+	if (rc < 0) /* they stay what they are, and are no reason not to run */
+		log_warn("host", "vm %s: what was begun with its disks is not put in order: %s",
+			 vm->name, err_message(rc));
+	if (!vm->adopt)
+		vm_addresses_rested(vm);
 	options.thread = vm->all->io[vm->io];
 	rc = controller_create(&vm->controller, &options);
-	for (unsigned i = 0; i < vm->def.disks && rc == 0; i++)
-		rc = attach_disk(vm, i, owner);
+	for (unsigned i = 0; i < vm->def.disks && rc == 0; i++) {
+		if (vm->def.disk[i].pending)
+			continue;
+		rc = vm_disk_open(vm, i);
+		if (rc == 0) {
+			rc = vm_disk_show(vm, i);
+			if (rc < 0)
+				(void)vm_disk_close(vm, i);
+		}
+	}
 	return rc; /* vm_disks_close takes apart what is there */
-}
-
-static void closed(void *arg)
-{
-	sem_post(arg);
 }
 
 void vm_disks_close(struct host_vm *vm, bool give_up)
@@ -224,23 +354,23 @@ void vm_disks_close(struct host_vm *vm, bool give_up)
 
 	pthread_mutex_lock(&vm->lock);
 	vm->closing = true;
-	while (vm->growing)
+	while (vm->changing && !vm->lasting)
 		pthread_cond_wait(&vm->changed, &vm->lock);
 	pthread_mutex_unlock(&vm->lock);
 	if (vm->controller) {
 		sem_init(&done, 0, 0);
 		controller_close(vm->controller, closed, &done);
-		while (sem_wait(&done) < 0)
-			;
+		wait_closed(&done);
 		vm->controller = NULL;
 	}
 	chans_put(vm);
-	for (unsigned i = 0; i < vm->files && give_up; i++) {
-		int rc = cfs_close(vm->file[i]);
+	for (unsigned i = 0; i < VM_DISKS_MAX; i++) {
+		struct vm_open_disk *open = &vm->open[i];
+		int rc = open->file && give_up ? cfs_close(open->file) : 0;
 
 		if (rc < 0)
-			log_warn("host", "vm %s: disk %s: %s", vm->name, vm->def.disk[i],
+			log_warn("host", "vm %s: disk %s: %s", vm->name, vm->def.disk[i].path,
 				 err_message(rc));
+		*open = (struct vm_open_disk){0};
 	}
-	vm->files = 0;
 }

@@ -21,8 +21,10 @@
 #include "host/vm_console.h"
 #include "host/vm_def.h"
 
+struct cfs;
 struct cfs_file;
 struct cfs_vm_lock;
+struct host_call;
 struct controller;
 struct iothread;
 struct pool;
@@ -63,9 +65,10 @@ struct host_vm {
 	struct err_info answer; /* of the request; .err 0: done */
 	struct err_info ended;	/* why it is over: .err 0 a power-off or kill */
 	bool panicked;
-	bool killed;  /* it is to end: also a start that waits is given up */
-	bool growing; /* a task's thread works on a disk: none is closed meanwhile */
-	bool closing; /* its disks are being closed, for good */
+	bool killed;	      /* it is to end: also a start that waits is given up */
+	const char *changing; /* what works on its disks or definition, in words: vm_change_begin */
+	bool lasting;	      /* ... and others do not wait for it */
+	bool closing;	      /* its disks are being closed, for good */
 	uint64_t started_ns;
 	int client[CONSOLE_CLIENTS]; /* consoles' sockets for the supervisor; -1 */
 
@@ -76,9 +79,14 @@ struct host_vm {
 
 	/* The supervisor's alone. */
 	struct cfs_vm_lock *vm_lock;
-	struct cfs_file *file[VM_DISKS_MAX];
-	struct vfs_disk *disk[VM_DISKS_MAX]; /* the controller's */
-	unsigned files;
+	/*
+	 * What is open of def.disk[i]; NULL: not, or not yet. Changed by the supervisor, and by who has
+	 * begun a change; def's disks likewise, but with the lock held, since others look at them.
+	 */
+	struct vm_open_disk {
+		struct cfs_file *file;
+		struct vfs_disk *disk; /* the controller's */
+	} open[VM_DISKS_MAX];
 	unsigned io; /* index of the I/O thread */
 	struct vfs_chans *chans;
 	struct controller *controller;
@@ -133,10 +141,24 @@ int vm_ask(struct host_vm *vm, enum vm_ask ask, unsigned timeout_ms);
 /* It ends as soon as its supervisor does not wait for something else; see vm_wait_ended. */
 void vm_kill_soon(struct host_vm *vm);
 /*
- * Its disk number `disk` gets `size` bytes, no fewer than it has; the guest is told. In the caller's
- * thread, which waits at most `timeout_ms` for a start or another's growing. -ENOENT: it has ended.
+ * One at a time works on a VM's disks or its definition: `what` says so in words ("a disk is being
+ * attached") and is constant. It is begun and ended in any thread, which waits at most `timeout_ms` for a
+ * start or for another's work. One that is `lasting` (a migration) is not waited for: -EBUSY, naming it,
+ * at once; and its VM's disks may be closed under it, while all others' end is waited for. -ENOENT: it has
+ * ended; -ETIMEDOUT.
  */
-int vm_grow(struct host_vm *vm, unsigned disk, uint64_t size, unsigned timeout_ms);
+int vm_change_begin(struct host_vm *vm, const char *what, bool lasting, unsigned timeout_ms);
+void vm_change_end(struct host_vm *vm);
+/* Whoever waits within a change is to give up: the VM is going. */
+bool vm_change_stop(struct host_vm *vm);
+/* Its definition as it is now. */
+void vm_get_def(struct host_vm *vm, struct vm_def *out);
+bool vm_has_disk(struct host_vm *vm, const char *path);
+/*
+ * Its disk `path` gets `size` bytes, no fewer than it has; the guest is told. A change, see above. -ENOENT
+ * also when it has no such disk.
+ */
+int vm_grow(struct host_vm *vm, const char *path, uint64_t size, unsigned timeout_ms);
 /* Waits until it has left VM_STARTING: 0, the error of the start, -ETIMEDOUT. */
 int vm_wait_started(struct host_vm *vm, unsigned timeout_ms);
 /* Waits until it is over: 0, -ETIMEDOUT. */
@@ -189,15 +211,46 @@ void vm_disconnect(struct host_vm *vm);
 
 /* --- vm_disks.c ------------------------------------------------------------------------------- */
 
-/* Opens the disks, the VM's lock being held, and makes the controller. */
+/*
+ * Opens the disks, the VM's lock being held, and makes the controller; after vm_disks_settle.
+ */
 int vm_disks_open(struct host_vm *vm);
+/* Opens def.disk[index] alone; the guest does not see it yet. */
+int vm_disk_open(struct host_vm *vm, unsigned index);
+/* The guest sees it, and is told. */
+int vm_disk_show(struct host_vm *vm, unsigned index);
+/* What the guest sees of it goes at once, its requests end. It stays open. */
+int vm_disk_hide(struct host_vm *vm, unsigned index);
+/* Gives its lock up. The guest does not see it. */
+int vm_disk_close(struct host_vm *vm, unsigned index);
+/* The VM has `def`'s disks now; what is open stays so. By who has begun a change, or the supervisor. */
+void vm_set_disks(struct host_vm *vm, const struct vm_def *def);
+/*
+ * What an attach or detach had begun and not ended is put in order, on the volume too. `rest`: the guest may
+ * have seen these disks.
+ */
+int vm_disks_settle(struct host_vm *vm, bool rest);
+/* The lock of a disk that was coming or going is given up, should it name the VM whose lock is `owner`. */
+int vm_disk_settle(struct cfs *fs, const struct vm_def_disk *disk, uint64_t owner);
 /*
  * (By vm_grow.) A disk that the guest uses grows: durable, then the guest hears of it; also when it has `size`
  * already, should a former attempt have ended halfway. -EPERM: it has more.
  */
 int vm_disk_grow(struct host_vm *vm, unsigned disk, uint64_t size);
-/* Disconnects, waits for what is in flight and for vm_grow; `give_up`: the disks' locks too. */
+/* Disconnects, waits for what is in flight and for changes; `give_up`: the disks' locks too. */
 void vm_disks_close(struct host_vm *vm, bool give_up);
+
+/* --- vm_verbs.c ------------------------------------------------------------------------------- */
+
+/* Argument "name" ("NAME" or "VOLUME:NAME") to a used volume and the VM's name. */
+int vm_named(struct host_call *call, struct host_volume **volume, const char **name);
+/* Work on a definition that nobody runs meanwhile: its lock is held as a VM's. -EBUSY: it runs. */
+int vm_hold(struct host_volume *volume, const char *name, struct cfs_vm_lock **lock);
+
+/* --- vm_hotplug.c ------------------------------------------------------------------------------- */
+
+/* The guest began anew: addresses that were freed under it rest no more. */
+void vm_addresses_rested(struct host_vm *vm);
 
 /* --- vm_spawn.c ------------------------------------------------------------------------------- */
 

@@ -39,6 +39,27 @@ static int name_owner(struct host_vm *vm, const char *path, int rc)
 	return rc;
 }
 
+/*
+ * The definition may have been changed by who held the lock before; that of a guest that runs tells which
+ * disks it has, since it may have got and lost some, but is otherwise for its next start.
+ */
+static int load_def(struct host_vm *vm)
+{
+	struct vm_def *def = xmalloc(sizeof(*def));
+	int rc = vm_def_load(host_volume_fs(vm->volume), vm->name, def);
+
+	if (rc == 0) {
+		pthread_mutex_lock(&vm->lock);
+		if (vm->adopt)
+			vm_def_take_disks(&vm->def, def);
+		else
+			vm->def = *def;
+		pthread_mutex_unlock(&vm->lock);
+	}
+	free(def);
+	return rc;
+}
+
 static int take_lock(struct host_vm *vm)
 {
 	cleanup_free char *path = vm_path(vm->name, "vm");
@@ -48,8 +69,7 @@ static int take_lock(struct host_vm *vm)
 
 	if (rc == -EBUSY)
 		rc = name_owner(vm, path, rc);
-	/* A definition may have been changed by who held the lock before. */
-	return rc < 0 || vm->adopt ? rc : vm_def_load(fs, vm->name, &vm->def);
+	return rc < 0 ? rc : load_def(vm);
 }
 
 static int boot(struct host_vm *vm)

@@ -62,6 +62,7 @@ static int reboot(struct host_vm *vm)
 
 	free(config);
 	vm->panicked = false;
+	vm_addresses_rested(vm);
 	vm_tell(vm, "the guest rebooted");
 	return rc < 0 ? rc : vm_call_plain(vm, VMCTL_START, VM_START_MS);
 }

@@ -58,8 +58,7 @@ static int search_one(void *arg, struct host_volume *volume)
 	return host_volume_get(s->volumes, host_volume_name(volume), &s->hit);
 }
 
-/* "NAME" or "VOLUME:NAME" to a used volume and the VM's name. */
-static int find(struct host_call *call, struct host_volume **volume, const char **name)
+int vm_named(struct host_call *call, struct host_volume **volume, const char **name)
 {
 	struct search s = {.volumes = call->host->volumes};
 	const char *text, *colon;
@@ -105,7 +104,7 @@ static int find_running(struct host_call *call, struct host_vm **out)
 	struct host_volume *volume;
 	const char *name;
 	char owner[64];
-	int rc = find(call, &volume, &name);
+	int rc = vm_named(call, &volume, &name);
 
 	if (rc < 0)
 		return rc;
@@ -193,7 +192,7 @@ static int describe(struct host_call *call, struct host_volume *volume, const ch
 	int rc = 0;
 
 	if (vm)
-		*def = vm->def;
+		vm_get_def(vm, def);
 	else
 		rc = vm_def_load(host_volume_fs(volume), name, def);
 	if (rc == 0)
@@ -267,7 +266,7 @@ static int vm_show(struct host_call *call)
 {
 	struct host_volume *volume;
 	const char *name;
-	int rc = find(call, &volume, &name);
+	int rc = vm_named(call, &volume, &name);
 
 	if (rc < 0)
 		return rc;
@@ -324,7 +323,7 @@ static int vm_start(struct host_call *call)
 {
 	struct host_volume *volume, *again;
 	const char *name;
-	int rc = find(call, &volume, &name);
+	int rc = vm_named(call, &volume, &name);
 
 	if (rc < 0)
 		return rc;
@@ -470,7 +469,7 @@ static int vm_console_log(struct host_call *call)
 	struct host_volume *volume;
 	char volume_name[64], id[40];
 	const char *name;
-	int rc = find(call, &volume, &name);
+	int rc = vm_named(call, &volume, &name);
 
 	if (rc < 0)
 		return rc;
@@ -484,14 +483,24 @@ static int vm_console_log(struct host_call *call)
 
 /* --- rename, delete ------------------------------------------------------------------------------- */
 
-/* Work on a definition that nobody runs meanwhile: its lock is held as a VM's. */
-static int hold(struct host_volume *volume, const char *name, struct cfs_vm_lock **lock)
+int vm_hold(struct host_volume *volume, const char *name, struct cfs_vm_lock **lock)
 {
 	cleanup_free char *path = vm_path(name, "vm");
+	struct err_info why;
+	char owner[64];
 	int rc = cfs_vm_lock(host_volume_fs(volume), path, 0, lock);
 
-	if (rc == -EBUSY)
-		err_object("%s:%s", host_volume_name(volume), name);
+	if (rc != -EBUSY)
+		return rc;
+	err_save(&why, rc);
+	if (cfs_vm_owner(host_volume_fs(volume), path, owner, sizeof(owner)) == 0) {
+		rc = fail(-EBUSY, "vm %s: runs on host %s; say it there, or stop it first", name,
+			  owner);
+		err_holder("host %s", owner);
+	} else {
+		rc = err_restore(&why);
+	}
+	err_object("%s:%s", host_volume_name(volume), name);
 	return rc;
 }
 
@@ -505,10 +514,10 @@ static int vm_rename(struct host_call *call)
 	if (rc == 0)
 		rc = vm_check_name(to);
 	if (rc == 0)
-		rc = find(call, &volume, &name);
+		rc = vm_named(call, &volume, &name);
 	if (rc < 0)
 		return rc;
-	rc = hold(volume, name, &lock);
+	rc = vm_hold(volume, name, &lock);
 	if (rc == 0) {
 		cleanup_free char *old = vm_path(name, NULL), *new = vm_path(to, NULL);
 
@@ -529,11 +538,11 @@ static int vm_delete(struct host_call *call)
 	struct host_volume *volume;
 	struct cfs_vm_lock *lock;
 	const char *name;
-	int rc = find(call, &volume, &name);
+	int rc = vm_named(call, &volume, &name);
 
 	if (rc < 0)
 		return rc;
-	rc = hold(volume, name, &lock);
+	rc = vm_hold(volume, name, &lock);
 	if (rc == 0) {
 		struct cfs *fs = host_volume_fs(volume);
 		cleanup_free char *old = vm_path(name, NULL),

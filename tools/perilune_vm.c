@@ -129,6 +129,22 @@ static int console_run(struct cli_call *call)
 	return rc;
 }
 
+/* --- detach --------------------------------------------------------------------------------------- */
+
+static int detach_run(struct cli_call *call)
+{
+	json_t *result = NULL;
+	int rc = cli_request(call->cli, "vm", "detach", call->args, &result);
+	const char *note = json_string_value(json_object_get(result, "note"));
+
+	if (rc == 0 && note && !call->cli->quiet && !call->cli->json)
+		fprintf(stderr, "perilune: %s\n", note);
+	if (rc == 0)
+		cli_show(call, result);
+	json_decref(result);
+	return rc;
+}
+
 /* --- the table ------------------------------------------------------------------------------------ */
 
 static const struct cli_option create_options[] = {
@@ -160,6 +176,22 @@ static const struct cli_option console_options[] = {
 	{NULL, CLI_FLAG, NULL, NULL, false},
 };
 
+static const struct cli_option attach_options[] = {
+	{"disk", CLI_TEXT, "V:/p", "a disk on the VM's own volume", true},
+	{"lun-number", CLI_SIZE, "N",
+	 "its address in the guest, 0 to 1023 (the lowest that is free and was not freed under"
+	 " the guest that runs)",
+	 false},
+	{NULL, CLI_FLAG, NULL, NULL, false},
+};
+
+static const struct cli_option detach_options[] = {
+	{"force", CLI_FLAG, NULL,
+	 "also from a guest that uses it, stands still, or does not let go of it within 5 s",
+	 false},
+	{NULL, CLI_FLAG, NULL, NULL, false},
+};
+
 const struct cli_verb cli_vm_verbs[] = {
 	{"vm", "create", "name=NAME", "define a VM; any host of its volume can start it",
 	 "perilune vm create web1 --volume v1 --memory 1G --kernel /boot/vmlinuz", create_options,
@@ -180,6 +212,13 @@ const struct cli_verb cli_vm_verbs[] = {
 	 "its serial console; ^] leaves it. Without a terminal: input to the guest, the guest's"
 	 " output to standard output, until input ends",
 	 "perilune vm console web1", console_options, 0, NULL, console_run},
+	{"vm", "attach", "name=VM",
+	 "give it another disk, now and at each start; a guest that runs sees it by itself",
+	 "perilune vm attach web1 --disk v1:/logs", attach_options, 0, "", NULL},
+	{"vm", "detach", "name=VM disk=DISK",
+	 "take a disk from it; a guest that runs is told and waited for, one that uses the disk"
+	 " keeps it. Unmount it there first: without an agent that cannot be seen from here",
+	 "perilune vm detach web1 v1:/logs", detach_options, 0, "", detach_run},
 	{"vm", "rename", "name=VM to=NAME", "another name; the VM must be off",
 	 "perilune vm rename web1 www", NULL, 0, "", NULL},
 	{"vm", "delete", "name=VM", "delete its definition, kernel and initrd; its disks stay",

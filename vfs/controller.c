@@ -133,6 +133,7 @@ static void disk_full(struct vfs_disk *disk, bool is_full)
 {
 	struct controller *ctl = disk->owner;
 
+	disk->is_full = is_full;
 	if (ctl->events && ctl->events->full)
 		ctl->events->full(ctl->arg, disk, is_full);
 }
@@ -211,6 +212,8 @@ static int detach(struct controller *ctl, unsigned lun, void (*detached)(void *a
 	}
 	d = xcalloc(1, sizeof(*d));
 	*d = (struct detach){ctl, detached, arg};
+	if (disk->is_full)
+		disk_full(disk, false);
 	disk->full = NULL;
 	disk->resized = NULL;
 	vfs_close(disk, disk_closed, d);
@@ -323,6 +326,8 @@ struct call {
 	const char *path;
 	int fd;
 	struct controller_stats *stats;
+	struct controller_use *use;
+	bool leaving;
 };
 
 static int call_close(void *arg)
@@ -372,6 +377,36 @@ int controller_detach(struct controller *ctl, unsigned lun, void (*detached)(voi
 	struct call c = {.ctl = ctl, .lun = lun, .done = detached, .arg = arg};
 
 	return iothread_call(ctl->thread, call_detach, &c);
+}
+
+static int call_leave(void *arg)
+{
+	struct call *c = arg;
+
+	return vhost_scsi_leave(&c->ctl->scsi, c->lun, c->leaving);
+}
+
+int controller_leave(struct controller *ctl, unsigned lun, bool leaving)
+{
+	struct call c = {.ctl = ctl, .lun = lun, .leaving = leaving};
+
+	MUST(ctl->kind == CONTROLLER_SCSI && lun < CONTROLLER_LUNS);
+	return iothread_call(ctl->thread, call_leave, &c);
+}
+
+static int call_use(void *arg)
+{
+	struct call *c = arg;
+
+	return vhost_scsi_use(&c->ctl->scsi, c->lun, c->use);
+}
+
+int controller_get_use(struct controller *ctl, unsigned lun, struct controller_use *out)
+{
+	struct call c = {.ctl = ctl, .lun = lun, .use = out};
+
+	MUST(ctl->kind == CONTROLLER_SCSI && lun < CONTROLLER_LUNS);
+	return iothread_call(ctl->thread, call_use, &c);
 }
 
 static int call_listen(void *arg)

@@ -83,11 +83,26 @@ struct controller_lun {
 int controller_attach(struct controller *ctl, struct vfs_disk *disk,
 		      const struct controller_lun *options);
 /*
- * The LUN is gone for the guest at once (it is told; commands are answered 25/00), the disk is
- * closed, which ends its requests, then detached(arg) is called in the I/O thread. -ENOENT; blk:
+ * The LUN is gone for the guest at once (it is told, unless controller_leave has; commands are answered
+ * 25/00), the disk is closed, which ends its requests, then detached(arg) is called in the I/O thread. -ENOENT; blk:
  * -EBUSY while there is a client.
  */
 int controller_detach(struct controller *ctl, unsigned lun, void (*detached)(void *arg), void *arg);
+
+/*
+ * The first half of taking a LUN from a guest that runs: it is told that the LUN goes (true) and served
+ * still, so that it can write back and let go; or that it is there after all (false). SCSI only. -ENOENT.
+ */
+int controller_leave(struct controller *ctl, unsigned lun, bool leaving);
+/* What the guest does with a LUN meanwhile. */
+struct controller_use {
+	uint64_t medium;    /* commands taken that read, write or flush */
+	uint64_t flushes;   /* SYNCHRONIZE CACHE that succeeded */
+	unsigned in_flight; /* commands that have not ended */
+	bool listens;	    /* to events of this kind */
+	bool told;	    /* no event waits for a buffer of the guest's */
+};
+int controller_get_use(struct controller *ctl, unsigned lun, struct controller_use *out);
 
 /*
  * Listens on a unix socket at `path` (a stale one is replaced; mode 0600; removed when the

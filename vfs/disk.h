@@ -70,6 +70,7 @@ struct vfs_disk {
 	 * came back (false) and they go on. The VM is paused meanwhile. May be NULL.
 	 */
 	void (*full)(struct vfs_disk *disk, bool is_full);
+	bool is_full; /* the export's: what it was told last */
 	/* Told when the size changed; the export signals it to the guest. May be NULL. */
 	void (*resized)(struct vfs_disk *disk);
 	void *owner; /* the export's */

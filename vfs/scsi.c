@@ -93,6 +93,20 @@ struct vfs_disk *scsi_disk(const struct scsi_target *t, unsigned lun)
 	return lun < CONTROLLER_LUNS && t->lun[lun] ? t->lun[lun]->disk : NULL;
 }
 
+bool scsi_get_use(const struct scsi_target *t, unsigned number, struct scsi_use *out)
+{
+	const struct scsi_lun *lun = number < CONTROLLER_LUNS ? t->lun[number] : NULL;
+
+	*out = (struct scsi_use){0};
+	if (!lun)
+		return false;
+	out->medium = lun->medium;
+	out->flushes = lun->flushes;
+	for (const struct list *at = lun->commands.next; at != &lun->commands; at = at->next)
+		out->in_flight++;
+	return true;
+}
+
 int scsi_find(const struct scsi_target *t, const struct vfs_disk *disk)
 {
 	for (int i = 0; i < (int)CONTROLLER_LUNS; i++)
@@ -346,6 +360,8 @@ void scsi_finish(struct scsi_cmd *cmd)
 		list_del(&cmd->link);
 		lun->running--;
 		lun->alone = false;
+		if (cmd->op && cmd->op->flags & OP_FLUSHES && cmd->status == SCSI_GOOD)
+			lun->flushes++;
 	}
 	/* The caller may take it for a new one at once. */
 	cmd->done(cmd);
@@ -374,6 +390,8 @@ void scsi_execute(struct scsi_target *t, unsigned number, struct scsi_cmd *cmd)
 		absent(t, cmd);
 		return;
 	}
+	if (cmd->op && cmd->op->flags & (OP_READS | OP_WRITES | OP_FLUSHES))
+		lun->medium++;
 	idle = !last(lun) || last(lun)->running;
 	list_add_tail(&lun->commands, &cmd->link);
 	if (!idle || lun->alone || lun->starting || alone(cmd)) {

@@ -104,6 +104,15 @@ int scsi_attach(struct scsi_target *target, struct vfs_disk *disk,
  */
 int scsi_detach(struct scsi_target *target, unsigned lun, struct vfs_disk **disk);
 struct vfs_disk *scsi_disk(const struct scsi_target *target, unsigned lun); /* or NULL */
+/*
+ * What a guest does with a LUN: commands that were taken for its medium, SYNCHRONIZE CACHE among them, how many
+ * of these flushed, and the commands that have not ended. False: there is no such LUN.
+ */
+struct scsi_use {
+	uint64_t medium, flushes;
+	unsigned in_flight;
+};
+bool scsi_get_use(const struct scsi_target *target, unsigned lun, struct scsi_use *out);
 /* The LUN of a disk, or -ENOENT. */
 int scsi_find(const struct scsi_target *target, const struct vfs_disk *disk);
 

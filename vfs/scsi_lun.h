@@ -30,6 +30,7 @@ struct scsi_lun {
 	bool write_cache;
 	uint16_t attention[SCSI_ATTENTIONS];
 	unsigned attentions;
+	uint64_t medium, flushes;
 	struct list commands; /* all that have not ended, in the order they came */
 	unsigned running;
 	bool alone;	   /* the one that runs does so alone */
@@ -56,6 +57,7 @@ enum {
 	OP_ANY_STATE = 8, /* without regard to unit attentions */
 	OP_REPEATABLE = 16,
 	OP_FREE = 32, /* no LUN is needed */
+	OP_FLUSHES = 64,
 };
 struct scsi_op {
 	uint8_t code;

@@ -15,6 +15,7 @@ static void good(struct scsi_cmd *cmd)
 /* REPORT LUNS and REQUEST SENSE are handled before the table; they stand here to be reported. */
 #define WRITES	(OP_WRITES | OP_REPEATABLE)
 #define READS	(OP_READS | OP_REPEATABLE)
+#define FLUSHES (OP_FLUSHES | OP_REPEATABLE)
 #define ALL4	0xff, 0xff, 0xff, 0xff
 #define ALL8	ALL4, ALL4
 #define CONTROL 0x04
@@ -59,8 +60,8 @@ static const struct scsi_op table[] = {
 	{0xaf, -1, 12, OP_READS, scsi_verify, {0xaf, 0x16, ALL8, 0, CONTROL}},
 	{0x8f, -1, 16, OP_READS, scsi_verify, {0x8f, 0x16, ALL8, ALL4, 0, CONTROL}},
 	/* SYNCHRONIZE CACHE: harmless to repeat, not refused by WRITE EXCLUSIVE to its holder */
-	{0x35, -1, 10, OP_REPEATABLE, scsi_synchronize, {0x35, 0x02, ALL4, 0, 0xff, 0xff, CONTROL}},
-	{0x91, -1, 16, OP_REPEATABLE, scsi_synchronize, {0x91, 0x02, ALL8, ALL4, 0, CONTROL}},
+	{0x35, -1, 10, FLUSHES, scsi_synchronize, {0x35, 0x02, ALL4, 0, 0xff, 0xff, CONTROL}},
+	{0x91, -1, 16, FLUSHES, scsi_synchronize, {0x91, 0x02, ALL8, ALL4, 0, CONTROL}},
 	/* UNMAP, WRITE SAME */
 	{0x42, -1, 10, WRITES, scsi_unmap, {0x42, 0, 0, 0, 0, 0, 0, 0xff, 0xff, CONTROL}},
 	{0x41, -1, 10, WRITES, scsi_write_same, {0x41, 0x08, ALL4, 0, 0xff, 0xff, CONTROL}},

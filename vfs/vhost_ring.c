@@ -431,13 +431,18 @@ void vhost_ring_poke(struct vhost_ring *ring)
 struct vhost_req *vhost_ring_take(struct vhost_session *s, unsigned index)
 {
 	struct vhost_ring *ring;
+	struct vhost_req *req;
 
 	if (!s || index >= VHOST_RINGS)
 		return NULL;
 	ring = &s->ring[index];
 	if (!ring_runs(ring))
 		return NULL;
-	return take_next(ring);
+	req = take_next(ring);
+	/* None left: the driver is to kick with the next, wherever the last kick found the ring. */
+	if (!req && ring_runs(ring) && vring_want_kicks(&ring->q, &s->memory->mem))
+		req = take_next(ring);
+	return req;
 }
 
 /* --- starting and stopping --------------------------------------------------------------------- */

@@ -100,7 +100,7 @@ static void respond(struct scsi_request *r, const void *response, size_t bytes, 
 static void keep(struct vhost_scsi *scsi)
 {
 	struct kept kept = {.magic = KEPT_MAGIC};
-	void *place = vhost_session_kept(scsi->dev.session);
+	void *place = scsi->dev.session ? vhost_session_kept(scsi->dev.session) : NULL;
 
 	if (!place)
 		return;
@@ -395,12 +395,17 @@ static void send_events(struct vhost_scsi *scsi)
 	}
 }
 
+static bool listens(const struct vhost_scsi *scsi, unsigned feature)
+{
+	return scsi->dev.session && scsi->features >> feature & 1;
+}
+
 static void post_event(struct vhost_scsi *scsi, unsigned feature, unsigned type, unsigned lun,
 		       unsigned reason)
 {
 	struct vhost_scsi_event *e;
 
-	if (!scsi->dev.session || !(scsi->features >> feature & 1))
+	if (!listens(scsi, feature))
 		return; /* a guest that comes later, or does not listen, scans */
 	if (scsi->event_count == EVENTS) {
 		scsi->missed = true;
@@ -415,6 +420,20 @@ static void post_event(struct vhost_scsi *scsi, unsigned feature, unsigned type,
 	list_add_tail(&scsi->events, &e->link);
 	scsi->event_count++;
 	send_events(scsi);
+}
+
+static bool is_leaving(const struct vhost_scsi *scsi, unsigned lun)
+{
+	return scsi->leaving[lun / 8] >> lun % 8 & 1;
+}
+
+/* The guest is told that a LUN goes, or that it is there. */
+static void announce(struct vhost_scsi *scsi, unsigned lun, bool leaving)
+{
+	scsi->leaving[lun / 8] &= (uint8_t) ~(1u << lun % 8);
+	scsi->leaving[lun / 8] |= (uint8_t)(leaving << lun % 8);
+	post_event(scsi, VIRTIO_SCSI_F_HOTPLUG, VIRTIO_SCSI_T_TRANSPORT_RESET, lun,
+		   leaving ? VIRTIO_SCSI_EVT_RESET_REMOVED : VIRTIO_SCSI_EVT_RESET_RESCAN);
 }
 
 static void forget_events(struct vhost_scsi *scsi)
@@ -541,20 +560,49 @@ int vhost_scsi_attach(struct vhost_scsi *scsi, struct vfs_disk *disk,
 {
 	int rc = scsi_attach(scsi->target, disk, options);
 
-	if (rc == 0)
-		post_event(scsi, VIRTIO_SCSI_F_HOTPLUG, VIRTIO_SCSI_T_TRANSPORT_RESET, options->lun,
-			   VIRTIO_SCSI_EVT_RESET_RESCAN);
-	return rc;
+	if (rc < 0)
+		return rc;
+	keep(scsi);
+	announce(scsi, options->lun, false);
+	return 0;
+}
+
+int vhost_scsi_leave(struct vhost_scsi *scsi, unsigned lun, bool leaving)
+{
+	if (!vhost_scsi_has(scsi, lun))
+		return fail(-ENOENT, "controller %s: no disk at LUN %u", scsi->dev.name, lun);
+	if (is_leaving(scsi, lun) != leaving)
+		announce(scsi, lun, leaving);
+	return 0;
+}
+
+int vhost_scsi_use(struct vhost_scsi *scsi, unsigned lun, struct controller_use *out)
+{
+	struct scsi_use use;
+
+	if (!scsi_get_use(scsi->target, lun, &use))
+		return fail(-ENOENT, "controller %s: no disk at LUN %u", scsi->dev.name, lun);
+	*out = (struct controller_use){
+		.medium = use.medium,
+		.flushes = use.flushes,
+		.in_flight = use.in_flight,
+		.listens = listens(scsi, VIRTIO_SCSI_F_HOTPLUG),
+		.told = list_empty(&scsi->events),
+	};
+	return 0;
 }
 
 int vhost_scsi_detach(struct vhost_scsi *scsi, unsigned lun, struct vfs_disk **disk)
 {
 	int rc = scsi_detach(scsi->target, lun, disk);
 
-	if (rc == 0)
-		post_event(scsi, VIRTIO_SCSI_F_HOTPLUG, VIRTIO_SCSI_T_TRANSPORT_RESET, lun,
-			   VIRTIO_SCSI_EVT_RESET_REMOVED);
-	return rc;
+	if (rc < 0)
+		return rc;
+	keep(scsi);
+	if (!is_leaving(scsi, lun)) /* else it knows */
+		announce(scsi, lun, true);
+	scsi->leaving[lun / 8] &= (uint8_t) ~(1u << lun % 8);
+	return 0;
 }
 
 bool vhost_scsi_has(const struct vhost_scsi *scsi, unsigned lun)

@@ -23,6 +23,7 @@ struct vhost_scsi {
 	struct list tasks;  /* task management that waits for commands to end */
 	struct list events; /* not sent yet */
 	unsigned event_count;
+	uint8_t leaving[CONTROLLER_LUNS / 8]; /* a bit each: the guest was told that it goes */
 	bool missed; /* events were lost, or a daemon died: EVENTS_MISSED goes with the next */
 	uint64_t features;
 };
@@ -33,7 +34,9 @@ void vhost_scsi_init(struct vhost_scsi *scsi);
 void vhost_scsi_destroy(struct vhost_scsi *scsi);
 int vhost_scsi_attach(struct vhost_scsi *scsi, struct vfs_disk *disk,
 		      const struct controller_lun *options);
-/* As scsi_detach; the guest is told. */
+int vhost_scsi_leave(struct vhost_scsi *scsi, unsigned lun, bool leaving);
+int vhost_scsi_use(struct vhost_scsi *scsi, unsigned lun, struct controller_use *out);
+/* As scsi_detach; the guest is told, if it was not. */
 int vhost_scsi_detach(struct vhost_scsi *scsi, unsigned lun, struct vfs_disk **disk);
 bool vhost_scsi_has(const struct vhost_scsi *scsi, unsigned lun);
 void vhost_scsi_resized(struct vhost_scsi *scsi, struct vfs_disk *disk);

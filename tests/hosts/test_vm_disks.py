@@ -21,7 +21,7 @@ def test_a_disk_grows_under_its_guest(host):
         assert shell.run('c', 'c ') == f'c {64 * MiB // 4096}'
         shell.run('w 16000 300 1 5', 'w ok')
         assert host.json('disk', 'resize', 'v1:/a.disk', '--size', '20G')['size'] == 20480 * MiB
-        assert shell.expect('event ') == f'event 3 {0x2a | 0x09 << 8}'      # parameters changed: capacity
+        assert shell.expect('event ') == f'event 3 {0x2a | 0x09 << 8} 0'     # parameters changed: capacity
         assert shell.run('t', 't ') == 't 6 42 9'                           # and a unit attention says so
         assert shell.run('t', 't ') == 't ok'
         assert shell.run('c', 'c ') == f'c {20480 * MiB // 4096}'

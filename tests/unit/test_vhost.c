@@ -660,6 +660,102 @@ static void test_scsi_events(void **state)
 	tear_down(&w);
 }
 
+/* Takes the event that lies in the one buffer there is, and gives the buffer back. */
+static void next_event(struct world *w, struct virtio_scsi_event *out)
+{
+	struct front_piece p = {w->f.data_offset, sizeof(*out)};
+	uint16_t old = w->f.q[1].avail_idx;
+
+	front_add(&w->f, 1, &p, 0, 1);
+	front_kick(&w->f, 1, old);
+	assert_true(front_wait(&w->f, 1, NULL, 5000) >= 0);
+	memcpy(out, w->f.mem + w->f.data_offset, sizeof(*out));
+}
+
+/* A LUN that leaves is served still; what the guest does with it shows. */
+static void test_scsi_leave(void **state)
+{
+	struct virtio_scsi_event e;
+	struct controller_use use;
+	struct front_scsi s;
+	struct world w;
+	uint64_t at;
+
+	(void)state;
+	set_up(&w, CONTROLLER_SCSI, true);
+	assert_int_equal(controller_get_use(w.ctl, 0, &use), 0);
+	assert_false(use.listens);
+	w.f.features |= 1ULL << VIRTIO_SCSI_F_HOTPLUG;
+	begin(&w);
+	at = w.f.data_offset + 8192;
+	scsi_lun(&s, 0);
+	assert_int_equal(front_scsi(&w.f, &s, at), 0); /* power on */
+	assert_int_equal(controller_leave(w.ctl, 1, true), -ENOENT);
+	assert_int_equal(controller_leave(w.ctl, 0, true), 0);
+	assert_int_equal(controller_leave(w.ctl, 0, true), 0); /* said once */
+	assert_int_equal(controller_get_use(w.ctl, 0, &use), 0);
+	assert_true(use.listens && !use.told && !use.medium && !use.flushes && !use.in_flight);
+	next_event(&w, &e);
+	assert_int_equal(e.reason, VIRTIO_SCSI_EVT_RESET_REMOVED);
+	scsi_lun(&s, 0);
+	s.cdb[0] = 0x2a;
+	s.cdb[8] = 1;
+	s.out_bytes = 512;
+	assert_int_equal(front_scsi(&w.f, &s, at), 0);
+	assert_int_equal(s.resp.status, 0);
+	scsi_lun(&s, 0);
+	s.cdb[0] = 0x35;
+	assert_int_equal(front_scsi(&w.f, &s, at), 0);
+	assert_int_equal(controller_get_use(w.ctl, 0, &use), 0);
+	assert_true(use.told);
+	assert_int_equal(use.medium, 2);
+	assert_int_equal(use.flushes, 1);
+	assert_int_equal(controller_leave(w.ctl, 0, false), 0); /* it stays after all */
+	next_event(&w, &e);
+	assert_int_equal(e.reason, VIRTIO_SCSI_EVT_RESET_RESCAN);
+	assert_int_equal(controller_leave(w.ctl, 0, true), 0);
+	next_event(&w, &e);
+	assert_int_equal(controller_detach(w.ctl, 0, NULL, NULL), 0);
+	for (unsigned i = 0; i < 2000 && !w.m->closed; i++)
+		sleep_ms(1);
+	scsi_lun(&s, 0);
+	assert_int_equal(front_scsi(&w.f, &s, at), 0);
+	assert_int_equal(s.resp.sense[12], 0x25);
+	assert_int_equal(controller_get_use(w.ctl, 0, &use), -ENOENT);
+	tear_down(&w);
+}
+
+/* A guest that takes no events for long hears of the first ones, and that it missed some. */
+static void test_scsi_events_missed(void **state)
+{
+	struct virtio_scsi_event e;
+	struct memdisk *m[100];
+	unsigned n = 0;
+	struct world w;
+
+	(void)state;
+	set_up(&w, CONTROLLER_SCSI, true);
+	w.f.features |= 1ULL << VIRTIO_SCSI_F_HOTPLUG;
+	begin(&w);
+	for (unsigned i = 0; i < ARRAY_SIZE(m); i++) {
+		struct controller_lun lun = {.lun = i + 1};
+
+		m[i] = memdisk_new(iothread_loop(w.t), DISK);
+		assert_int_equal(controller_attach(w.ctl, &m[i]->disk, &lun), 0);
+	}
+	next_event(&w, &e);
+	assert_int_equal(e.event, VIRTIO_SCSI_T_EVENTS_MISSED | VIRTIO_SCSI_T_TRANSPORT_RESET);
+	assert_int_equal(e.lun[3], 1);
+	while (n < 63) {
+		next_event(&w, &e);
+		assert_int_equal(e.event, VIRTIO_SCSI_T_TRANSPORT_RESET);
+		assert_int_equal(e.lun[3], ++n + 1);
+	}
+	tear_down(&w);
+	for (unsigned i = 0; i < ARRAY_SIZE(m); i++)
+		memdisk_free(m[i]);
+}
+
 /* --- the in-flight region by itself: a kill between any two steps ------------------------------ */
 
 static void test_inflight_steps(void **state)
@@ -717,6 +813,8 @@ int main(void)
 		cmocka_unit_test(test_scsi),
 		cmocka_unit_test(test_scsi_reset_waits),
 		cmocka_unit_test(test_scsi_events),
+		cmocka_unit_test(test_scsi_leave),
+		cmocka_unit_test(test_scsi_events_missed),
 		cmocka_unit_test(test_inflight_steps),
 	};
 

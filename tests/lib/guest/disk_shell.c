@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * disk_shell.c: a payload guest (see vmm.py) that drives LUN 0 of a virtio-scsi controller as told
+ * disk_shell.c: a payload guest (see vmm.py) that drives LUNs of a virtio-scsi controller as told
  * on its serial port, a command a line, numbers in decimal, blocks of 4 KiB:
  *
+ *	l LUN				what follows is for that LUN (0 at first); "l ok"
+ *	L				REPORT LUNS; "L COUNT LAST", and "L LUN" of each with `L 1`
  *	w FIRST COUNT STRIDE STAMP	writes blocks FIRST, FIRST + STRIDE, ...; "w ok"
  *	r FIRST COUNT STRIDE STAMP	reads and compares; "r ok"
  *	f				SYNCHRONIZE CACHE; "f ok"
@@ -17,7 +19,7 @@
  *
  * It does little per request: where KVM emulates its guests, an instruction takes a microsecond.
  * Whatever is wrong is said in a line that begins with "bad": an error, wrong data, a request that
- * is answered twice. Says "ready" when it is, and "event TYPE REASON" when the device sends one.
+ * is answered twice. Says "ready" when it is, and "event TYPE REASON LUN" when the device sends one.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -38,6 +40,7 @@ enum { CONTROL, EVENTS, REQUEST }; /* queues */
 #define WRITE_16    0x8a
 #define SYNC_16	    0x91
 #define CAPACITY_16 0x9e
+#define REPORT_LUNS 0xa0
 #define TUR	    0x00
 
 struct slot {
@@ -74,6 +77,7 @@ static uint8_t stack[16384] __attribute__((aligned(16), used));
 
 static volatile struct virtio_pci_common_cfg *common;
 static uint16_t notify_port, seen;
+static uint32_t lun;
 static unsigned in_flight, errors;
 static uint64_t tag;
 static uint16_t free_slot[RING];
@@ -283,6 +287,8 @@ static struct slot *take_slot(uint8_t op)
 	s->busy = true;
 	s->check = false;
 	s->req.tag = ++tag;
+	s->req.lun[2] = lun < 256 ? 0 : (uint8_t)(0x40 | lun >> 8);
+	s->req.lun[3] = (uint8_t)lun;
 	s->req.cdb[0] = op;
 	s->req.cdb[1] = 0;
 	s->resp.response = s->resp.status = 0xff;
@@ -541,6 +547,36 @@ static void capacity(void)
 	say("\n");
 }
 
+static uint32_t lun_of(const uint8_t *p)
+{
+	return (p[0] & 0x3fu) << 8 | p[1];
+}
+
+static void report_luns(const char *p)
+{
+	struct slot *s = take_slot(REPORT_LUNS);
+	const uint8_t *d = data[s - slot];
+	uint32_t n, all;
+
+	parse(p, &all);
+	memset(s->req.cdb + 1, 0, 15);
+	put_32(s->req.cdb + 6, BLOCK);
+	send(s, s->in, 3);
+	wait_for(0);
+	if (!good(s))
+		bad("REPORT LUNS", s);
+	n = ((uint32_t)d[2] << 8 | d[3]) / 8;
+	for (uint32_t i = 1; all && i <= n; i++) {
+		say("L");
+		say_number(lun_of(d + 8 * i));
+		say("\n");
+	}
+	say("L");
+	say_number(n);
+	say_number(n ? lun_of(d + 8 * n) : 0);
+	say("\n");
+}
+
 static void test_unit(void)
 {
 	struct slot *s = single(TUR, 0, false);
@@ -572,6 +608,13 @@ static void obey(const char *line)
 	case 'w':
 	case 'r':
 		range(line[0] == 'w', line + 1);
+		break;
+	case 'l':
+		parse(line + 1, &lun);
+		say("l ok\n");
+		break;
+	case 'L':
+		report_luns(line + 1);
 		break;
 	case 'f':
 		sync_cache();
@@ -619,6 +662,7 @@ static void look_at_events(void)
 		say("event");
 		say_number(event_buffer[i].event);
 		say_number(event_buffer[i].reason);
+		say_number(lun_of(event_buffer[i].lun + 2));
 		say("\n");
 		give_event_buffer(i);
 	}

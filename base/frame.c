@@ -25,6 +25,13 @@ static const struct {
 	{FRAME_EVICT, sizeof(struct frame_evict), 0},
 	{FRAME_EVICTED, sizeof(struct frame_evict), 0},
 	{FRAME_CALL, PEER_CALL_MAX, FRAME_BODY_MAX},
+	{FRAME_MIG_BEGIN, PEER_MIG_BEGIN_MAX, PEER_MIG_BEGIN_MAX},
+	{FRAME_MIG_JOIN, 32, 8},
+	{FRAME_MIG_PAGES, PEER_MIG_PAGES_MAX, 0},
+	{FRAME_MIG_ABSENT, PEER_MIG_PAGES_MAX, 0},
+	{FRAME_MIG_ROUND, 8, 8},
+	{FRAME_MIG_STATE, PEER_MIG_STATE_MAX, 8},
+	{FRAME_MIG_OFFERED, 8, 8},
 };
 
 uint32_t frame_type_max(uint16_t type, unsigned flags)

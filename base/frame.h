@@ -23,7 +23,7 @@
 #define FRAME_MAGIC    0x31464c50u /* "PLF1" */
 #define FRAME_BODY_MAX (16u * 1024 * 1024)
 
-/* Numbers never change their meaning. Room is left for what comes: 64 blocks, 96 migration. */
+/* Numbers never change their meaning. Room is left for what comes: 64 blocks. */
 enum frame_type {
 	FRAME_HELLO = 1, /* first frame of each side: struct frame_hello */
 	FRAME_BYE = 2,	 /* last: why, a struct frame_error */
@@ -34,6 +34,15 @@ enum frame_type {
 	FRAME_EVICT = 18,   /* struct frame_evict: look at that claim; only a hint */
 	FRAME_EVICTED = 19, /* struct frame_evict: my beat says so; only a hint */
 	FRAME_CALL = 32,    /* request: JSON, a verb to run; answer: le32 HTTP status, text */
+	/* Migration, on connections of purpose STREAM only (peer_stream.h); bodies: migrate/wire.h. */
+	FRAME_MIG_BEGIN = 96,  /* request, first on a control stream: JSON; answer: JSON */
+	FRAME_MIG_JOIN = 97,   /* request, first on a data stream: whose it is; answer: le64 0 */
+	FRAME_MIG_PAGES = 98,  /* ranges of memory and their bytes */
+	FRAME_MIG_ABSENT = 99, /* ranges that are zero */
+	FRAME_MIG_ROUND = 100, /* request: le64 round, all sent; answer: the same, all in place */
+	FRAME_MIG_STATE = 101, /* request: the machine's state; answer, when it is loaded: le64 0 */
+	FRAME_MIG_OFFERED =
+		102, /* request: the VM's lock is offered; answer, when it runs: le64 0 */
 };
 
 #define FRAME_ANSWER 1u

@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/loop.h"
+#include "base/peer_stream.h"
 
 #define TICK_MS	   500u
 #define READ_TURN  (256u * 1024) /* bytes taken in one turn; then others have theirs */
@@ -45,6 +46,7 @@ struct peer_conn {
 	struct loop_watch watch;
 	struct loop_timer timer, resume;
 	struct loop_work flush_work, end_work;
+	void (*taken)(void *arg, struct peer_stream *stream);
 	uint64_t wait_until_ns, open_until_ns, heard_ns, sent_ns;
 	uint64_t their_clock_ns, arrived_ns;
 	uint8_t *in;
@@ -103,6 +105,40 @@ static void end_posted(struct loop_work *work)
 	loop_watch_remove(&c->watch, watch_closed);
 	close(c->fd);
 	c->fd = -1;
+}
+
+static void detach_posted(struct loop_work *work)
+{
+	struct peer_conn *c = container_of(work, struct peer_conn, end_work);
+	struct peer_stream_parts parts = {
+		.fd = c->fd,
+		.tls = c->tls,
+		.in = c->in,
+		.in_bytes = c->in_bytes,
+		.out = c->out ? c->out + c->out_at : NULL,
+		.out_bytes = c->out_bytes - c->out_at,
+		.theirs = &c->theirs,
+		.address = c->address,
+	};
+
+	end_requests(c);
+	loop_timer_cancel(&c->timer);
+	loop_timer_cancel(&c->resume);
+	loop_watch_remove(&c->watch, watch_closed);
+	c->fd = -1;
+	c->tls = NULL;
+	c->taken(c->arg, peer_stream_create(&parts));
+	c->events->closed(c->arg, c, 0, "it goes on as a stream");
+}
+
+void peer_conn_detach(struct peer_conn *c, void (*taken)(void *arg, struct peer_stream *stream))
+{
+	MUST(c->state == OPEN);
+	err_save(&c->why, fail(-ECANCELED, "it goes on as a stream"));
+	c->state = CLOSING;
+	c->taken = taken;
+	c->end_work.fn = detach_posted;
+	loop_defer(c->loop, &c->end_work);
 }
 
 /* The reason is this thread's error for `err`. `tell` the other side. */

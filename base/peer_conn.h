@@ -32,6 +32,7 @@
 
 struct loop;
 struct peer_conn;
+struct peer_stream;
 
 #define PEER_OPEN_MS	  6000u /* from the first byte to open */
 #define PEER_PING_MS	  2000u
@@ -64,7 +65,7 @@ struct peer_conn_events {
 	int (*frame)(void *arg, struct peer_conn *conn, const struct frame *frame);
 	void (*room)(void *arg, struct peer_conn *conn); /* may be NULL */
 	/* The last word; `conn` is gone after it. `err` tells why (negative), in words; -EACCES: it
-	 * did not know the secret. */
+	 * did not know the secret; 0: it was detached. */
 	void (*closed)(void *arg, struct peer_conn *conn, int err, const char *why);
 };
 
@@ -76,6 +77,12 @@ int peer_conn_connect(struct peer_conn **out, struct loop *loop, const struct ne
 /* Takes `fd`, a connected socket. The handshake begins `wait_ms` from now. */
 int peer_conn_accept(struct peer_conn **out, struct loop *loop, int fd, unsigned wait_ms,
 		     const struct peer_conn_events *events, void *arg);
+/*
+ * The connection, open, leaves its loop: in this turn or the next `taken` gets socket, TLS and what
+ * was read beyond the last frame that was handed out, as a stream of its own; then `closed` with 0.
+ * Requests under way end as with any other end.
+ */
+void peer_conn_detach(struct peer_conn *conn, void (*taken)(void *arg, struct peer_stream *stream));
 /* Ends it: a BYE with the reason, then `closed` in this turn or the next. Idempotent. */
 void peer_conn_close(struct peer_conn *conn, int err, const char *why);
 

@@ -26,15 +26,19 @@ struct frame;
 #define PEER_VERSION_MAX 1u
 
 /* Features of this side; what both have is spoken. */
-#define PEER_F_HINTS  1ull /* WISH, FREED, EVICT, EVICTED */
-#define PEER_F_CALLS  2ull /* CALL */
-#define PEER_FEATURES (PEER_F_HINTS | PEER_F_CALLS)
+#define PEER_F_HINTS   1ull /* WISH, FREED, EVICT, EVICTED */
+#define PEER_F_CALLS   2ull /* CALL */
+#define PEER_F_MIGRATE 4ull /* connections of purpose STREAM, MIG_... */
+#define PEER_FEATURES  (PEER_F_HINTS | PEER_F_CALLS | PEER_F_MIGRATE)
 
 /* What a connection is for: bulk streams have connections of their own. */
 enum peer_purpose { PEER_CONTROL = 1, PEER_STREAM = 2 };
 
-#define PEER_HINTS_MAX 64u		   /* locks in one WISH or FREED */
-#define PEER_CALL_MAX  (16u * 1024 * 1024) /* bytes of a CALL */
+#define PEER_HINTS_MAX	   64u		       /* locks in one WISH or FREED */
+#define PEER_CALL_MAX	   (16u * 1024 * 1024) /* bytes of a CALL */
+#define PEER_MIG_BEGIN_MAX (512u * 1024)
+#define PEER_MIG_PAGES_MAX (320u * 1024)
+#define PEER_MIG_STATE_MAX (16u * 1024 * 1024)
 
 struct frame_hello {
 	le16 version_min;   /* 0x00 the server's: both the version chosen */

@@ -21,6 +21,7 @@
 #include "host/db.h"
 #include "host/event.h"
 #include "host/lun.h"
+#include "host/migrations.h"
 #include "host/peers.h"
 #include "host/task.h"
 #include "host/vm.h"
@@ -106,6 +107,8 @@ static int bring_up(struct host *host, const struct host_options *o)
 	if (rc == 0)
 		rc = host_vms_create(host, &host->vms);
 	if (rc == 0)
+		rc = host_migrations_create(host, &host->migrations);
+	if (rc == 0)
 		rc = host_peers_create(host, o->listen, &host->peers);
 	if (rc == 0)
 		rc = host_volumes_create(host, &host->volumes);
@@ -145,10 +148,12 @@ void host_stop(struct host *host)
 	host_peers_quiesce(host->peers);
 	host_api_stop(host->api);
 	host_tasks_destroy(host->tasks);
+	host_migrations_quiesce(host->migrations);
 	host_volumes_quiesce(host->volumes);
 	host_vms_destroy(host->vms);
 	host_volumes_destroy(host->volumes);
 	host_peers_destroy(host->peers);
+	host_migrations_destroy(host->migrations);
 	if (host->events)
 		host_event(host->events, "daemon", host->name, "stopped");
 	host_luns_destroy(host->luns);

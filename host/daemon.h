@@ -15,6 +15,7 @@ struct host_api;
 struct host_db;
 struct host_events;
 struct host_luns;
+struct host_migrations;
 struct host_peers;
 struct host_tasks;
 struct host_vms;
@@ -30,6 +31,7 @@ struct host {
 	struct host_events *events;
 	struct host_tasks *tasks;
 	struct host_luns *luns;
+	struct host_migrations *migrations;
 	struct host_peers *peers;
 	struct host_volumes *volumes;
 	struct host_vms *vms;

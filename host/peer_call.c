@@ -192,8 +192,8 @@ void peer_calls_fail(struct peer_link *l, int err, const char *why)
 	}
 }
 
-/* The best of the links to a host of that name: one that is open, else one that could be. */
-static int find_link(struct host_peers *p, const char *on, struct peer_link **out)
+int peer_link_find(struct host_peers *p, const struct cfs *fs, const char *on,
+		   struct peer_link **out)
 {
 	struct peer_link *best = NULL;
 	struct peer_volume *v;
@@ -202,7 +202,8 @@ static int find_link(struct host_peers *p, const char *on, struct peer_link **ou
 		for (unsigned i = 0; v->fs && i < PEER_SLOTS; i++) {
 			struct peer_link *l = &v->to[i];
 
-			if (!l->epoch || (strcmp(l->name, on) && strcmp(l->id, on)))
+			if (!l->epoch || (strcmp(l->name, on) && strcmp(l->id, on)) ||
+			    (fs && v->fs != fs))
 				continue;
 			if (best && strcmp(best->id, l->id))
 				return two_names(on);
@@ -210,9 +211,9 @@ static int find_link(struct host_peers *p, const char *on, struct peer_link **ou
 				best = l;
 		}
 	if (!best)
-		return fail(-ENOENT,
-			    "host %s: on none of the volumes mounted here; see perilune host list",
-			    on);
+		return fail(-ENOENT, "host %s: on %s; see perilune host list", on,
+			    fs ? "this volume there is none of that name"
+			       : "none of the volumes mounted here");
 	*out = best;
 	return 0;
 }
@@ -226,7 +227,7 @@ static void call_posted(struct loop_work *work)
 
 	pthread_mutex_lock(&p->lock);
 	peers_look(p);
-	rc = p->no_calls ? fail(-ENOTCONN, "perilund is stopping") : find_link(p, c->on, &l);
+	rc = p->no_calls ? fail(-ENOTCONN, "perilund is stopping") : peer_link_find(p, NULL, c->on, &l);
 	if (rc == 0) {
 		memcpy(c->host, l->name, sizeof(c->host));
 		if (!peer_link_need(l, true))

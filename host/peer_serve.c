@@ -87,8 +87,9 @@ static int on_hello(void *arg, struct peer_conn *conn, const char *identity,
 
 	(void)conn;
 	proved(s);
-	if (theirs->purpose != PEER_CONTROL)
-		return fail(-EPROTONOSUPPORT, "host %s serves no streams", s->peers->host->name);
+	if (theirs->purpose == PEER_STREAM && !(theirs->features & PEER_F_MIGRATE))
+		return fail(-EPROTONOSUPPORT, "host %s: a stream for nothing that is known here",
+			    theirs->name);
 	pthread_mutex_lock(&s->peers->lock);
 	v = peers_volume(s->peers, identity);
 	if (!v) {
@@ -102,7 +103,7 @@ static int on_hello(void *arg, struct peer_conn *conn, const char *identity,
 	if (rc == 0) {
 		*mine = (struct peer_hello){.version_min = PEER_VERSION_MIN,
 					    .version_max = PEER_VERSION_MAX,
-					    .purpose = PEER_CONTROL,
+					    .purpose = theirs->purpose,
 					    .features = PEER_FEATURES,
 					    .slot = v->slot,
 					    .epoch = v->epoch};
@@ -115,11 +116,16 @@ static int on_hello(void *arg, struct peer_conn *conn, const char *identity,
 	return rc;
 }
 
+static void on_stream(void *arg, struct peer_stream *stream)
+{
+	peer_stream_serve(arg, stream);
+}
+
 static void on_opened(void *arg, struct peer_conn *conn)
 {
-	struct peer_served *s = arg;
-
-	(void)s;
+	if (peer_conn_theirs(conn)->purpose == PEER_STREAM)
+		peer_conn_detach(conn, on_stream);
+	(void)arg;
 	log_debug("peers", "host %s connected from %s", peer_conn_theirs(conn)->name,
 		  peer_conn_address(conn));
 }
@@ -144,6 +150,13 @@ static int on_frame(void *arg, struct peer_conn *conn, const struct frame *f)
 	case FRAME_HELLO:
 	case FRAME_BYE:
 	case FRAME_PING:
+	case FRAME_MIG_BEGIN:
+	case FRAME_MIG_JOIN:
+	case FRAME_MIG_PAGES:
+	case FRAME_MIG_ABSENT:
+	case FRAME_MIG_ROUND:
+	case FRAME_MIG_STATE:
+	case FRAME_MIG_OFFERED:
 		break;
 	}
 	return fail(-EBADMSG, "a frame of type %u", f->type);

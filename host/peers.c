@@ -363,6 +363,7 @@ int host_peers_create(struct host *host, const char *listen, struct host_peers *
 	list_init(&p->volumes);
 	list_init(&p->served);
 	peer_calls_init(p);
+	peer_streams_init(p);
 	peer_hints_init(p);
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->idle, NULL);
@@ -397,6 +398,7 @@ static void stop_posted(struct loop_work *work)
 	if (p->listen_watch.active)
 		loop_watch_remove(&p->listen_watch, NULL);
 	peer_served_close_all(p, NULL, "perilund is stopping");
+	peer_streams_stop(p);
 	list_for_each (v, &p->volumes, link)
 		for (unsigned i = 0; i < PEER_SLOTS; i++)
 			peer_link_drop(&v->to[i], -ESHUTDOWN, "perilund is stopping");

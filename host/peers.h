@@ -65,6 +65,17 @@ void host_peers_hint(struct host_peers *peers, struct cfs *fs, uint64_t slots,
 void host_peers_describe(struct host_peers *peers, struct cfs *fs, const struct cfs_host_info *h,
 			 json_t *into);
 
+/* --- streams for bulk (peer_streams.c) ------------------------------------------------------------- */
+
+struct peer_stream;
+/*
+ * Opens one to the host named `on` (its name, or its id) over the volume `fs`. Blocks, some seconds at most;
+ * for pools and threads of their own. *out is the caller's to end; it outlives `peers`, and the volume must
+ * not be left meanwhile. -ENOENT, -EINVAL, -EHOSTUNREACH, -EPROTONOSUPPORT (too old), in words.
+ */
+int host_peers_stream(struct host_peers *peers, struct cfs *fs, const char *on,
+		      struct peer_stream **out);
+
 /* --- relayed calls (peer_call.c) ----------------------------------------------------------------- */
 
 /* An answer, as the API gives it: HTTP status and text, or bytes. */

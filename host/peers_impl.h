@@ -33,6 +33,7 @@
 #define PEER_HINT_OLD_MS   1000u /* by then the beats have told it */
 
 struct host_peers;
+struct peer_stream;
 struct peer_volume;
 struct strangers;
 
@@ -103,6 +104,7 @@ struct host_peers {
 	struct loop_timer look;
 	struct loop_work stop_work, leave_work, finish_work, hint_work;
 	struct list finished;	     /* struct peer_call that ended without an answer */
+	struct list streams;	     /* struct stream_ask that connect */
 	struct strangers *strangers; /* loop's thread only */
 	struct pool *workers, *quick;
 
@@ -115,7 +117,7 @@ struct host_peers {
 		char identity[TLS_IDENTITY_BYTES];
 		uint64_t until_ms; /* BOOTTIME */
 	} awaited[PEER_AWAITED];
-	unsigned calls; /* of ours, under way */
+	unsigned calls; /* of ours, under way; streams that connect, too */
 	unsigned runs;	/* of others, in the pools */
 };
 
@@ -153,8 +155,17 @@ void peer_served_look(struct peer_volume *v, const struct cfs_host_info *hosts, 
 void peer_served_close_all(struct host_peers *p, struct peer_volume *only, const char *why);
 void peer_served_put(struct peer_served *s); /* lock held: frees it if nothing names it */
 
+/* peer_streams.c: loop's thread, lock held. */
+void peer_streams_init(struct host_peers *p);
+void peer_streams_stop(struct host_peers *p);
+/* A served connection of purpose STREAM is open: it is handed on, without the lock. */
+void peer_stream_serve(struct peer_served *s, struct peer_stream *stream);
+
 /* peer_call.c: loop's thread, lock held. */
 struct peer_call;
+/* The best of the links to a host of that name, on any volume or that of `fs`: one that is open, else one that could be. */
+int peer_link_find(struct host_peers *p, const struct cfs *fs, const char *on,
+		   struct peer_link **out);
 void peer_calls_init(struct host_peers *p);
 /* The link is open, or failed: its waiting calls go out, or end. */
 void peer_calls_go(struct peer_link *l);

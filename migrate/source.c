@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0
+/* source.c: rounds, then the last pages and the state. */
+#include "migrate/source.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/peer_stream.h"
+#include "migrate/estimate.h"
+#include "migrate/memory.h"
+#include "migrate/sender.h"
+
+#define LOOK_MS	  100u	      /* between looks at how far it is */
+#define FEW_BYTES (256 * KiB) /* so few last pages go on the control stream, without a round */
+#define RUN_BYTES (256 * KiB)
+#define STEADY_MS 500u /* a throttled guest has had that long before it is judged */
+
+struct mig_source {
+	struct mig_source_options o;
+	struct mig_sender *sender;
+	struct mig_packer *packer;
+	struct mig_dirty dirty;
+	struct mig_estimate estimate;
+	struct mig_progress progress;
+	uint64_t ping_ms, round_ns, round_sent, round_waited;
+	uint64_t marked; /* a round that is under way on the data streams; 0: none */
+	bool began;
+	atomic_bool cancelled;
+};
+
+int mig_source_create(struct mig_source **out, const struct mig_source_options *o)
+{
+	struct mig_source *s = xcalloc(1, sizeof(*s));
+	int rc;
+
+	s->o = *o;
+	mig_dirty_init(&s->dirty, o->memory);
+	s->packer = mig_packer_create(o->memory_fd);
+	mig_estimate_init(&s->estimate, o->max_downtime_ms * NS_PER_MS, o->constant_ms * NS_PER_MS);
+	rc = mig_sender_create(&s->sender, s->o.streams, o->streams_n, o->memory_fd, o->bandwidth);
+	if (rc < 0) {
+		mig_source_destroy(s);
+		return rc;
+	}
+	*out = s;
+	return 0;
+}
+
+void mig_source_destroy(struct mig_source *s)
+{
+	if (!s)
+		return;
+	mig_sender_destroy(s->sender);
+	mig_packer_destroy(s->packer);
+	mig_dirty_free(&s->dirty);
+	free(s);
+}
+
+void mig_source_cancel(struct mig_source *s)
+{
+	atomic_store(&s->cancelled, true);
+	peer_stream_cancel(s->o.control);
+	for (unsigned i = 0; i < s->o.streams_n; i++)
+		peer_stream_cancel(s->o.streams[i]);
+}
+
+/* --- rounds -------------------------------------------------------------------------------------- */
+
+static void measure(struct mig_source *s)
+{
+	struct mig_progress *p = &s->progress;
+	uint64_t ns = clock_boot_ns() - s->round_ns, done;
+	struct mig_sent sent;
+
+	mig_sender_sent(s->sender, &sent);
+	p->sent = sent.bytes;
+	p->zeroes = sent.zeroes;
+	if (ns > LOOK_MS * NS_PER_MS && sent.bytes > s->round_sent)
+		p->rate = (uint64_t)((double)(sent.bytes - s->round_sent) * 1e9 / (double)ns);
+	p->throttle = s->estimate.throttle;
+	p->round = s->estimate.rounds;
+	done = sent.bytes + sent.zeroes;
+	if (p->round == 0)
+		p->remaining = p->total > done ? p->total - done : 0;
+	p->eta_ms = p->rate ? p->remaining * 1000 / p->rate : UINT64_MAX;
+	p->blackout_ms = mig_estimate_blackout(&s->estimate, s->dirty.count * MIG_PAGE) / NS_PER_MS;
+}
+
+/* Between steps that may be long: tells how far it is, and the target that we live. */
+static int look(struct mig_source *s)
+{
+	uint64_t now = clock_boot_ms();
+
+	measure(s);
+	if (atomic_load(&s->cancelled))
+		return fail(-ECANCELED, "the migration was cancelled");
+	if (now >= s->ping_ms) {
+		int rc = peer_stream_ping(s->o.control);
+
+		if (rc < 0)
+			return rc;
+		s->ping_ms = now + PEER_STREAM_PING;
+	}
+	return s->o.ops->progress(s->o.arg, &s->progress);
+}
+
+static void begin_round(struct mig_source *s)
+{
+	struct mig_sent sent;
+
+	mig_sender_sent(s->sender, &sent);
+	s->round_ns = clock_boot_ns();
+	s->round_sent = sent.bytes;
+	s->round_waited = sent.waited_ns;
+}
+
+/* All of the round is over there: what it took counts for the estimate, without our own bandwidth's waits. */
+static int end_round(struct mig_source *s)
+{
+	struct mig_sent sent;
+	uint64_t ns, waited;
+	int rc;
+
+	mig_sender_mark(s->sender);
+	while ((rc = mig_sender_wait(s->sender, LOOK_MS)) == -EAGAIN) {
+		rc = look(s);
+		if (rc < 0)
+			return rc;
+	}
+	if (rc < 0)
+		return rc;
+	mig_sender_sent(s->sender, &sent);
+	ns = clock_boot_ns() - s->round_ns;
+	waited = (sent.waited_ns - s->round_waited) / s->o.streams_n;
+	mig_estimate_round(&s->estimate, sent.bytes - s->round_sent,
+			   MAX(ns > waited ? ns - waited : 0, ns / 10));
+	return look(s);
+}
+
+static int push(struct mig_source *s, const struct mig_range *r, bool fresh)
+{
+	int rc = mig_sender_push(s->sender, r, fresh);
+
+	return rc == 0 && clock_boot_ms() >= s->ping_ms ? look(s) : rc;
+}
+
+/* What is there at all. Pages that come later are in the log. */
+static int first_round(struct mig_source *s)
+{
+	struct mig_range r = {0, 0};
+	int rc;
+
+	while ((rc = mig_memory_next(s->o.memory_fd, s->o.memory, r.offset + r.bytes, &r)) == 1)
+		s->progress.total += r.bytes;
+	r = (struct mig_range){0, 0};
+	while (rc >= 0 &&
+	       (rc = mig_memory_next(s->o.memory_fd, s->o.memory, r.offset + r.bytes, &r)) == 1)
+		rc = push(s, &r, true);
+	return rc < 0 ? rc : end_round(s);
+}
+
+static int next_round(struct mig_source *s)
+{
+	struct mig_range r;
+	int rc = 0;
+
+	begin_round(s);
+	while (rc == 0 && mig_dirty_next(&s->dirty, RUN_BYTES, &r))
+		rc = push(s, &r, false);
+	return rc < 0 ? rc : end_round(s);
+}
+
+static int take_log(struct mig_source *s)
+{
+	mig_dirty_take(&s->dirty, s->o.log);
+	s->progress.remaining = s->dirty.count * MIG_PAGE;
+	return 0;
+}
+
+static int sync_log(struct mig_source *s)
+{
+	int rc = s->o.ops->sync(s->o.arg);
+
+	return rc < 0 ? rc : take_log(s);
+}
+
+static int slow_down(struct mig_source *s)
+{
+	uint64_t until = clock_boot_ms() + STEADY_MS;
+	int rc = s->o.ops->throttle(s->o.arg, s->estimate.throttle);
+
+	while (rc == 0 && clock_boot_ms() < until) {
+		sleep_ms(LOOK_MS);
+		rc = look(s);
+	}
+	return rc;
+}
+
+static int give_up(struct mig_source *s)
+{
+	return fail(
+		-ETIMEDOUT,
+		"the guest writes faster than %llu MiB/s can be sent, even with %u %% of its CPU "
+		"time taken: its standstill would take %llu ms of %llu; allow more "
+		"(--max-downtime)",
+		(unsigned long long)(s->estimate.rate / MiB), s->estimate.throttle,
+		(unsigned long long)(mig_estimate_blackout(&s->estimate,
+							   s->dirty.count * MIG_PAGE) /
+				     NS_PER_MS),
+		(unsigned long long)s->o.max_downtime_ms);
+}
+
+int mig_source_rounds(struct mig_source *s)
+{
+	int rc = 0;
+
+	if (!s->began) {
+		begin_round(s);
+		rc = first_round(s);
+		s->began = true;
+	} else { /* it could not be stopped: what was written since is one more round */
+		rc = sync_log(s);
+		if (rc == 0)
+			rc = next_round(s);
+	}
+	while (rc == 0) {
+		rc = sync_log(s);
+		if (rc < 0)
+			break;
+		switch (mig_estimate_decide(&s->estimate, s->dirty.count * MIG_PAGE)) {
+		case MIG_GO:
+			return 0;
+		case MIG_ROUND:
+			rc = next_round(s);
+			break;
+		case MIG_THROTTLE:
+			rc = slow_down(s);
+			if (rc == 0)
+				rc = next_round(s);
+			break;
+		case MIG_GIVE_UP:
+			return give_up(s);
+		}
+	}
+	return rc;
+}
+
+/* --- the guest stands still ------------------------------------------------------------------------ */
+
+static int send_here(struct mig_source *s)
+{
+	struct mig_range r;
+	int rc = 0;
+
+	while (rc == 0 && mig_dirty_next(&s->dirty, RUN_BYTES, &r))
+		rc = mig_packer_send(s->packer, s->o.control, &r, false);
+	return rc < 0 ? rc : mig_packer_flush(s->packer, s->o.control);
+}
+
+int mig_source_last_pages(struct mig_source *s)
+{
+	struct mig_range r;
+	int rc = 0;
+
+	mig_sender_unlimited(s->sender);
+	(void)take_log(s);
+	s->marked = 0;
+	if (s->dirty.count * MIG_PAGE <= FEW_BYTES)
+		return send_here(s);
+	while (rc == 0 && mig_dirty_next(&s->dirty, RUN_BYTES, &r))
+		rc = mig_sender_push(s->sender, &r, false);
+	if (rc == 0)
+		s->marked = mig_sender_mark(s->sender);
+	return rc;
+}
+
+static int send_state(struct mig_source *s, int fd, uint64_t bytes, bool verify, uint64_t tag)
+{
+	cleanup_free uint8_t *state = xmalloc(MAX(bytes, 1));
+	struct mig_state m = {.has_checksum = verify};
+	struct mig_state_head head;
+	int rc = 0;
+
+	if (bytes == 0 || bytes > PEER_MIG_STATE_MAX - sizeof(head) ||
+	    pread(fd, state, bytes, 0) != (ssize_t)bytes)
+		return fail(-EIO, "the VMM's state of %llu bytes cannot be read",
+			    (unsigned long long)bytes);
+	if (verify)
+		rc = mig_memory_checksum(s->o.memory_fd, s->o.memory, &m.checksum);
+	if (rc < 0)
+		return rc;
+	mig_state_encode(&m, &head);
+	return peer_stream_send(s->o.control, FRAME_MIG_STATE, 0, tag, &head, sizeof(head), state,
+				(uint32_t)bytes);
+}
+
+enum { TAG_ROUND = 1000, TAG_STATE };
+
+int mig_source_state(struct mig_source *s, int state_fd, uint64_t bytes, bool verify,
+		     unsigned timeout_ms)
+{
+	le64 round = le64_of(s->marked);
+	struct frame answer;
+	int rc = 0;
+
+	if (s->marked) /* behind those of the data streams, so that the newer bytes stay */
+		rc = peer_stream_send(s->o.control, FRAME_MIG_ROUND, 0, TAG_ROUND, &round,
+				      sizeof(round), NULL, 0);
+	(void)take_log(s);
+	if (rc == 0)
+		rc = send_here(s);
+	if (rc == 0)
+		rc = send_state(s, state_fd, bytes, verify, TAG_STATE);
+	if (rc == 0 && s->marked)
+		rc = peer_stream_answer(s->o.control, FRAME_MIG_ROUND, TAG_ROUND, timeout_ms,
+					&answer);
+	if (rc == 0)
+		rc = peer_stream_answer(s->o.control, FRAME_MIG_STATE, TAG_STATE, timeout_ms,
+					&answer);
+	return rc;
+}
+
+int mig_source_offered(struct mig_source *s, unsigned timeout_ms)
+{
+	struct frame answer;
+	le64 nothing = le64_of(0);
+
+	return peer_stream_call(s->o.control, FRAME_MIG_OFFERED, &nothing, sizeof(nothing), NULL, 0,
+				timeout_ms, &answer);
+}
+
+void mig_source_progress(struct mig_source *s, struct mig_progress *out)
+{
+	*out = s->progress;
+}

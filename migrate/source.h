@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * source.h: the sending side of a migration: rounds while the guest runs, then, called by who stopped
+ * it, the last pages, the state, the offer (wire.h). Pausing, draining and the lock are the caller's.
+ */
+#ifndef MIGRATE_SOURCE_H
+#define MIGRATE_SOURCE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "migrate/wire.h"
+
+struct mig_source;
+struct peer_stream;
+
+struct mig_progress {
+	unsigned round, throttle; /* throttle: per cent */
+	uint64_t total;		  /* bytes that were there at the beginning */
+	uint64_t sent, zeroes;	  /* bytes: of pages that were sent, of those that need not be */
+	uint64_t remaining;	  /* bytes that are to be sent, as far as known */
+	uint64_t rate;		  /* bytes a second */
+	uint64_t eta_ms;	  /* UINT64_MAX: not known */
+	uint64_t blackout_ms;	  /* as estimated */
+};
+struct mig_source_ops {
+	/* KVM's log into the shared one: VMCTL_LOG_SYNC. */
+	int (*sync)(void *arg);
+	/* Several times a second; an error (-ECANCELED) ends it. */
+	int (*progress)(void *arg, const struct mig_progress *p);
+	/* vCPUs shall have `percent` less of the time; 0: all of it. */
+	int (*throttle)(void *arg, unsigned percent);
+};
+struct mig_source_options {
+	int memory_fd;
+	uint64_t memory;
+	uint64_t *log; /* mapped; from before the first round on */
+	struct peer_stream *control,
+		*streams[MIG_STREAMS_MAX]; /* BEGIN is answered, these have joined */
+	unsigned streams_n;
+	uint64_t bandwidth; /* bytes a second, 0: as fast as it goes */
+	uint64_t max_downtime_ms;
+	uint64_t constant_ms; /* of the blackout, without pages */
+	const struct mig_source_ops *ops;
+	void *arg;
+};
+
+/* All of the options but the struct itself is borrowed until mig_source_destroy. */
+int mig_source_create(struct mig_source **out, const struct mig_source_options *options);
+void mig_source_destroy(struct mig_source *s);
+/* Any thread: what waits, or will wait, in here returns -ECANCELED. */
+void mig_source_cancel(struct mig_source *s);
+
+/*
+ * Rounds, until stopping the guest would be short enough; called again when it could not be stopped.
+ * -ETIMEDOUT: it writes faster than it can be sent, at whatever share of the time.
+ */
+int mig_source_rounds(struct mig_source *s);
+
+/* The guest stands still, nothing of its controller is under way, the log is synced: the last pages go. */
+int mig_source_last_pages(struct mig_source *s);
+/*
+ * The same again for what saving dirtied (the log is synced), then the state: `bytes` of `state_fd`, and,
+ * with `verify`, a checksum over all memory. 0: it is loaded there.
+ */
+int mig_source_state(struct mig_source *s, int state_fd, uint64_t bytes, bool verify,
+		     unsigned timeout_ms);
+/* The lock is offered. 0: the VM runs there. Whatever else it returns: only the lock knows. */
+int mig_source_offered(struct mig_source *s, unsigned timeout_ms);
+void mig_source_progress(struct mig_source *s, struct mig_progress *out);
+
+#endif

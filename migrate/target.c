@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+/* target.c: memory comes in on several streams, the order of things on one. */
+#include "migrate/target.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/peer_stream.h"
+#include "migrate/memory.h"
+
+struct mig_target {
+	struct mig_sink *sink;
+	struct peer_stream *control;
+	uint8_t token[MIG_TOKEN_BYTES];
+	unsigned streams;
+	pthread_mutex_t lock; /* all below */
+	pthread_cond_t changed;
+	struct peer_stream *lane[MIG_STREAMS_MAX]; /* NULL: has not joined, or has left */
+	bool joined[MIG_STREAMS_MAX];
+	uint64_t round[MIG_STREAMS_MAX];
+	unsigned inside; /* threads in mig_target_lane */
+	struct err_info err;
+};
+
+int mig_target_create(struct mig_target **out, int memory_fd, uint64_t memory, unsigned streams,
+		      struct peer_stream *control)
+{
+	struct mig_target *t;
+	struct mig_sink *sink;
+	int rc = streams && streams <= MIG_STREAMS_MAX
+			 ? mig_sink_create(&sink, memory_fd, memory)
+			 : fail(-EBADMSG, "a migration over %u streams", streams);
+
+	if (rc < 0)
+		return rc;
+	t = xcalloc(1, sizeof(*t));
+	t->sink = sink;
+	t->streams = streams;
+	t->control = control;
+	random_bytes(t->token, sizeof(t->token));
+	pthread_mutex_init(&t->lock, NULL);
+	pthread_cond_init(&t->changed, NULL);
+	*out = t;
+	return 0;
+}
+
+void mig_target_cancel(struct mig_target *t, int err)
+{
+	pthread_mutex_lock(&t->lock);
+	if (!t->err.err)
+		err_save(&t->err, err);
+	for (unsigned i = 0; i < t->streams; i++)
+		if (t->lane[i])
+			peer_stream_cancel(t->lane[i]);
+	peer_stream_cancel(t->control);
+	pthread_cond_broadcast(&t->changed);
+	pthread_mutex_unlock(&t->lock);
+}
+
+void mig_target_close(struct mig_target *t)
+{
+	pthread_mutex_lock(&t->lock);
+	if (!t->err.err)
+		t->err = (struct err_info){.err = -ECANCELED, .message = "the migration is over"};
+	for (unsigned i = 0; i < t->streams; i++)
+		if (t->lane[i])
+			peer_stream_cancel(t->lane[i]);
+	pthread_mutex_unlock(&t->lock);
+}
+
+void mig_target_destroy(struct mig_target *t)
+{
+	if (!t)
+		return;
+	mig_target_close(t);
+	pthread_mutex_lock(&t->lock);
+	while (t->inside)
+		pthread_cond_wait(&t->changed, &t->lock);
+	pthread_mutex_unlock(&t->lock);
+	mig_sink_destroy(t->sink);
+	pthread_mutex_destroy(&t->lock);
+	pthread_cond_destroy(&t->changed);
+	free(t);
+}
+
+const uint8_t *mig_target_token(const struct mig_target *t)
+{
+	return t->token;
+}
+
+/* --- data streams -------------------------------------------------------------------------------- */
+
+static int take_pages(struct mig_target *t, const struct frame *f)
+{
+	cleanup_free struct mig_range *ranges = xcalloc(MIG_RANGES_MAX, sizeof(*ranges));
+	const uint8_t *data;
+	int n = mig_ranges_decode(f, mig_sink_bytes(t->sink), ranges, &data);
+
+	if (n < 0)
+		return n;
+	if (f->type == FRAME_MIG_PAGES)
+		mig_sink_pages(t->sink, ranges, (unsigned)n, data);
+	else
+		mig_sink_absent(t->sink, ranges, (unsigned)n);
+	return 0;
+}
+
+static int answer(struct peer_stream *s, enum frame_type type, uint64_t tag, uint64_t value)
+{
+	le64 body = le64_of(value);
+	int rc = peer_stream_send(s, type, FRAME_ANSWER, tag, &body, sizeof(body), NULL, 0);
+
+	return rc < 0 ? rc : peer_stream_flush(s);
+}
+
+static int end_round(struct mig_target *t, struct peer_stream *s, unsigned index,
+		     const struct frame *f)
+{
+	uint64_t round, tag = f->tag;
+	int rc = mig_round_decode(f, &round);
+
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&t->lock);
+	t->round[index] = MAX(t->round[index], round);
+	pthread_cond_broadcast(&t->changed);
+	pthread_mutex_unlock(&t->lock);
+	return answer(s, FRAME_MIG_ROUND, tag, round);
+}
+
+static int serve_lane(struct mig_target *t, struct peer_stream *s, unsigned index, uint64_t tag)
+{
+	int rc = answer(s, FRAME_MIG_JOIN, tag, 0);
+
+	while (rc == 0) {
+		struct frame f;
+
+		/* Rounds may be far apart; the control stream knows whether anybody is there. */
+		rc = peer_stream_receive(s, &f, PEER_STREAM_MS);
+		if (rc == -ETIMEDOUT)
+			rc = 0;
+		else if (rc == 0 && !f.flags &&
+			 (f.type == FRAME_MIG_PAGES || f.type == FRAME_MIG_ABSENT))
+			rc = take_pages(t, &f);
+		else if (rc == 0 && !f.flags && f.type == FRAME_MIG_ROUND)
+			rc = end_round(t, s, index, &f);
+		else if (rc == 0)
+			rc = fail(-EBADMSG, "a frame of type %u on a data stream", f.type);
+	}
+	return rc;
+}
+
+int mig_target_lane(struct mig_target *t, struct peer_stream *s, unsigned index, uint64_t tag)
+{
+	bool over;
+	int rc = 0;
+
+	pthread_mutex_lock(&t->lock);
+	if (t->err.err)
+		rc = err_restore(&t->err);
+	else if (index >= t->streams || t->joined[index])
+		rc = fail(-EBADMSG, "data stream %u of %u joins once more", index, t->streams);
+	if (rc == 0) {
+		t->joined[index] = true;
+		t->lane[index] = s;
+		t->inside++;
+	}
+	pthread_mutex_unlock(&t->lock);
+	if (rc < 0)
+		return rc;
+	rc = serve_lane(t, s, index, tag);
+	pthread_mutex_lock(&t->lock);
+	t->lane[index] = NULL;
+	over = t->err.err;
+	pthread_mutex_unlock(&t->lock);
+	if (!over) /* one that hangs up while the control stream lives ends all */
+		mig_target_cancel(t, rc);
+	pthread_mutex_lock(&t->lock);
+	t->inside--;
+	pthread_cond_broadcast(&t->changed);
+	pthread_mutex_unlock(&t->lock);
+	return rc;
+}
+
+/* --- the control stream ---------------------------------------------------------------------------- */
+
+static int await_round(struct mig_target *t, const struct frame *f)
+{
+	uint64_t round, tag = f->tag;
+	int rc = mig_round_decode(f, &round);
+
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&t->lock);
+	for (unsigned i = 0; i < t->streams && !t->err.err; i++)
+		while (t->round[i] < round && !t->err.err)
+			pthread_cond_wait(&t->changed, &t->lock);
+	rc = t->err.err ? err_restore(&t->err) : 0;
+	pthread_mutex_unlock(&t->lock);
+	return rc < 0 ? rc : answer(t->control, FRAME_MIG_ROUND, tag, round);
+}
+
+static int load(struct mig_target *t, const struct mig_target_ops *ops, void *arg,
+		const struct frame *f)
+{
+	struct mig_state state;
+	uint64_t tag = f->tag;
+	int rc = mig_state_decode(f, &state);
+
+	if (rc == 0)
+		rc = ops->load(arg, &state);
+	return rc < 0 ? rc : answer(t->control, FRAME_MIG_STATE, tag, 0);
+}
+
+/* Our own error is behind the one that a cancelled stream tells. */
+static int true_error(struct mig_target *t, int rc)
+{
+	pthread_mutex_lock(&t->lock);
+	if (rc == -ECANCELED && t->err.err)
+		rc = err_restore(&t->err);
+	pthread_mutex_unlock(&t->lock);
+	return rc;
+}
+
+int mig_target_run(struct mig_target *t, const struct mig_target_ops *ops, void *arg)
+{
+	bool loaded = false;
+
+	for (;;) {
+		struct frame f;
+		uint64_t tag;
+		int rc = peer_stream_receive(t->control, &f, PEER_STREAM_MS);
+
+		if (rc < 0)
+			return true_error(t, rc);
+		tag = f.tag;
+		if (f.flags) {
+			rc = -EBADMSG;
+		} else if (f.type == FRAME_MIG_ROUND && !loaded) {
+			rc = await_round(t, &f);
+		} else if ((f.type == FRAME_MIG_PAGES || f.type == FRAME_MIG_ABSENT) && !loaded) {
+			rc = take_pages(t, &f);
+		} else if (f.type == FRAME_MIG_STATE && !loaded) {
+			rc = load(t, ops, arg, &f);
+			loaded = rc == 0;
+		} else if (f.type == FRAME_MIG_OFFERED && loaded) {
+			rc = ops->accept(arg);
+			if (rc == 0) /* it runs here, whether they hear of it or not */
+				(void)answer(t->control, FRAME_MIG_OFFERED, tag, 0);
+			return rc;
+		} else {
+			rc = -EBADMSG;
+		}
+		if (rc == -EBADMSG)
+			rc = fail(rc, "a frame of type %u where none belongs", f.type);
+		if (rc < 0)
+			return true_error(t, rc);
+	}
+}

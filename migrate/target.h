@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * target.h: the receiving side of a migration: data streams, each in a thread of the caller's, and the
+ * control stream, which orders what happens (wire.h). Who runs the VM is none of its business: the
+ * caller's `accept` decides that by compare-and-write.
+ */
+#ifndef MIGRATE_TARGET_H
+#define MIGRATE_TARGET_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "migrate/wire.h"
+
+struct mig_target;
+struct peer_stream;
+
+struct mig_target_ops {
+	/* The memory is complete, here is the state: 0 when it is loaded. */
+	int (*load)(void *arg, const struct mig_state *state);
+	/* The source says that the lock is offered: 0 when the VM runs here. */
+	int (*accept)(void *arg);
+};
+
+/* `memory_fd` is borrowed, `control` too. */
+int mig_target_create(struct mig_target **out, int memory_fd, uint64_t memory, unsigned streams,
+		      struct peer_stream *control);
+/* Data streams end soon, no more join; the control stream stays. */
+void mig_target_close(struct mig_target *t);
+/* The same, waits until no thread is in mig_target_lane any more, frees. */
+void mig_target_destroy(struct mig_target *t);
+const uint8_t *mig_target_token(const struct mig_target *t);
+/* Any thread: everything of it ends soon. */
+void mig_target_cancel(struct mig_target *t, int err);
+
+/*
+ * A data stream has joined as number `index`; answers its JOIN (`tag`) and serves it until it ends, in
+ * this thread. The stream stays the caller's.
+ */
+int mig_target_lane(struct mig_target *t, struct peer_stream *stream, unsigned index, uint64_t tag);
+/* The control stream behind BEGIN's answer, in this thread: 0 after `accept` did its work. */
+int mig_target_run(struct mig_target *t, const struct mig_target_ops *ops, void *arg);
+
+#endif

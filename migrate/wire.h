@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * wire.h: the bodies of migration's frames (base/frame.h, MIG_...), and how a migration is spoken.
+ *
+ *	source                                     target
+ *	control stream:
+ *	MIG_BEGIN {VM, definition, what it needs}  refuses in words, or answers {token}; a VMM is there,
+ *	                                           configured, nothing runs
+ *	data streams, each:
+ *	MIG_JOIN {token, number}                   answers
+ *	MIG_PAGES, MIG_ABSENT ...                  puts them into the guest's memory
+ *	MIG_ROUND {n}                              answers, when what came before on this stream is in place
+ *	control stream, the guest standing still:
+ *	MIG_STATE {last round, state}              when all streams have had that round: loads; answers
+ *	   compare-and-write: the lock is offered
+ *	MIG_OFFERED                                compare-and-write: the lock is accepted; disks, guest
+ *	                                           resumed; answers
+ *
+ * Either side ends it before that by a BYE on the control stream, or by hanging up. After the offer only
+ * the lock tells who runs the VM; the last answer may be lost.
+ *
+ * Ranges are of the guest's memory as a file (vmctl.h), in whole pages of MIG_PAGE.
+ */
+#ifndef MIGRATE_WIRE_H
+#define MIGRATE_WIRE_H
+
+#include <assert.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/frame.h"
+#include "base/util.h"
+
+#define MIG_VERSION	1
+#define MIG_PAGE	4096u
+#define MIG_RANGES_MAX	1024u	      /* in one frame */
+#define MIG_DATA_MAX	(256u * 1024) /* bytes of pages in one frame */
+#define MIG_STREAMS_MAX 16u	      /* data streams of a migration */
+#define MIG_TOKEN_BYTES 16u
+
+struct mig_ranges_head { /* MIG_PAGES and MIG_ABSENT begin so; n struct mig_wire_range; the bytes */
+	le32 n;		 /* 0x00 1 to MIG_RANGES_MAX */
+	le32 reserved;	 /* 0x04 0 */
+};
+struct mig_wire_range {
+	le64 offset; /* 0x00 */
+	le64 bytes;  /* 0x08 */
+};
+static_assert(sizeof(struct mig_ranges_head) == 8 && sizeof(struct mig_wire_range) == 16, "ranges");
+
+struct mig_join {
+	uint8_t token[MIG_TOKEN_BYTES]; /* 0x00 from MIG_BEGIN's answer */
+	le32 stream;			/* 0x10 0 to streams - 1 */
+	uint8_t reserved[12];		/* 0x14 0 */
+};
+static_assert(sizeof(struct mig_join) == 32, "join");
+
+struct mig_state_head { /* the state's bytes follow */
+	le64 round;	/* 0x00 the last */
+	le64 checksum;	/* 0x08 mig_memory_checksum, with MIG_STATE_CHECKSUM */
+	le32 flags;	/* 0x10 MIG_STATE_... */
+	le32 reserved;	/* 0x14 0 */
+};
+static_assert(sizeof(struct mig_state_head) == 24, "state");
+#define MIG_STATE_CHECKSUM 1u
+
+struct mig_range {
+	uint64_t offset, bytes;
+};
+/*
+ * PAGES and ABSENT of a guest with `memory` bytes: fills `out` (MIG_RANGES_MAX of them) and *data (PAGES:
+ * the ranges' bytes, one after the other). Returns how many, or -EBADMSG.
+ */
+int mig_ranges_decode(const struct frame *f, uint64_t memory, struct mig_range *out,
+		      const uint8_t **data);
+/* Writes head and table to `out`; returns their length. */
+uint32_t mig_ranges_encode(const struct mig_range *ranges, unsigned n, uint8_t *out);
+#define MIG_TABLE_BYTES(n) \
+	(sizeof(struct mig_ranges_head) + (size_t)(n) * sizeof(struct mig_wire_range))
+
+int mig_join_decode(const struct frame *f, uint8_t token[MIG_TOKEN_BYTES], unsigned *stream);
+void mig_join_encode(const uint8_t token[MIG_TOKEN_BYTES], unsigned stream, struct mig_join *out);
+
+int mig_round_decode(const struct frame *f, uint64_t *round);
+
+struct mig_state {
+	uint64_t checksum;
+	bool has_checksum;
+	const uint8_t *bytes; /* in the frame */
+	uint32_t n;
+};
+int mig_state_decode(const struct frame *f, struct mig_state *out);
+void mig_state_encode(const struct mig_state *state, struct mig_state_head *out);
+
+#endif

@@ -1,0 +1,487 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Memory that moves between two processes' worth of threads while it is written to; what is checked, when it ends. */
+#include <stdarg.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/peer_stream.h"
+#include "migrate/estimate.h"
+#include "migrate/memory.h"
+#include "migrate/source.h"
+#include "migrate/target.h"
+#include "tests/lib/streams.h"
+
+#include <cmocka.h>
+
+#define MEMORY	(24 * MiB)
+#define PAGES	(MEMORY / MIG_PAGE)
+#define STREAMS 2u
+#define LIMIT	20000u
+
+struct side {
+	int fd;
+	uint8_t *map;
+};
+
+struct world {
+	struct side from, to;
+	struct peer_stream *control[2], *data[STREAMS][2]; /* source's, target's end */
+	struct mig_target *target;
+	struct mig_source *source;
+	uint64_t *log;
+	pthread_t control_thread, lane_thread[STREAMS], guest;
+	atomic_bool guest_runs, stop_guest;
+	bool control_over; /* joined already */
+	unsigned guest_pause_us;
+	unsigned syncs, loads, accepts, throttled, cancel_at;
+	int target_rc, load_rc;
+	char state[100];
+};
+
+static void side_init(struct side *s)
+{
+	s->fd = memfd_create("guest", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(s->fd, MEMORY), 0);
+	s->map = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED, s->fd, 0);
+	assert_ptr_not_equal(s->map, MAP_FAILED);
+}
+
+/* A guest that writes pages, wipes pages, and tells the log. */
+static void *guest_main(void *arg)
+{
+	struct world *w = arg;
+	uint64_t x = 88172645463325252ull;
+
+	while (!atomic_load(&w->stop_guest)) {
+		uint64_t page;
+
+		x ^= x << 13;
+		x ^= x >> 7;
+		x ^= x << 17;
+		page = x % PAGES;
+		if (x >> 40 & 3)
+			memset(w->from.map + page * MIG_PAGE, (int)(x >> 50), 1 + x % MIG_PAGE);
+		else
+			memset(w->from.map + page * MIG_PAGE, 0, MIG_PAGE);
+		__atomic_fetch_or(&w->log[page / 64], 1ULL << page % 64, __ATOMIC_RELEASE);
+		if (w->guest_pause_us)
+			usleep(w->guest_pause_us);
+	}
+	return NULL;
+}
+
+static void stop_guest(struct world *w)
+{
+	atomic_store(&w->stop_guest, true);
+	if (atomic_exchange(&w->guest_runs, false))
+		pthread_join(w->guest, NULL);
+}
+
+static int on_sync(void *arg)
+{
+	struct world *w = arg;
+
+	w->syncs++;
+	return 0;
+}
+
+static int on_progress(void *arg, const struct mig_progress *p)
+{
+	struct world *w = arg;
+
+	assert_true(p->remaining <= MEMORY);
+	return w->cancel_at && w->syncs >= w->cancel_at ? (fail)(-ECANCELED, "enough") : 0;
+}
+
+static int on_throttle(void *arg, unsigned percent)
+{
+	struct world *w = arg;
+
+	w->throttled = percent;
+	w->guest_pause_us = 200 * percent;
+	return 0;
+}
+
+static const struct mig_source_ops source_ops = {
+	.sync = on_sync, .progress = on_progress, .throttle = on_throttle};
+
+static int on_load(void *arg, const struct mig_state *s)
+{
+	struct world *w = arg;
+	uint64_t sum;
+
+	w->loads++;
+	assert_int_equal(mig_memory_checksum(w->to.fd, MEMORY, &sum), 0);
+	assert_true(s->has_checksum);
+	if (s->checksum != sum)
+		return (fail)(-EILSEQ, "the memory differs");
+	assert_int_equal(s->n, sizeof(w->state));
+	assert_memory_equal(s->bytes, w->state, s->n);
+	return w->load_rc ? (fail)(w->load_rc, "this state makes no sense") : 0;
+}
+
+static int on_accept(void *arg)
+{
+	struct world *w = arg;
+
+	w->accepts++;
+	return 0;
+}
+
+static const struct mig_target_ops target_ops = {.load = on_load, .accept = on_accept};
+
+static void *control_main(void *arg)
+{
+	struct world *w = arg;
+
+	w->target_rc = mig_target_run(w->target, &target_ops, w);
+	mig_target_close(w->target);
+	peer_stream_end(w->control[1], w->target_rc);
+	return NULL;
+}
+
+struct lane {
+	struct world *w;
+	unsigned n;
+};
+
+static void *lane_main(void *arg)
+{
+	struct lane *l = arg;
+	uint8_t token[MIG_TOKEN_BYTES];
+	struct frame f;
+	unsigned index;
+	int rc = peer_stream_receive(l->w->data[l->n][1], &f, LIMIT);
+
+	if (rc == 0)
+		rc = mig_join_decode(&f, token, &index);
+	if (rc == 0) {
+		assert_memory_equal(token, mig_target_token(l->w->target), sizeof(token));
+		rc = mig_target_lane(l->w->target, l->w->data[l->n][1], index, f.tag);
+	}
+	peer_stream_end(l->w->data[l->n][1], rc);
+	free(l);
+	return NULL;
+}
+
+static int setup(void **state)
+{
+	struct world *w = xcalloc(1, sizeof(*w));
+
+	side_init(&w->from);
+	side_init(&w->to);
+	random_bytes(w->state, sizeof(w->state));
+	for (uint64_t p = 0; p < PAGES * 2 / 3;
+	     p += 1 + p % 5) /* with holes in between, and a large one */
+		memset(w->from.map + p * MIG_PAGE, (int)(p % 250), MIG_PAGE);
+	w->log = xcalloc(PAGES / 64, 8);
+	streams_pair(&w->control[0], &w->control[1]);
+	assert_int_equal(mig_target_create(&w->target, w->to.fd, MEMORY, STREAMS, w->control[1]),
+			 0);
+	for (unsigned i = 0; i < STREAMS; i++) {
+		struct lane *l = xcalloc(1, sizeof(*l));
+
+		*l = (struct lane){w, i};
+		streams_pair(&w->data[i][0], &w->data[i][1]);
+		pthread_create(&w->lane_thread[i], NULL, lane_main, l);
+	}
+	pthread_create(&w->control_thread, NULL, control_main, w);
+	*state = w;
+	return 0;
+}
+
+static void begin(struct world *w, uint64_t max_downtime_ms, bool busy)
+{
+	struct mig_source_options o = {
+		.memory_fd = w->from.fd,
+		.memory = MEMORY,
+		.log = w->log,
+		.control = w->control[0],
+		.streams_n = STREAMS,
+		.max_downtime_ms = max_downtime_ms,
+		.constant_ms = 5,
+		.ops = &source_ops,
+		.arg = w,
+	};
+	struct mig_join join;
+	struct frame answer;
+
+	for (unsigned i = 0; i < STREAMS; i++) {
+		mig_join_encode(mig_target_token(w->target), i, &join);
+		assert_int_equal(peer_stream_call(w->data[i][0], FRAME_MIG_JOIN, &join,
+						  sizeof(join), NULL, 0, LIMIT, &answer),
+				 0);
+		o.streams[i] = w->data[i][0];
+	}
+	assert_int_equal(mig_source_create(&w->source, &o), 0);
+	if (busy) {
+		atomic_store(&w->guest_runs, true);
+		pthread_create(&w->guest, NULL, guest_main, w);
+	}
+}
+
+static int state_fd(struct world *w)
+{
+	int fd = memfd_create("state", MFD_CLOEXEC);
+
+	assert_int_equal(write(fd, w->state, sizeof(w->state)), sizeof(w->state));
+	return fd;
+}
+
+static int teardown(void **state)
+{
+	struct world *w = *state;
+
+	stop_guest(w);
+	mig_source_destroy(w->source);
+	for (unsigned i = 0; i < STREAMS; i++)
+		peer_stream_end(w->data[i][0], 0);
+	peer_stream_end(w->control[0], 0);
+	if (!w->control_over)
+		pthread_join(w->control_thread, NULL);
+	for (unsigned i = 0; i < STREAMS; i++)
+		pthread_join(w->lane_thread[i], NULL);
+	mig_target_destroy(w->target);
+	munmap(w->from.map, MEMORY);
+	munmap(w->to.map, MEMORY);
+	close(w->from.fd);
+	close(w->to.fd);
+	free(w->log);
+	free(w);
+	return 0;
+}
+
+static void finish(struct world *w)
+{
+	cleanup_fd int fd = state_fd(w);
+
+	assert_int_equal(mig_source_last_pages(w->source), 0);
+	/* What saving dirties, among it pages of the last round. */
+	for (uint64_t p = 1; p < 40; p++) {
+		memset(w->from.map + p * MIG_PAGE, 0xe7, MIG_PAGE);
+		w->log[0] |= 1ULL << p;
+	}
+	assert_int_equal(mig_source_state(w->source, fd, sizeof(w->state), true, LIMIT), 0);
+	assert_int_equal(mig_source_offered(w->source, LIMIT), 0);
+	assert_int_equal(w->loads, 1);
+	assert_int_equal(w->accepts, 1);
+	assert_memory_equal(w->from.map, w->to.map, MEMORY);
+}
+
+static void test_idle(void **state)
+{
+	struct world *w = *state;
+	struct mig_progress p;
+	struct stat st;
+
+	begin(w, 300, false);
+	assert_int_equal(mig_source_rounds(w->source), 0);
+	assert_int_equal(fstat(w->to.fd, &st), 0);
+	mig_source_progress(w->source, &p);
+	assert_true(p.sent > 0 && p.sent < MEMORY);	    /* holes are not sent ... */
+	assert_true((uint64_t)st.st_blocks * 512 < MEMORY); /* ... and stay such */
+	finish(w);
+}
+
+static void test_busy(void **state)
+{
+	struct world *w = *state;
+
+	w->guest_pause_us = 50;
+	begin(w, 300, true);
+	assert_int_equal(mig_source_rounds(w->source), 0);
+	stop_guest(w);
+	finish(w);
+}
+
+/* It could not be stopped at first: more rounds, then it could. */
+static void test_again(void **state)
+{
+	struct world *w = *state;
+
+	w->guest_pause_us = 50;
+	begin(w, 300, true);
+	assert_int_equal(mig_source_rounds(w->source), 0);
+	assert_int_equal(mig_source_rounds(w->source), 0);
+	stop_guest(w);
+	memset(w->from.map, 0x11, MEMORY); /* so much that the streams take it */
+	memset(w->log, 0xff, PAGES / 8);
+	finish(w);
+}
+
+static void test_never_ends(void **state)
+{
+	struct world *w = *state;
+	int rc;
+
+	begin(w, 6, true); /* a millisecond for pages */
+	w->guest_pause_us = 0;
+	rc = mig_source_rounds(w->source);
+	if (rc == 0) /* throttled enough after all */
+		assert_true(w->throttled >= MIG_THROTTLE_FIRST);
+	else
+		assert_int_equal(rc, -ETIMEDOUT);
+	assert_true(w->throttled >= MIG_THROTTLE_FIRST);
+}
+
+static void test_cancelled(void **state)
+{
+	struct world *w = *state;
+
+	w->cancel_at = 1;
+	w->guest_pause_us = 20;
+	begin(w, 6, true);
+	assert_int_equal(mig_source_rounds(w->source), -ECANCELED);
+}
+
+/* Its state is refused: the words come over. */
+static void test_refused(void **state)
+{
+	struct world *w = *state;
+	cleanup_fd int fd = state_fd(w);
+	int rc;
+
+	w->load_rc = -EUCLEAN;
+	begin(w, 300, false);
+	assert_int_equal(mig_source_rounds(w->source), 0);
+	assert_int_equal(mig_source_last_pages(w->source), 0);
+	rc = mig_source_state(w->source, fd, sizeof(w->state), true, LIMIT);
+	assert_int_equal(rc, -EUCLEAN);
+	assert_non_null(strstr(err_message(rc), "makes no sense"));
+	assert_int_equal(w->accepts, 0);
+}
+
+/* One data stream is cut: all ends, on both sides. */
+static void test_lane_lost(void **state)
+{
+	struct world *w = *state;
+	int rc = 0;
+
+	w->guest_pause_us = 20;
+	begin(w, 6, true);
+	peer_stream_cancel(w->data[1][0]);
+	rc = mig_source_rounds(w->source);
+	assert_true(rc < 0);
+	pthread_join(w->control_thread, NULL);
+	assert_true(w->target_rc < 0);
+	assert_int_equal(w->loads, 0);
+	w->control_over = true;
+}
+
+/* --- parts ------------------------------------------------------------------------------------------- */
+
+static void test_ranges(void **state)
+{
+	const struct mig_range r[3] = {{0, 4096}, {8192, 8192}, {MEMORY - 4096, 4096}};
+	static uint8_t body[PEER_MIG_PAGES_MAX];
+	struct mig_range out[MIG_RANGES_MAX];
+	struct frame f = {.type = FRAME_MIG_PAGES, .body = body};
+	const uint8_t *data;
+
+	(void)state;
+	f.bytes = mig_ranges_encode(r, 3, body) + 4 * 4096;
+	assert_int_equal(mig_ranges_decode(&f, MEMORY, out, &data), 3);
+	assert_memory_equal(out, r, sizeof(r));
+	assert_ptr_equal(data, body + MIG_TABLE_BYTES(3));
+	assert_int_equal(mig_ranges_decode(&f, MEMORY - 4096, out, &data), -EBADMSG);
+	f.bytes--;
+	assert_int_equal(mig_ranges_decode(&f, MEMORY, out, &data), -EBADMSG);
+	f.bytes++;
+	f.type = FRAME_MIG_ABSENT;
+	assert_int_equal(mig_ranges_decode(&f, MEMORY, out, &data), -EBADMSG);
+	f.bytes -= 4 * 4096;
+	assert_int_equal(mig_ranges_decode(&f, MEMORY, out, &data), 3);
+	body[8] = 1; /* not on a page */
+	assert_int_equal(mig_ranges_decode(&f, MEMORY, out, &data), -EBADMSG);
+	f.bytes = 4;
+	assert_int_equal(mig_ranges_decode(&f, MEMORY, out, &data), -EBADMSG);
+}
+
+static void test_dirty(void **state)
+{
+	const uint64_t memory = 100 * MIG_PAGE;
+	uint64_t log[2] = {1ULL << 3 | 1ULL << 63, ~0ULL};
+	struct mig_dirty d;
+	struct mig_range r;
+
+	(void)state;
+	mig_dirty_init(&d, memory);
+	mig_dirty_take(&d, log);
+	assert_int_equal(d.count, 2 + 36); /* bits beyond the memory are none */
+	assert_int_equal(log[0] | log[1], 0);
+	assert_true(mig_dirty_next(&d, 10 * MIG_PAGE, &r));
+	assert_true(r.offset == 3 * MIG_PAGE && r.bytes == MIG_PAGE);
+	assert_true(mig_dirty_next(&d, 10 * MIG_PAGE, &r));
+	assert_true(r.offset == 63 * MIG_PAGE && r.bytes == 10 * MIG_PAGE);
+	log[0] = 1;
+	mig_dirty_take(&d, log); /* what was left stays */
+	assert_int_equal(d.count, 1 + 27);
+	assert_true(mig_dirty_next(&d, MEMORY, &r) && r.offset == 0);
+	assert_true(mig_dirty_next(&d, MEMORY, &r) && r.bytes == 27 * MIG_PAGE);
+	assert_false(mig_dirty_next(&d, MEMORY, &r));
+	mig_dirty_free(&d);
+}
+
+static void test_estimate(void **state)
+{
+	struct mig_estimate e;
+
+	(void)state;
+	mig_estimate_init(&e, 300 * NS_PER_MS, 30 * NS_PER_MS);
+	mig_estimate_round(&e, 100 * MiB, NS_PER_S);
+	assert_int_equal(mig_estimate_decide(&e, 50 * MiB), MIG_ROUND); /* half a second */
+	mig_estimate_round(&e, 50 * MiB, NS_PER_S / 2);
+	assert_int_equal(mig_estimate_decide(&e, 20 * MiB),
+			 MIG_ROUND); /* short enough; shorter is possible */
+	mig_estimate_round(&e, 20 * MiB, NS_PER_S / 5);
+	assert_int_equal(mig_estimate_decide(&e, 15 * MiB), MIG_GO); /* it no longer halves */
+	mig_estimate_init(&e, 300 * NS_PER_MS, 30 * NS_PER_MS);
+	mig_estimate_round(&e, 100 * MiB, NS_PER_S);
+	assert_int_equal(mig_estimate_decide(&e, 100 * KiB), MIG_GO);
+	mig_estimate_init(&e, 300 * NS_PER_MS, 30 * NS_PER_MS);
+	mig_estimate_round(&e, 100 * MiB, NS_PER_S);
+	assert_int_equal(mig_estimate_decide(&e, 90 * MiB), MIG_ROUND);
+	for (unsigned want = MIG_THROTTLE_FIRST;;
+	     want = MIN(want + MIG_THROTTLE_STEP, MIG_THROTTLE_MAX)) {
+		enum mig_verdict v = MIG_ROUND;
+
+		for (int i = 0; v == MIG_ROUND; i++) {
+			assert_true(i < 10);
+			v = mig_estimate_decide(&e, 90 * MiB);
+		}
+		if (v == MIG_GIVE_UP)
+			break;
+		assert_int_equal(v, MIG_THROTTLE);
+		assert_int_equal(e.throttle, want);
+	}
+	assert_int_equal(e.throttle, MIG_THROTTLE_MAX);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_idle, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_busy, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_again, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_never_ends, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_cancelled, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_lane_lost, setup, teardown),
+		cmocka_unit_test(test_ranges),
+		cmocka_unit_test(test_dirty),
+		cmocka_unit_test(test_estimate),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -70,6 +70,8 @@ static int set_names(struct host *host, const struct host_options *o)
 	if (!o->name)
 		(void)gethostname(host->name, sizeof(host->name) - 1);
 	find_vmm(host, o->vmm);
+	if (str_format(host->kvm, sizeof(host->kvm), "%s", o->kvm ? o->kvm : "/dev/kvm") < 0)
+		return fail(-EINVAL, "--kvm: too long a name");
 	return 0;
 }
 

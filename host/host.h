@@ -27,6 +27,7 @@ struct host_options {
 	const char *api;    /* the API's socket; NULL: STATE/api.sock */
 	const char *group;  /* who may use the socket beside its owner; NULL: nobody */
 	const char *vmm;    /* perilune-vmm; NULL: beside this program, else the installed one */
+	const char *kvm;    /* NULL: /dev/kvm */
 	uint32_t beat_ms;   /* reserved for tests; 0 */
 };
 

@@ -227,7 +227,8 @@ static void call_posted(struct loop_work *work)
 
 	pthread_mutex_lock(&p->lock);
 	peers_look(p);
-	rc = p->no_calls ? fail(-ENOTCONN, "perilund is stopping") : peer_link_find(p, NULL, c->on, &l);
+	rc = p->no_calls ? fail(-ENOTCONN, "perilund is stopping")
+			 : peer_link_find(p, NULL, c->on, &l);
 	if (rc == 0) {
 		memcpy(c->host, l->name, sizeof(c->host));
 		if (!peer_link_need(l, true))

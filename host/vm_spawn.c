@@ -174,11 +174,12 @@ static int start_process(struct host_vm *vm, int kvm, int lease, int listener)
 
 int vm_spawn(struct host_vm *vm)
 {
-	cleanup_fd int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), listener = -1, lease = -1;
+	const char *path = vm->all->host->kvm;
+	cleanup_fd int kvm = open(path, O_RDWR | O_CLOEXEC), listener = -1, lease = -1;
 	int rc;
 
 	if (kvm < 0)
-		return fail(-errno, "/dev/kvm: %s; see perilune host check", strerror(errno));
+		return fail(-errno, "%s: %s; see perilune host check", path, strerror(errno));
 	rc = make_memory(vm);
 	if (rc == 0)
 		rc = vm_lease_map(vm, true, &lease);

@@ -36,13 +36,14 @@ static const char usage[] =
 	"  --api SOCKET       the API's socket (default DIR/api.sock; without --state\n"
 	"                     " SYSTEM_RUN "/api.sock, for root and group perilune)\n"
 	"  --vmm FILE         perilune-vmm, if it lies elsewhere\n"
+	"  --kvm FILE         what it gets as /dev/kvm, for a monitor that needs none\n"
 	"  -v, -q             more talk, less talk\n"
 	"  --help, --version\n"
 	"\n"
 	"example: perilund --state /tmp/h1 --name h1 &\n"
 	"         perilune --connect /tmp/h1 status\n";
 
-enum { OPT_STATE = 256, OPT_NAME, OPT_LISTEN, OPT_API, OPT_VMM, OPT_HELP, OPT_VERSION };
+enum { OPT_STATE = 256, OPT_NAME, OPT_LISTEN, OPT_API, OPT_VMM, OPT_KVM, OPT_HELP, OPT_VERSION };
 
 static const struct option long_options[] = {
 	{"state", required_argument, NULL, OPT_STATE},
@@ -50,6 +51,7 @@ static const struct option long_options[] = {
 	{"listen", required_argument, NULL, OPT_LISTEN},
 	{"api", required_argument, NULL, OPT_API},
 	{"vmm", required_argument, NULL, OPT_VMM},
+	{"kvm", required_argument, NULL, OPT_KVM},
 	{"help", no_argument, NULL, OPT_HELP},
 	{"version", no_argument, NULL, OPT_VERSION},
 	{NULL, 0, NULL, 0},
@@ -76,6 +78,9 @@ static int parse(int argc, char **argv, struct host_options *o)
 			break;
 		case OPT_VMM:
 			o->vmm = optarg;
+			break;
+		case OPT_KVM:
+			o->kvm = optarg;
 			break;
 		case 'v':
 			log_set_level(LOG_DEBUG);

@@ -33,13 +33,13 @@ static uint64_t ring_bytes(unsigned size)
 	       ROUND_UP(6 + 8ULL * size, 4096);
 }
 
-static void queue_init(struct front *f, unsigned i, unsigned size)
+static void queue_init(struct front *f, unsigned i, unsigned size, uint64_t at)
 {
 	struct front_queue *q = &f->q[i];
 
 	q->index = i;
 	q->size = size;
-	q->ring_offset = i * ring_bytes(size);
+	q->ring_offset = at + i * ring_bytes(size);
 	q->desc = (void *)(f->mem + q->ring_offset);
 	q->avail = (void *)((uint8_t *)q->desc + ROUND_UP(16ULL * size, 4096));
 	q->used = (void *)((uint8_t *)q->avail + ROUND_UP(6 + 2ULL * size, 4096));
@@ -50,22 +50,19 @@ static void queue_init(struct front *f, unsigned i, unsigned size)
 	q->call_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 }
 
-int front_init(struct front *f, unsigned queues, unsigned size, uint64_t mem_bytes)
+void front_init_in(struct front *f, unsigned queues, unsigned size, int mem_fd, uint8_t *mem,
+		   uint64_t mem_bytes, uint64_t at)
 {
 	memset(f, 0, sizeof(*f));
 	f->fd = f->inflight_fd = -1;
 	f->queues = queues;
+	f->mem_fd = mem_fd;
+	f->mem = mem;
 	f->mem_bytes = mem_bytes;
-	f->mem_fd = memfd_create("front", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (f->mem_fd < 0 || ftruncate(f->mem_fd, (off_t)mem_bytes) < 0)
-		return fail(-errno, "memfd: %s", strerror(errno));
-	fcntl(f->mem_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW);
-	f->mem = mmap(NULL, mem_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, f->mem_fd, 0);
-	if (f->mem == MAP_FAILED)
-		return fail(-errno, "mmap: %s", strerror(errno));
+	f->borrowed = true;
 	for (unsigned i = 0; i < queues; i++)
-		queue_init(f, i, size);
-	f->data_offset = ROUND_UP(queues * ring_bytes(size), 65536);
+		queue_init(f, i, size, at);
+	f->data_offset = ROUND_UP(at + queues * ring_bytes(size), 65536);
 	f->features = 1ULL << VIRTIO_F_VERSION_1 | 1ULL << VIRTIO_RING_F_EVENT_IDX |
 		      1ULL << VHOST_USER_F_PROTOCOL_FEATURES_BIT | 1ULL << VIRTIO_BLK_F_FLUSH;
 	f->protocol = 1ULL << VHOST_USER_PROTOCOL_F_MQ | 1ULL << VHOST_USER_PROTOCOL_F_CONFIG |
@@ -73,6 +70,22 @@ int front_init(struct front *f, unsigned queues, unsigned size, uint64_t mem_byt
 		      1ULL << VHOST_USER_PROTOCOL_F_LOG_SHMFD |
 		      1ULL << VHOST_USER_PROTOCOL_F_REPLY_ACK |
 		      1ULL << VHOST_USER_PROTOCOL_F_RESET_DEVICE;
+}
+
+int front_init(struct front *f, unsigned queues, unsigned size, uint64_t mem_bytes)
+{
+	int mem_fd = memfd_create("front", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	uint8_t *mem;
+
+	if (mem_fd < 0 || ftruncate(mem_fd, (off_t)mem_bytes) < 0)
+		return fail(-errno, "memfd: %s", strerror(errno));
+	fcntl(mem_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW);
+	mem = mmap(NULL, mem_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, mem_fd, 0);
+	if (mem == MAP_FAILED)
+		return fail(-errno, "mmap: %s", strerror(errno));
+	front_init_in(f, queues, size, mem_fd, mem, mem_bytes, 0);
+	f->gpa = FRONT_GPA;
+	f->borrowed = false;
 	return 0;
 }
 
@@ -93,6 +106,8 @@ void front_free(struct front *f)
 	}
 	if (f->inflight_fd >= 0)
 		close(f->inflight_fd);
+	if (f->borrowed)
+		return;
 	munmap(f->mem, f->mem_bytes);
 	close(f->mem_fd);
 }
@@ -172,7 +187,7 @@ static int share_memory(struct front *f)
 
 	msg.payload.memory.count = 1;
 	msg.payload.memory.region[0] = (struct vhost_user_mem_region){
-		.gpa = FRONT_GPA, .size = f->mem_bytes, .user_addr = (uintptr_t)f->mem};
+		.gpa = f->gpa, .size = f->mem_bytes, .user_addr = (uintptr_t)f->mem};
 	msg.fds[0] = f->mem_fd;
 	msg.fd_count = 1;
 	return front_call(f, &msg, NULL);
@@ -207,7 +222,7 @@ static int start_ring(struct front *f, struct front_queue *q)
 		.desc = (uintptr_t)q->desc,
 		.avail = (uintptr_t)q->avail,
 		.used = (uintptr_t)q->used,
-		.log = FRONT_GPA + (uint64_t)((uint8_t *)q->used - f->mem),
+		.log = f->gpa + (uint64_t)((uint8_t *)q->used - f->mem),
 	};
 	rc = send_state(f, VHOST_USER_SET_VRING_NUM, q->index, q->size);
 	if (rc == 0) /* as QEMU after a lost connection: where the answers stand */
@@ -223,7 +238,16 @@ static int start_ring(struct front *f, struct front_queue *q)
 	return rc;
 }
 
-int front_start(struct front *f, int fd)
+int front_start_rings(struct front *f)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; rc == 0 && i < f->queues; i++)
+		rc = start_ring(f, &f->q[i]);
+	return rc;
+}
+
+int front_negotiate(struct front *f, int fd)
 {
 	int rc;
 
@@ -234,9 +258,14 @@ int front_start(struct front *f, int fd)
 		rc = share_memory(f);
 	if (rc == 0)
 		rc = share_inflight(f);
-	for (unsigned i = 0; rc == 0 && i < f->queues; i++)
-		rc = start_ring(f, &f->q[i]);
 	return rc;
+}
+
+int front_start(struct front *f, int fd)
+{
+	int rc = front_negotiate(f, fd);
+
+	return rc < 0 ? rc : front_start_rings(f);
 }
 
 int front_connect(struct front *f, const char *path, int timeout_ms)
@@ -289,7 +318,7 @@ int front_add(struct front *f, unsigned queue, const struct front_piece *pieces,
 	for (unsigned i = 0; i < out + in; i++) {
 		struct vring_desc *d = &q->desc[head + i];
 
-		d->addr = FRONT_GPA + pieces[i].offset;
+		d->addr = f->gpa + pieces[i].offset;
 		d->len = pieces[i].bytes;
 		d->flags = (uint16_t)((i < out ? 0 : VRING_DESC_F_WRITE) |
 				      (i + 1 < out + in ? VRING_DESC_F_NEXT : 0));

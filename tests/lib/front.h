@@ -15,7 +15,7 @@
 #include "base/vhost_user.h"
 
 #define FRONT_QUEUES 8
-#define FRONT_GPA    0x100000000ULL /* where the memory lies for the "guest" */
+#define FRONT_GPA    0x100000000ULL /* where front_init's memory lies for the "guest" */
 
 struct front_queue {
 	unsigned index, size;
@@ -33,6 +33,8 @@ struct front {
 	int mem_fd;
 	uint8_t *mem;
 	uint64_t mem_bytes, data_offset; /* data may be put behind data_offset */
+	uint64_t gpa;			 /* of the memory's first byte */
+	bool borrowed;			 /* the memory is the caller's */
 	uint64_t offered, features;	 /* wanted ones; those that are offered are acknowledged */
 	uint64_t protocol;
 	unsigned queues;
@@ -44,11 +46,17 @@ struct front {
 
 /* Makes memory of `mem_bytes` (sealed) and `queues` rings of `size`; nothing is connected. */
 int front_init(struct front *f, unsigned queues, unsigned size, uint64_t mem_bytes);
+/* The same in memory of the caller's, from its guest address 0 on, the rings at `at` (not wiped). */
+void front_init_in(struct front *f, unsigned queues, unsigned size, int mem_fd, uint8_t *mem,
+		   uint64_t mem_bytes, uint64_t at);
 void front_free(struct front *f);
 /* Connects (waiting up to timeout_ms for the socket), negotiates, starts all rings. */
 int front_connect(struct front *f, const char *path, int timeout_ms);
 /* The same on a connected socket, which it takes. */
 int front_start(struct front *f, int fd);
+/* As front_start without the rings; then they, all of them: again after front_stop_ring. */
+int front_negotiate(struct front *f, int fd);
+int front_start_rings(struct front *f);
 void front_disconnect(struct front *f);
 /* Sends a request; replies into *reply when it has one. */
 int front_call(struct front *f, struct vhost_user_msg *msg, struct vhost_user_msg *reply);

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hosts whose VMs are programs (tests/stub/vmm_stub.c): no KVM, many of them, killed at will.
+
+    h1 = host(cluster, 'h1'); create(h1); h1.ok('vm', 'start', 'g'); goes_on(h1)
+
+What must never be (a VM that runs twice, a page or block that is not what it was left as) the stubs write down;
+`cluster` looks at it when the test is over.
+"""
+import os, re, subprocess, sys
+
+from hostlib import BIN, Cluster, Host, until
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'lib'))
+from vmm import setup_sectors
+
+STUB = BIN.parent / 'tests' / 'stub' / 'vmm_stub'
+
+
+class StubCluster(Cluster):
+    def __init__(self):
+        super().__init__()
+        self.stub = self.dir / 'stub'
+        self.stub.mkdir()
+        os.symlink(STUB, self.dir / 'perilune-vmm')
+
+    def host(self, name='h1', *options):
+        h = StubHost(self, name, prefix=['env', f'PERILUNE_STUB={self.stub}'])
+        h.options = options
+        self.hosts[name] = h.start()
+        return h
+
+    def violations(self):
+        path = self.stub / 'violations'
+        return path.read_text() if path.exists() else ''
+
+    def __exit__(self, kind, value, trace):
+        wrong = self.violations()
+        super().__exit__(kind, value, trace)
+        assert not wrong, wrong
+
+
+class StubHost(Host):
+    options = ()
+
+    def start(self, *options, **kw):
+        return super().start('--vmm', self.dir.parent / 'perilune-vmm', '--kvm', '/dev/null', '--listen', '127.0.0.1:0',
+                             *self.options, *options, **kw)
+
+
+def create(host, name='g', memory='32M', disks=('v1:/a.disk',), *words):
+    kernel = host.dir.parent / 'kernel'
+    kernel.write_bytes(setup_sectors() + bytes(4096))
+    host.ok('vm', 'create', name, '--volume', 'v1', '--memory', memory, '--kernel', kernel,
+            *[w for d in disks for w in ('--disk', d)], *words)
+
+
+def show(host, name='g'):
+    return host.json('vm', 'show', name)
+
+
+def counts(host, name='g'):
+    """What the guest said last on this host: steps, pages, writes, reads; None: nothing."""
+    lines = re.findall(r'^n (\d+) pages (\d+) writes (\d+) reads (\d+)$', host.run('vm', 'console', name, '--log').out, re.M)
+    return tuple(map(int, lines[-1])) if lines else None
+
+
+def goes_on(host, name='g', disk=True, timeout=30):
+    """The guest lives here: it steps, writes pages and blocks; returns its counts."""
+    before = counts(host, name) or (0, 0, 0, 0)
+
+    def on():
+        now = counts(host, name)
+        return now and now[0] > before[0] and (not disk or now[2] > before[2]) and now
+    return until(on, timeout, what=f'the guest going on, beyond {before}')
+
+
+def keys(host, text, name='g'):
+    """Types them; returns when the monitor has said that it had them."""
+    p = subprocess.Popen([BIN / 'perilune', '--connect', host.dir, 'vm', 'console', name, '--follow'], stdin=subprocess.PIPE,
+                         stdout=subprocess.PIPE)
+    try:
+        p.stdin.write(text.encode())
+        p.stdin.flush()
+        want = [f'key {k}\n'.encode() for k in text]
+        while want:
+            line = p.stdout.readline()
+            assert line, 'the console ended'
+            if line == want[0]:
+                want.pop(0)
+    finally:
+        p.kill()
+        p.communicate()
+
+
+def alive(pid):
+    try:
+        return open(f'/proc/{pid}/stat').read().rsplit(')', 1)[1].split()[0] != 'Z'
+    except FileNotFoundError:
+        return False

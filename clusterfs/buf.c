@@ -365,6 +365,26 @@ void cfs_buf_hold(struct cfs *fs, struct cfs_buf *buf)
 	pthread_mutex_unlock(&fs->cache->lock);
 }
 
+size_t cfs_buf_of_owner(struct cfs *fs, uint64_t owner, enum cfs_type type, struct cfs_buf **out,
+			size_t max)
+{
+	struct cfs_cache *c = fs->cache;
+	struct cfs_buf *b;
+	size_t n = 0;
+
+	pthread_mutex_lock(&c->lock);
+	list_for_each (b, &c->by_owner[bucket(c, owner)], owned) {
+		if (n == max)
+			break;
+		if (b->owner != owner || b->type != type)
+			continue;
+		take_ref(b);
+		out[n++] = b;
+	}
+	pthread_mutex_unlock(&c->lock);
+	return n;
+}
+
 void cfs_buf_forget_owner(struct cfs *fs, uint64_t owner)
 {
 	struct cfs_cache *c = fs->cache;

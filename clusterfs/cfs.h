@@ -214,15 +214,97 @@ struct cfs_vm_lock;
 /*
  * The lock of a VM's definition file at `path`: who holds it runs the VM (one lock decides).
  * -EBUSY: err_holder names the host that runs it. A dead host's lock is taken over once that
- * host's lease is over and its journal is replayed (waits for it, up to `wait_ms`).
+ * host's lease is over and its journal is replayed (waits for it, up to `wait_ms`); an offer of a dead
+ * host too, whoever it was made to.
  */
 int cfs_vm_lock(struct cfs *fs, const char *path, unsigned wait_ms, struct cfs_vm_lock **out);
-/* After a daemon's restart in the same epoch: takes up a lock that names us already. -ENOENT. */
+/*
+ * After a daemon's restart in the same epoch: takes up a lock that names us already; one that we had
+ * offered is taken back. -ENOENT: it is not ours (any more); an offer to us is not, either.
+ */
 int cfs_vm_adopt(struct cfs *fs, const char *path, struct cfs_vm_lock **out);
 uint64_t cfs_vm_lock_vbn(const struct cfs_vm_lock *lock);
 int cfs_vm_unlock(struct cfs_vm_lock *lock);
-/* Who runs it: slot and epoch, or -ENOENT when nobody does. */
+/* The host that runs it, or that has it while it moves; -ENOENT when nobody does. */
 int cfs_vm_owner(struct cfs *fs, const char *path, char *host, size_t size);
+
+enum cfs_vm_state {
+	CFS_VM_STOPPED, /* nobody runs it */
+	CFS_VM_RUNS,
+	CFS_VM_OFFERED, /* handed over just now: `host` has paused it, `to` may take it up */
+};
+struct cfs_vm_where {
+	enum cfs_vm_state state;
+	char host[64], to[64]; /* names; "" for none */
+	unsigned slot, to_slot;
+	uint32_t epoch, to_epoch;
+	bool here; /* `host` is this one, in this life */
+};
+/* What stands on the disk now, dead lives left out: an offer by a dead host is STOPPED. */
+int cfs_vm_where(struct cfs *fs, const char *path, struct cfs_vm_where *out);
+
+/* --- handing a VM over to another host (handover.c) -------------------------------------------------------- */
+
+/*
+ * Live migration's instant. The VM's lock decides for all of its disks, whose locks name the VM and do not
+ * change; so one compare-and-write offers them all, and one takes them up, or back. Exactly one of these
+ * succeeds, whatever is lost, late or dead. What a message says decides nothing: a VM's vCPUs run
+ * only after one of the calls here (or cfs_vm_lock, cfs_vm_adopt) has said 0.
+ *
+ *	source	rounds of pages, with each cfs_vm_checkpoint
+ *	source	pauses the vCPUs, controller_quiesce
+ *	source	cfs_vm_offer, cfs_vm_baggage; tells the target, with the baggage
+ *	target		cfs_vm_accept: 0, cfs_open of its disks, and runs it
+ *	target		or gives up: cfs_vm_decline
+ *	source	was told that it runs, or hears nothing: cfs_vm_retract until it knows
+ *			0: runs on      -ENOENT: kills its VMM, closes the controller, cfs_vm_forget
+ *
+ * A target that dies: the source takes back. A source that dies: the target may still accept, for it has all of
+ * the guest; or anybody starts the VM anew (cfs_vm_lock). Never both.
+ */
+
+/* Puts in place what the VM's locks protect, so that the offer finds little to do: once a round. */
+int cfs_vm_checkpoint(struct cfs_vm_lock *lock);
+/*
+ * Offers the VM to the life (slot, epoch). INV-FS-5 first, for its lock and all files that are open under it:
+ * their metadata go in place, a RELEASED record is durable, so that no replay of our journal touches them
+ * again; then the compare-and-write. The caller sees to it that nothing under these locks is in flight,
+ * nor begins (controller_quiesce): from here until retract or forget, other users of these files on this host wait.
+ * -ENOENT: that life is none that is active. After any error: cfs_vm_retract, as after an offer.
+ */
+int cfs_vm_offer(struct cfs_vm_lock *lock, unsigned slot, uint32_t epoch);
+/*
+ * Takes back: the offer, one of unknown outcome, or one that failed before it was made. 0: the VM is ours, as
+ * before. -ENOENT: the target, or since then somebody else, has it: cfs_vm_forget. -EIO, -ETIMEDOUT and the
+ * like: not known yet; try again, and run nothing meanwhile. -ESTALE: our lease is over.
+ */
+int cfs_vm_retract(struct cfs_vm_lock *lock);
+/*
+ * The VM is another host's: lets go of its lock, and closes all files that are open under it (not to be
+ * given to cfs_close any more), without a word to the disk. Their disks are closed already. Frees `lock`.
+ */
+void cfs_vm_forget(struct cfs_vm_lock *lock);
+
+/*
+ * What the target would have to read: lock records, inodes, and of the files' maps what is in memory, the upper
+ * levels first, for about `limit` bytes. After the offer: *bytes is to be freed. Sent to the target as it is.
+ */
+int cfs_vm_baggage(struct cfs_vm_lock *lock, size_t limit, void **bytes, size_t *size);
+#define CFS_BAGGAGE_MAX (64u << 20) /* bytes; more is refused */
+
+/*
+ * Takes up what the life (slot, epoch) has offered to us. `baggage` (may be NULL) comes from a member of the volume:
+ * checked block by block, left out where it makes no sense; without it the disk is read. 0: the VM is ours.
+ * -ENOENT: it is not offered to us, by them: taken back, or taken by another. Other errors: not known; try
+ * again or decline, and run nothing meanwhile.
+ */
+int cfs_vm_accept(struct cfs *fs, const char *path, unsigned slot, uint32_t epoch,
+		  const void *baggage, size_t size, struct cfs_vm_lock **out);
+/*
+ * Gives an offer back to who made it, dead or alive. 0: it is his. -ENOENT: none is made to us (any more).
+ * -EALREADY: an accept of ours that was given up as unknown has come through: the VM is ours (cfs_vm_adopt).
+ */
+int cfs_vm_decline(struct cfs *fs, const char *path);
 
 /* --- whole volume, unmounted (check.c, dump.c) ------------------------------------------------------------------ */
 

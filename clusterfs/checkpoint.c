@@ -47,8 +47,25 @@ static void take_copy(struct copies *c, struct cfs_buf *b)
 	b->imaged = false;
 }
 
-/* Copies all dirty buffers of `owner` (0: of everybody), a batch under each hold of the mutex. */
-static void collect(struct cfs *fs, uint64_t owner, struct copies *c)
+struct owners {
+	const uint64_t *vbn; /* ascending */
+	size_t n;	     /* 0: everybody */
+};
+
+static int by_number(const void *a, const void *b)
+{
+	const uint64_t *x = a, *y = b;
+
+	return *x < *y ? -1 : *x > *y;
+}
+
+static bool wanted(const struct owners *o, const struct cfs_buf *b)
+{
+	return !o->n || bsearch(&b->owner, o->vbn, o->n, sizeof(*o->vbn), by_number);
+}
+
+/* Copies all dirty buffers of these owners, a batch under each hold of the mutex. */
+static void collect(struct cfs *fs, const struct owners *owners, struct copies *c)
 {
 	struct cfs_journal *j = fs->journal;
 	struct cfs_buf **want = NULL;
@@ -57,7 +74,7 @@ static void collect(struct cfs *fs, uint64_t owner, struct copies *c)
 
 	pthread_mutex_lock(&j->lock);
 	list_for_each (b, &j->dirty, dirty_link) {
-		if (owner && b->owner != owner)
+		if (!wanted(owners, b))
 			continue;
 		if (b->freed) { /* only its transaction has to be durable */
 			c->last_stream = MAX(c->last_stream, b->last_stream);
@@ -189,14 +206,15 @@ static void drop_freed(struct cfs *fs)
 	pthread_mutex_unlock(&j->lock);
 }
 
-int cfs_checkpoint(struct cfs *fs, uint64_t owner)
+int cfs_checkpoint(struct cfs *fs, const uint64_t *owner, size_t n)
 {
 	struct cfs_journal *j = fs->journal;
+	struct owners owners = {owner, n};
 	struct copies c = {0};
 	int rc;
 
 	pthread_mutex_lock(&j->checkpoint_lock);
-	collect(fs, owner, &c);
+	collect(fs, &owners, &c);
 	if (c.n > 0)
 		qsort(c.v, c.n, sizeof(*c.v), by_vbn);
 	rc = commit_up_to(fs, c.last_stream);
@@ -224,7 +242,7 @@ void *cfs_checkpoint_main(void *arg)
 			continue;
 		}
 		pthread_mutex_unlock(&j->lock);
-		rc = cfs_checkpoint(fs, 0);
+		rc = cfs_checkpoint(fs, NULL, 0);
 		if (rc < 0) {
 			log_warn("cfs", "volume %s: checkpoint: %s", fs->name, err_message(rc));
 			sleep_ms(100);

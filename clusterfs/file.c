@@ -201,15 +201,18 @@ int cfs_close(struct cfs_file *file)
 	return rc;
 }
 
+void cfs_file_forget(struct cfs_file *file)
+{
+	cfs_map_close(&file->map);
+	delist(file);
+	cfs_lock_unpin(file->lock);
+	free_file(file);
+}
+
 void cfs_files_abandon(struct cfs *fs)
 {
-	while (fs->files) {
-		struct cfs_file *file = fs->files;
-
-		cfs_map_close(&file->map);
-		delist(file);
-		free_file(file);
-	}
+	while (fs->files)
+		cfs_file_forget(fs->files);
 }
 
 struct cfs_map *cfs_file_map(struct cfs_file *file)

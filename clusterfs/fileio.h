@@ -26,6 +26,8 @@ static inline struct cfs_inode_block *cfs_file_inode(const struct cfs_file *file
 {
 	return (struct cfs_inode_block *)file->map.inode_buf->data;
 }
+/* Closes it without a word to the disk: its lock is another host's by now, or goes with the volume. */
+void cfs_file_forget(struct cfs_file *file);
 /* 0, or -EPERM when it was opened for reading. */
 int cfs_file_writable(const struct cfs_file *file);
 

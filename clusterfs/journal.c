@@ -486,7 +486,7 @@ int cfs_journal_stop(struct cfs *fs, bool abandon)
 	if (!j)
 		return 0;
 	if (!abandon)
-		rc = cfs_checkpoint(fs, 0);
+		rc = cfs_checkpoint(fs, NULL, 0);
 	pthread_mutex_lock(&j->lock);
 	j->stopping = true;
 	pthread_cond_broadcast(&j->wake_commit);

@@ -121,10 +121,11 @@ static int give_up_all(struct cfs *fs)
 	pthread_mutex_lock(&t->mutex);
 	all = xcalloc(t->count + 1, sizeof(*all));
 	list_for_each (l, &t->lru, lru) {
-		MUST(!l->used && !l->waiting);
-		if (l->held == CFS_LOCK_FREE)
+		if (l->held == CFS_LOCK_FREE) {
+			MUST(!l->used && !l->waiting);
 			continue;
-		if (l->pins) {
+		}
+		if (l->pins || l->used) { /* `used`: a VM is being handed over */
 			pthread_mutex_unlock(&t->mutex);
 			free(all);
 			return fail(-EBUSY, "lock %llu is still in use",
@@ -188,8 +189,7 @@ bool cfs_lock_try_use(struct cfs_lock *l)
 	return true;
 }
 
-/* The use mutex for this thread, made if need be: NULL when others kept it for `wait_ms`. */
-static struct cfs_lock *use(struct cfs *fs, uint64_t vbn, unsigned wait_ms)
+struct cfs_lock *cfs_locks_use(struct cfs *fs, uint64_t vbn, unsigned wait_ms)
 {
 	struct cfs_locks *t = fs->locks;
 	struct timespec end = monotonic_in(wait_ms);
@@ -282,7 +282,7 @@ struct cfs_lock *cfs_lock_use_open(struct cfs *fs, uint64_t vbn, unsigned wait_m
 	pthread_mutex_lock(&t->mutex);
 	open = is_open(t, vbn);
 	pthread_mutex_unlock(&t->mutex);
-	l = open ? use(fs, vbn, wait_ms) : NULL;
+	l = open ? cfs_locks_use(fs, vbn, wait_ms) : NULL;
 	if (!l)
 		return NULL;
 	pthread_mutex_lock(&t->mutex);
@@ -403,7 +403,7 @@ static int get(struct cfs *fs, uint64_t vbn, struct cfs_want *w, unsigned wait_m
 
 	if (atomic_load(&fs->dead))
 		return fail(-ESTALE, "volume %s: this host's slot is lost; mount again", fs->name);
-	l = use(fs, vbn, wait_ms);
+	l = cfs_locks_use(fs, vbn, wait_ms);
 	if (!l) {
 		rc = fail(-EBUSY, "lock %llu: in use on this host", (unsigned long long)vbn);
 		err_holder("host %s", fs->options.host_name);
@@ -445,7 +445,7 @@ static bool holds_vm(struct cfs *fs, uint64_t vm)
 
 	pthread_mutex_lock(&t->mutex);
 	l = cfs_locks_find(t, vm);
-	holds = l && l->held == CFS_LOCK_EXCLUSIVE;
+	holds = l && l->held == CFS_LOCK_EXCLUSIVE && !l->leaving;
 	pthread_mutex_unlock(&t->mutex);
 	return holds;
 }

@@ -29,9 +29,27 @@ bool cfs_lock_is_vm(const struct cfs_lock_record *r)
 	return r->mode == CFS_LOCK_EXCLUSIVE && r->owner_kind == CFS_OWNER_VM;
 }
 
+/* An offered one (lockoffer.c) is its giver's until it is taken up. */
+bool cfs_lock_is_offered(const struct cfs_lock_record *r)
+{
+	return r->mode == CFS_LOCK_EXCLUSIVE && r->state == CFS_LOCK_OFFERED;
+}
+
+void cfs_lock_life(const struct cfs_lock_record *r, unsigned *slot, uint32_t *epoch)
+{
+	bool offered = cfs_lock_is_offered(r);
+
+	*slot = le16_get(offered ? r->from_slot : r->owner_slot);
+	*epoch = le32_get(offered ? r->from_epoch : r->owner_epoch);
+}
+
 static bool names_us(const struct cfs *fs, const struct cfs_lock_record *r)
 {
-	return le16_get(r->owner_slot) == fs->slot && le32_get(r->owner_epoch) == fs->epoch;
+	uint32_t epoch;
+	unsigned slot;
+
+	cfs_lock_life(r, &slot, &epoch);
+	return slot == fs->slot && epoch == fs->epoch;
 }
 
 /* The VM's own lock, taken to run it. */
@@ -82,9 +100,10 @@ static int may_take_from_readers(const struct cfs_lock *l, const struct cfs_lock
 /* From a host: it must be us, or dead; and a dead host's VM may run until its lease is over. */
 static int may_take_from_host(const struct cfs_lock *l, const struct cfs_lock_record *r)
 {
-	unsigned slot = le16_get(r->owner_slot);
-	uint32_t epoch = le32_get(r->owner_epoch);
+	uint32_t epoch;
+	unsigned slot;
 
+	cfs_lock_life(r, &slot, &epoch);
 	if (names_us(l->fs, r))
 		return 0;
 	if (slot >= CFS_MAX_SLOTS)
@@ -119,6 +138,15 @@ static bool has_beaten(const struct cfs_lock *l, struct cfs_want *w, unsigned sl
 	       le64_get(v.beat.head.sequence) > w->counter;
 }
 
+static unsigned giver_of(const struct cfs_lock_record *r)
+{
+	uint32_t epoch;
+	unsigned slot;
+
+	cfs_lock_life(r, &slot, &epoch);
+	return slot;
+}
+
 static int may_take(const struct cfs_lock *l, const struct cfs_lock_record *r, struct cfs_want *w,
 		    bool *final, uint64_t *steal_from)
 {
@@ -128,7 +156,9 @@ static int may_take(const struct cfs_lock *l, const struct cfs_lock_record *r, s
 	case CFS_LOCK_SHARED:
 		return w->mode == CFS_LOCK_SHARED ? 0 : may_take_from_readers(l, r);
 	case CFS_LOCK_EXCLUSIVE:
-		if (r->state != CFS_LOCK_ACTIVE) { /* on its way to another host, or saved */
+		/* Saved, or offered by us: that is taken back by who offered it. */
+		if (r->state == CFS_LOCK_SAVED ||
+		    (cfs_lock_is_offered(r) && (!is_running_mark(l, r) || names_us(l->fs, r)))) {
 			*final = true;
 			return busy(l, r);
 		}
@@ -138,7 +168,7 @@ static int may_take(const struct cfs_lock *l, const struct cfs_lock_record *r, s
 			int rc = may_take_from_host(l, r);
 
 			if (rc == -EBUSY)
-				*final = has_beaten(l, w, le16_get(r->owner_slot));
+				*final = has_beaten(l, w, giver_of(r));
 			return rc;
 		}
 		if (w->owner.kind == CFS_OWNER_VM && w->owner.vm == le64_get(r->vm))
@@ -155,7 +185,7 @@ static void fill_next(const struct cfs_lock *l, const struct cfs_lock_record *r,
 {
 	const struct cfs *fs = l->fs;
 	bool host = w->owner.kind == CFS_OWNER_HOST || w->owner.vm == l->vbn;
-	bool still_runs = is_running_mark(l, r) && names_us(fs, r);
+	bool still_runs = is_running_mark(l, r) && names_us(fs, r) && !cfs_lock_is_offered(r);
 
 	*next = *r;
 	if (w->mode == CFS_LOCK_EXCLUSIVE && still_runs)
@@ -183,7 +213,7 @@ static void fill_next(const struct cfs_lock *l, const struct cfs_lock_record *r,
 	}
 }
 
-static struct cfs_swap swap_of(const struct cfs_lock *l, uint64_t deadline_ns)
+struct cfs_swap cfs_lock_swap(const struct cfs_lock *l, uint64_t deadline_ns)
 {
 	return (struct cfs_swap){
 		.vbn = l->vbn,
@@ -192,9 +222,8 @@ static struct cfs_swap swap_of(const struct cfs_lock *l, uint64_t deadline_ns)
 		.deadline_ns = MAX(deadline_ns, clock_boot_ns() + SETTLE_MS * NS_PER_MS)};
 }
 
-/* The release thread and `volume locks` look at both, without the use mutex. */
-static void note_held(struct cfs_lock *l, enum cfs_lock_mode mode,
-		      const struct cfs_lock_record *rec)
+void cfs_lock_note_held(struct cfs_lock *l, enum cfs_lock_mode mode,
+			const struct cfs_lock_record *rec)
 {
 	pthread_mutex_lock(&l->fs->locks->mutex);
 	if (l->held == CFS_LOCK_FREE && mode != CFS_LOCK_FREE)
@@ -207,7 +236,7 @@ static void note_held(struct cfs_lock *l, enum cfs_lock_mode mode,
 
 static int take_from(struct cfs_lock *l, const struct cfs_lock_record *r, const struct cfs_want *w)
 {
-	struct cfs_swap swap = swap_of(l, w->deadline_ns);
+	struct cfs_swap swap = cfs_lock_swap(l, w->deadline_ns);
 	struct cfs_want want = *w;
 	struct cfs_lock_record next;
 	bool kept = l->held != CFS_LOCK_FREE; /* an upgrade, or another name for it */
@@ -221,7 +250,7 @@ static int take_from(struct cfs_lock *l, const struct cfs_lock_record *r, const 
 	l->known = rc == 0;
 	if (rc < 0)
 		return rc;
-	note_held(l, want.mode, &next);
+	cfs_lock_note_held(l, want.mode, &next);
 	if (!kept) {
 		/* A lock that was ours all along may have changes under it that we don't know. */
 		bool adopted = names_us(l->fs, r) || cfs_lock_is_vm(r);
@@ -339,12 +368,16 @@ static bool still_ours(const struct cfs_lock *l, const struct cfs_lock_record *r
 {
 	if (r->mode == CFS_LOCK_SHARED)
 		return le32_get(r->readers[l->fs->slot]) == l->fs->epoch;
-	return r->mode == CFS_LOCK_EXCLUSIVE && (names_us(l->fs, r) || cfs_lock_is_vm(r));
+	if (r->mode != CFS_LOCK_EXCLUSIVE)
+		return false;
+	if (is_running_mark(l, r)) /* it decides: it may have gone to another host */
+		return names_us(l->fs, r) && !cfs_lock_is_offered(r);
+	return names_us(l->fs, r) || cfs_lock_is_vm(r);
 }
 
 int cfs_lock_release(struct cfs_lock *l)
 {
-	struct cfs_swap swap = swap_of(l, 0);
+	struct cfs_swap swap = cfs_lock_swap(l, 0);
 	struct cfs_lock_record r = l->rec, next;
 	bool read = !l->known || l->held == CFS_LOCK_SHARED;
 	int rc = -EILSEQ;
@@ -358,7 +391,7 @@ int cfs_lock_release(struct cfs_lock *l)
 		if (rc < 0)
 			break;
 		if (!still_ours(l, &r)) {
-			note_held(l, CFS_LOCK_FREE, NULL);
+			cfs_lock_note_held(l, CFS_LOCK_FREE, NULL);
 			l->known = false;
 			return 0;
 		}
@@ -367,7 +400,7 @@ int cfs_lock_release(struct cfs_lock *l)
 		read = true;
 	}
 	if (rc == 0 || swap.unsettled) {
-		note_held(l, CFS_LOCK_FREE, &next);
+		cfs_lock_note_held(l, CFS_LOCK_FREE, &next);
 		l->known = rc == 0;
 	}
 	return rc;

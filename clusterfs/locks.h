@@ -27,9 +27,10 @@ struct cfs_lock {
 	bool used;
 	unsigned waiting; /* threads that want the use mutex */
 	unsigned pins;
-	bool wished;	      /* another host waits for it */
-	bool news;	      /* its holder says that it is free: look now */
-	uint64_t wishers;     /* slots that wish for it, a bit each: to be told */
+	bool wished;	  /* another host waits for it */
+	bool news;	  /* its holder says that it is free: look now */
+	uint64_t wishers; /* slots that wish for it, a bit each: to be told */
+	bool leaving;	  /* a VM's own: it is being offered, nothing more is taken in its name */
 	uint64_t give_way_ms; /* until then another host goes first */
 	uint64_t taken_ms;    /* on the disk since then */
 	void (*on_wish)(void *arg);
@@ -70,6 +71,8 @@ struct cfs_locks {
 /* lock.c: the table. Mutex held. */
 struct cfs_lock *cfs_locks_find(struct cfs_locks *t, uint64_t vbn);
 struct cfs_lock *cfs_locks_make(struct cfs_locks *t, uint64_t vbn);
+/* The use mutex for this thread, made if need be: NULL when others kept it for `wait_ms`. Not held. */
+struct cfs_lock *cfs_locks_use(struct cfs *fs, uint64_t vbn, unsigned wait_ms);
 /* Mutex held: takes the use mutex if it is free and nothing is pinned. */
 bool cfs_lock_try_use(struct cfs_lock *l);
 /* Frees entries that say nothing, when there are many. Mutex held. */
@@ -97,10 +100,28 @@ bool cfs_lock_covers(const struct cfs_lock *l, const struct cfs_want *want);
 int cfs_lock_release(struct cfs_lock *l);
 /* A running VM's lock, or that of a disk which belongs to one: not given up for a wish. */
 bool cfs_lock_is_vm(const struct cfs_lock_record *r);
+bool cfs_lock_is_offered(const struct cfs_lock_record *r);
+/* Who holds an exclusive one, by slot and epoch: of an offered one who offers it. */
+void cfs_lock_life(const struct cfs_lock_record *r, unsigned *slot, uint32_t *epoch);
+/* A change of the lock's record by compare-and-write; an unknown one is settled for a while at least. */
+struct cfs_swap cfs_lock_swap(const struct cfs_lock *l, uint64_t deadline_ns);
+/* The release thread and `volume locks` look at both, without the use mutex. `rec` NULL: as it is. */
+void cfs_lock_note_held(struct cfs_lock *l, enum cfs_lock_mode mode,
+			const struct cfs_lock_record *rec);
+
+/* lockoffer.c: a VM's own lock on its way to another host. The use mutex is held. */
+int cfs_lock_offer(struct cfs_lock *l, unsigned slot, uint32_t epoch);
+int cfs_lock_take_back(struct cfs_lock *l);
+/* `seen` (may be NULL): the record as the giver says it stands there; *as_seen: so it did. */
+int cfs_lock_take_up(struct cfs_lock *l, unsigned slot, uint32_t epoch,
+		     const struct cfs_lock_record *seen, bool *as_seen);
+int cfs_lock_decline(struct cfs_lock *l);
 
 /* release.c */
 void *cfs_release_main(void *arg);
-/* Gives up locks whose use mutex is held: the four steps of INV-FS-5, steps 1 to 3 for all at once. */
+/* Steps 1 to 3 of INV-FS-5 for locks whose use mutex is held, all at once: only what was changed under. */
+int cfs_release_settle(struct cfs *fs, struct cfs_lock **l, unsigned n);
+/* All four steps. */
 int cfs_release_locks(struct cfs *fs, struct cfs_lock **l, unsigned n);
 
 #endif

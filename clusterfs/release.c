@@ -40,23 +40,40 @@ static bool touched(const struct cfs_lock *l)
 	return l->held == CFS_LOCK_EXCLUSIVE && (!l->since || last > l->since);
 }
 
-/* Steps 1 to 3 for all of them together. */
-static int settle_content(struct cfs *fs, struct cfs_lock **l, unsigned n)
+static int by_number(const void *a, const void *b)
 {
+	const uint64_t *x = a, *y = b;
+
+	return *x < *y ? -1 : *x > *y;
+}
+
+/* Steps 1 and 2. */
+static int put_in_place(struct cfs *fs, struct cfs_lock **l, unsigned n)
+{
+	uint64_t *owner = xcalloc(n, sizeof(*owner));
 	unsigned dirty = 0;
-	uint64_t one = 0;
+	int rc;
+
+	for (unsigned i = 0; i < n; i++)
+		if (touched(l[i]))
+			owner[dirty++] = l[i]->vbn;
+	qsort(owner, dirty, sizeof(*owner), by_number);
+	rc = dirty ? cfs_checkpoint(fs, owner, dirty) : 0;
+	free(owner);
+	return rc < 0 ? rc : (int)dirty;
+}
+
+int cfs_release_settle(struct cfs *fs, struct cfs_lock **l, unsigned n)
+{
 	struct cfs_txn txn;
 	int rc;
 
-	for (unsigned i = 0; i < n; i++) {
-		if (!touched(l[i]))
-			continue;
-		dirty++;
-		one = l[i]->vbn;
-	}
-	if (!dirty || !fs->journal)
+	if (!n || !fs->journal)
 		return 0;
-	rc = cfs_checkpoint(fs, dirty == 1 ? one : 0);
+	rc = put_in_place(fs, l, n);
+	if (rc <= 0)
+		return rc;
+	rc = 0;
 	for (unsigned i = 0; i < n && rc == 0;) {
 		unsigned records = 0;
 
@@ -98,7 +115,7 @@ static void served(struct cfs *fs, struct cfs_lock *l)
 
 int cfs_release_locks(struct cfs *fs, struct cfs_lock **l, unsigned n)
 {
-	int rc = settle_content(fs, l, n), one;
+	int rc = cfs_release_settle(fs, l, n), one;
 
 	for (unsigned i = 0; i < n && rc == 0; i++) {
 		if (fs->cache)

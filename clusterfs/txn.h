@@ -61,6 +61,12 @@ int cfs_buf_insert(struct cfs *fs, uint64_t vbn, enum cfs_type type, uint64_t ow
 		   const void *data, struct cfs_buf **out);
 /* Forgets all clean, unreferenced buffers of a lock that is given up (all must be so). */
 void cfs_buf_forget_owner(struct cfs *fs, uint64_t owner);
+/*
+ * What is in memory of an object's blocks of one type, the newest first: at most `max`, each with a further
+ * reference; how many.
+ */
+size_t cfs_buf_of_owner(struct cfs *fs, uint64_t owner, enum cfs_type type, struct cfs_buf **out,
+			size_t max);
 /* For checkpoint.c and txn.c: a further reference; dirty or clean again (journal mutex held). */
 void cfs_buf_hold(struct cfs *fs, struct cfs_buf *buf);
 void cfs_buf_set_dirty(struct cfs *fs, struct cfs_buf *buf, bool dirty);
@@ -107,8 +113,11 @@ int cfs_commit_wait(struct cfs *fs);
 uint64_t cfs_durable(struct cfs *fs);
 /* Records before this stream position will never be replayed again. */
 uint64_t cfs_journal_passed(struct cfs *fs);
-/* Writes in place, and flushes, everything `owner` protects (0: everything): step one and two. */
-int cfs_checkpoint(struct cfs *fs, uint64_t owner);
+/*
+ * Writes in place, and flushes, everything that the locks `owner[0..n)` protect (n 0: everything): step one
+ * and two of INV-FS-5. `owner` ascends.
+ */
+int cfs_checkpoint(struct cfs *fs, const uint64_t *owner, size_t n);
 
 /*
  * Replays the journal of (slot, epoch) at `vbn`: two passes, whole batches, only blocks whose owner

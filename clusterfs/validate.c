@@ -70,6 +70,9 @@ static int check_lock(const void *block)
 	if (r->owner_kind > CFS_OWNER_VM ||
 	    (active && r->mode == CFS_LOCK_EXCLUSIVE && r->owner_kind == CFS_OWNER_NONE))
 		return bad(block, "a lock with an unknown kind of owner");
+	if (r->state == CFS_LOCK_OFFERED &&
+	    (r->mode != CFS_LOCK_EXCLUSIVE || r->owner_kind != CFS_OWNER_VM))
+		return bad(block, "a lock that is offered, and no VM's");
 	if (le16_get(r->owner_slot) >= CFS_MAX_SLOTS || le16_get(r->from_slot) >= CFS_MAX_SLOTS)
 		return bad(block, "a lock of a slot that does not exist");
 	return 0;

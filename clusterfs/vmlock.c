@@ -11,20 +11,14 @@
 #include <string.h>
 
 #include "base/err.h"
-#include "clusterfs/locks.h"
+#include "clusterfs/handover.h"
 #include "clusterfs/names.h"
 #include "clusterfs/slot.h"
 
 #define LEAST_WAIT_MS  5000u /* for hosts that only have the definition in their cache */
 #define UNLOCK_WAIT_MS 30000u
 
-struct cfs_vm_lock {
-	struct cfs *fs;
-	uint64_t vbn;
-	struct cfs_lock *lock; /* pinned */
-};
-
-static int find(struct cfs *fs, const char *path, uint64_t *vbn)
+int cfs_vm_find(struct cfs *fs, const char *path, uint64_t *vbn)
 {
 	struct cfs_node node;
 	int rc = cfs_walk(fs, path, &node);
@@ -46,10 +40,14 @@ static bool runs(uint64_t vbn, const struct cfs_lock_record *r)
 	       le64_get(r->vm) == vbn;
 }
 
+/* It is this host's, in this life; also while it offers it. */
 static bool runs_here(const struct cfs *fs, uint64_t vbn, const struct cfs_lock_record *r)
 {
-	return runs(vbn, r) && le16_get(r->owner_slot) == fs->slot &&
-	       le32_get(r->owner_epoch) == fs->epoch;
+	uint32_t epoch;
+	unsigned slot;
+
+	cfs_lock_life(r, &slot, &epoch);
+	return runs(vbn, r) && slot == fs->slot && epoch == fs->epoch;
 }
 
 static int here_already(struct cfs *fs, const char *path)
@@ -62,11 +60,22 @@ static int here_already(struct cfs *fs, const char *path)
 	return rc;
 }
 
+struct cfs_vm_lock *cfs_vm_new(struct cfs *fs, struct cfs_lock *lock)
+{
+	struct cfs_vm_lock *vm = xcalloc(1, sizeof(*vm));
+
+	lock->vm_taken = true;
+	vm->fs = fs;
+	vm->vbn = lock->vbn;
+	vm->lock = lock;
+	cfs_lock_pin(lock);
+	return vm;
+}
+
 static int take(struct cfs *fs, const char *path, uint64_t vbn, unsigned wait_ms,
 		struct cfs_vm_lock **out)
 {
 	struct cfs_lock_owner owner = {.kind = CFS_OWNER_VM, .vm = vbn};
-	struct cfs_vm_lock *vm;
 	struct cfs_lock *lock;
 	int rc = cfs_lock_get_as(fs, vbn, &owner, MAX(wait_ms, LEAST_WAIT_MS), &lock);
 
@@ -79,14 +88,8 @@ static int take(struct cfs *fs, const char *path, uint64_t vbn, unsigned wait_ms
 		cfs_lock_put(lock);
 		return here_already(fs, path);
 	}
-	lock->vm_taken = true;
-	vm = xcalloc(1, sizeof(*vm));
-	vm->fs = fs;
-	vm->vbn = vbn;
-	vm->lock = lock;
-	cfs_lock_pin(lock);
+	*out = cfs_vm_new(fs, lock);
 	cfs_lock_put(lock);
-	*out = vm;
 	return 0;
 }
 
@@ -94,7 +97,7 @@ int cfs_vm_lock(struct cfs *fs, const char *path, unsigned wait_ms, struct cfs_v
 {
 	struct cfs_lock_record r;
 	uint64_t vbn;
-	int rc = find(fs, path, &vbn);
+	int rc = cfs_vm_find(fs, path, &vbn);
 
 	if (rc == 0)
 		rc = cfs_lock_read(fs, vbn, &r);
@@ -106,11 +109,26 @@ int cfs_vm_lock(struct cfs *fs, const char *path, unsigned wait_ms, struct cfs_v
 	return take(fs, path, vbn, wait_ms, out);
 }
 
+/* Our predecessor in this epoch has offered it, and did not live to hear what became of it. */
+static int take_offer_back(struct cfs *fs, const char *path, uint64_t vbn)
+{
+	struct cfs_lock *l = cfs_locks_use(fs, vbn, LEAST_WAIT_MS);
+	int rc;
+
+	if (!l)
+		return fail(-EAGAIN, "VM %s:%s: its lock is in use", fs->name, path);
+	rc = l->vm_taken ? here_already(fs, path) : cfs_lock_take_back(l);
+	if (rc == 0)
+		l->since = 0; /* the journal may hold anything under it */
+	cfs_lock_put(l);
+	return rc < 0 ? fail_prefix(rc, "VM %s:%s", fs->name, path) : 0;
+}
+
 int cfs_vm_adopt(struct cfs *fs, const char *path, struct cfs_vm_lock **out)
 {
 	struct cfs_lock_record r;
 	uint64_t vbn;
-	int rc = find(fs, path, &vbn);
+	int rc = cfs_vm_find(fs, path, &vbn);
 
 	if (rc == 0)
 		rc = cfs_lock_read(fs, vbn, &r);
@@ -118,7 +136,9 @@ int cfs_vm_adopt(struct cfs *fs, const char *path, struct cfs_vm_lock **out)
 		return rc;
 	if (!runs_here(fs, vbn, &r))
 		return fail(-ENOENT, "VM %s:%s: its lock does not name this host", fs->name, path);
-	return take(fs, path, vbn, 0, out);
+	if (cfs_lock_is_offered(&r))
+		rc = take_offer_back(fs, path, vbn);
+	return rc < 0 ? rc : take(fs, path, vbn, 0, out);
 }
 
 uint64_t cfs_vm_lock_vbn(const struct cfs_vm_lock *vm)
@@ -174,8 +194,10 @@ int cfs_vm_unlock(struct cfs_vm_lock *vm)
 {
 	struct cfs_lock_owner owner = {.kind = CFS_OWNER_VM, .vm = vm->vbn};
 	struct cfs_lock *lock;
-	int rc = cfs_lock_get_as(vm->fs, vm->vbn, &owner, UNLOCK_WAIT_MS, &lock);
+	int rc;
 
+	MUST(!vm->held); /* an offer is decided first: retract, or forget */
+	rc = cfs_lock_get_as(vm->fs, vm->vbn, &owner, UNLOCK_WAIT_MS, &lock);
 	cfs_lock_unpin(vm->lock);
 	if (rc == 0) {
 		lock->vm_taken = false;
@@ -189,26 +211,54 @@ int cfs_vm_unlock(struct cfs_vm_lock *vm)
 	return rc;
 }
 
-int cfs_vm_owner(struct cfs *fs, const char *path, char *host, size_t size)
+/* --- where it is ----------------------------------------------------------------------------------- */
+
+static void name_of(struct cfs *fs, unsigned slot, uint32_t epoch, char name[64])
+{
+	struct cfs_slot_view v;
+
+	if (slot == fs->slot && epoch == fs->epoch) {
+		(void)str_format(name, 64, "%.63s", fs->options.host_name);
+		return;
+	}
+	cfs_slot_view(fs, slot, &v);
+	(void)str_format(name, 64, "%.63s", v.claim.name);
+}
+
+int cfs_vm_where(struct cfs *fs, const char *path, struct cfs_vm_where *out)
 {
 	struct cfs_lock_record r;
-	struct cfs_slot_view v;
-	unsigned slot;
 	uint64_t vbn;
-	int rc = find(fs, path, &vbn);
+	int rc = cfs_vm_find(fs, path, &vbn);
 
+	memset(out, 0, sizeof(*out));
 	if (rc == 0)
 		rc = cfs_lock_read(fs, vbn, &r);
-	if (rc < 0)
+	if (rc < 0 || !runs(vbn, &r))
 		return rc;
-	slot = le16_get(r.owner_slot);
-	if (!runs(vbn, &r) || slot >= CFS_MAX_SLOTS ||
-	    cfs_slot_life(fs, slot, le32_get(r.owner_epoch)) == CFS_LIFE_DEAD)
-		return fail(-ENOENT, "VM %s:%s: nobody runs it", fs->name, path);
-	cfs_slot_view(fs, slot, &v);
-	if (slot == fs->slot && le32_get(r.owner_epoch) == fs->epoch)
-		(void)str_format(host, size, "%s", fs->options.host_name);
-	else
-		(void)str_format(host, size, "%.63s", v.claim.name);
+	cfs_lock_life(&r, &out->slot, &out->epoch);
+	if (out->slot >= CFS_MAX_SLOTS || cfs_slot_life(fs, out->slot, out->epoch) == CFS_LIFE_DEAD)
+		return 0;
+	out->state = CFS_VM_RUNS;
+	out->here = runs_here(fs, vbn, &r);
+	name_of(fs, out->slot, out->epoch, out->host);
+	if (!cfs_lock_is_offered(&r))
+		return 0;
+	out->state = CFS_VM_OFFERED;
+	out->to_slot = le16_get(r.owner_slot) % CFS_MAX_SLOTS;
+	out->to_epoch = le32_get(r.owner_epoch);
+	name_of(fs, out->to_slot, out->to_epoch, out->to);
 	return 0;
+}
+
+int cfs_vm_owner(struct cfs *fs, const char *path, char *host, size_t size)
+{
+	struct cfs_vm_where where;
+	int rc = cfs_vm_where(fs, path, &where);
+
+	if (rc == 0 && where.state == CFS_VM_STOPPED)
+		rc = fail(-ENOENT, "VM %s:%s: nobody runs it", fs->name, path);
+	if (rc == 0)
+		(void)str_format(host, size, "%s", where.host);
+	return rc;
 }

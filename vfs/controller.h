@@ -112,6 +112,37 @@ int controller_listen(struct controller *ctl, const char *path);
 /* Serves a connected socket; takes it. -EBUSY: there is a client. */
 int controller_serve(struct controller *ctl, int fd);
 
+/* --- live migration: a guest's memory and disks are held still, and what is written to it is told ------- */
+
+/*
+ * Takes no more requests from the rings, and waits until what was taken is answered, the disks have no work of
+ * their own under way (giving back space), and what the guest has written is durable (one flush). 0: so it is,
+ * and stays until controller_unquiesce; rings stopped meanwhile (GET_VRING_BASE) are answered at once, those
+ * started again wait. -ETIMEDOUT: not within `timeout_ms`, e.g. requests are parked; -EIO: a flush has failed
+ * (the guest's next one will); both: requests are taken again by themselves. -EBUSY: it is quiesced already.
+ */
+int controller_quiesce(struct controller *ctl, unsigned timeout_ms);
+/* Requests are taken again. Without a quiesce nothing happens. */
+void controller_unquiesce(struct controller *ctl);
+
+/*
+ * From now on each write of the controller to the guest's memory (data of reads, used rings, status, events)
+ * sets a bit in `words`: bit n of the whole for the page at byte offset n * 4096 *of the memory's file*, whose
+ * regions all lie in one file; atomic, after the write. A write that was in flight is told when it ends. Pages
+ * beyond `bits` are not. NULL ends it: no bit is set once this has returned. Foreign clients ask for the same,
+ * by guest addresses, with SET_LOG_BASE.
+ */
+void controller_log(struct controller *ctl, uint64_t *words, size_t bits);
+
+/*
+ * What the guest has set and a controller elsewhere must know: each LUN's write cache, reservations, pending unit
+ * attentions. Of a quiesced controller; at most CONTROLLER_STATE_MAX bytes into `state`, returns how many, or
+ * -ENOSPC. Loaded after all disks are attached, before a client comes; -EINVAL: it makes no sense here.
+ */
+#define CONTROLLER_STATE_MAX (2u << 20)
+int controller_save(struct controller *ctl, void *state, size_t size);
+int controller_load(struct controller *ctl, const void *state, size_t size);
+
 struct controller_stats {
 	bool connected;
 	unsigned in_flight;

@@ -13,24 +13,26 @@
 #include "base/util.h"
 #include "tests/lib/lun.h"
 
-static struct blk *open_lun(const struct vol *v, unsigned e, const char *log)
+static struct blk *open_lun(const struct vol *v, unsigned e, const char *log, bool faulty)
 {
 	static const char *const ids[VOL_LUNS] = {"file.test", "file.test1", "file.test2"};
 	/* A copy is the same LUN. */
 	struct blk_options options = {.force_id = ids[e], .block_size = v->block_size};
 	struct blk *blk, *filter;
 
+	if (faulty)
+		options.timeout_ms = 200;
 	MUST(blk_open(v->path[e], &options, &blk) == 0);
-	if (!log)
+	if (!log && !faulty)
 		return blk;
-	MUST(blk_record_wrap(blk, log, &filter) == 0);
+	MUST((log ? blk_record_wrap(blk, log, &filter) : blk_fault_wrap(blk, &filter)) == 0);
 	return filter;
 }
 
 static void open_all(const struct vol *v, struct blk **blks)
 {
 	for (unsigned e = 0; e < v->luns; e++)
-		blks[e] = open_lun(v, e, NULL);
+		blks[e] = open_lun(v, e, NULL, false);
 }
 
 static void close_all(const struct vol *v, struct blk **blks)
@@ -39,19 +41,9 @@ static void close_all(const struct vol *v, struct blk **blks)
 		blk_close(blks[e]);
 }
 
-struct vol *vol_make(uint64_t size)
+static struct vol *make(uint64_t size, unsigned luns, uint32_t block_size,
+			const struct cfs_format_options *options)
 {
-	return vol_make_as(size, 1, 0);
-}
-
-struct vol *vol_make_as(uint64_t size, unsigned luns, uint32_t block_size)
-{
-	/* silence and lease are long enough for a busy machine, short enough for a test */
-	struct cfs_format_options options = {.name = "test",
-					     .beat_ms = 50,
-					     .silence_beats = 6,
-					     .lease_ms = 1500,
-					     .flight_ms = 200};
 	struct vol *v = xcalloc(1, sizeof(*v));
 	struct blk *blks[VOL_LUNS];
 
@@ -64,9 +56,37 @@ struct vol *vol_make_as(uint64_t size, unsigned luns, uint32_t block_size)
 	v->dir = xasprintf("%s.state", v->lun);
 	MUST(mkdir(v->dir, 0700) == 0);
 	open_all(v, blks);
-	MUST(cfs_format(blks, luns, &options) == 0);
+	MUST(cfs_format(blks, luns, options) == 0);
 	close_all(v, blks);
 	return v;
+}
+
+struct vol *vol_make(uint64_t size)
+{
+	return vol_make_as(size, 1, 0);
+}
+
+struct vol *vol_make_patient(uint64_t size)
+{
+	struct cfs_format_options options = {.name = "test",
+					     .beat_ms = 50,
+					     .silence_beats = 30,
+					     .lease_ms = 2500,
+					     .flight_ms = 200};
+
+	return make(size, 1, 0, &options);
+}
+
+struct vol *vol_make_as(uint64_t size, unsigned luns, uint32_t block_size)
+{
+	/* silence and lease are long enough for a busy machine, short enough for a test */
+	struct cfs_format_options options = {.name = "test",
+					     .beat_ms = 50,
+					     .silence_beats = 6,
+					     .lease_ms = 1500,
+					     .flight_ms = 200};
+
+	return make(size, luns, block_size, &options);
 }
 
 struct vol *vol_open(const char *path)
@@ -100,9 +120,9 @@ int vol_mount(struct vol *v, unsigned i, const char *log)
 	mkdir(state, 0700);
 	/* Times are so short here that a busy machine's first beat may come too late: as a person would. */
 	for (unsigned tries = 0; tries < 4; tries++) {
-		v->more[i][0] = v->blk[i] = open_lun(v, 0, log);
+		v->more[i][0] = v->blk[i] = open_lun(v, 0, log, v->faulty[i]);
 		for (unsigned e = 1; e < v->luns; e++)
-			v->more[i][e] = open_lun(v, e, NULL);
+			v->more[i][e] = open_lun(v, e, NULL, v->faulty[i]);
 		rc = cfs_mount(v->more[i], v->luns, &options, &v->fs[i]);
 		if (rc < 0)
 			close_blk(v, i);
@@ -164,7 +184,7 @@ int vol_check(struct vol *v, bool repair, bool print, struct cfs_check_result *r
 
 int vol_check_recorded(struct vol *v, bool repair, const char *log, struct cfs_check_result *result)
 {
-	struct blk *blk = open_lun(v, 0, log);
+	struct blk *blk = open_lun(v, 0, log, false);
 
 	MUST(v->luns == 1);
 	return check(v, &blk, repair, false, result);

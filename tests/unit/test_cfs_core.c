@@ -99,11 +99,11 @@ static void test_freed_and_away(void **state)
 	ok(cfs_group_hold(b, g));
 	assert_true(reserve(b, vbn, vbn));
 	put_block(b, vbn, CFS_T_MAP_LEAF, its);
-	ok(cfs_checkpoint(b, 0));
+	ok(cfs_checkpoint(b, NULL, 0));
 	cfs_group_unhold(b, g);
 
 	ok(cfs_group_hold(a, g));
-	ok(cfs_checkpoint(a, 0));
+	ok(cfs_checkpoint(a, NULL, 0));
 	groups_settle(a);
 	assert_false(reserve(a, vbn, vbn));
 	cfs_group_unhold(a, g);
@@ -212,7 +212,7 @@ static void test_units_far_apart(void **state)
 	}
 	assert_true(n >= 16);
 	/* Now each bitmap block's first change logs the whole of it. */
-	ok(cfs_checkpoint(fs, 0));
+	ok(cfs_checkpoint(fs, NULL, 0));
 	ok(cfs_map_reap(map, leaf, slot, n));
 	assert_int_equal(le64_get(((struct cfs_inode_block *)map->inode_buf->data)->allocated), n);
 	cfs_group_unhold(fs, 3);

@@ -70,10 +70,10 @@ static void assert_still_ours(struct cfs *fs, uint64_t vbn)
 		assert_int_equal(le16_get(r.owner_slot), fs->slot);
 }
 
-int cfs_checkpoint(struct cfs *fs, uint64_t owner)
+int cfs_checkpoint(struct cfs *fs, const uint64_t *owner, size_t n)
 {
 	note(fs, 'C');
-	fs->journal->owner = owner;
+	fs->journal->owner = n == 1 ? *owner : 0;
 	return 0;
 }
 int cfs_txn_begin_wait(struct cfs *fs, struct cfs_txn *txn)

@@ -118,6 +118,11 @@ enum blk_op { BLK_READ, BLK_WRITE, BLK_FLUSH, BLK_DISCARD, BLK_WRITE_ZEROES, BLK
 
 #define BLK_FUA	    1u /* WRITE, CAS: durable when answered */
 #define BLK_UNGATED 2u /* the lease does not apply: beats, claims, format, recovery's proofs */
+/*
+ * READ: only over the session there is now. Were it lost before this is sent, -ESTALE: with the array's cache
+ * something else may be there now.
+ */
+#define BLK_STANDING 4u
 
 /*
  * A request. Caller's memory, untouched until `done`; so are the buffers. Fill it with blk_prep_*

@@ -74,7 +74,7 @@ struct ireq {
 	struct iscsi_chan *chan;
 	struct scsi_task *task;
 	uint64_t deadline_ns;
-	uint64_t power;	   /* FLUSH: the count when it began */
+	uint64_t power;	   /* the count when it came; FLUSH: when it began */
 	struct iovec data; /* UNMAP's and WRITE SAME's */
 	uint8_t list[24];  /* UNMAP's parameter list */
 	bool syncing;	   /* the write is done, SYNCHRONIZE CACHE stands for its FUA */
@@ -107,6 +107,9 @@ static void answer(struct ireq *ir, int res, bool maybe_done)
 
 static bool gate_shut(struct ireq *ir)
 {
+	if ((ir->req->flags & BLK_STANDING) &&
+	    ir->power != atomic_load_explicit(&ir->chan->chan.power_count, memory_order_relaxed))
+		return true;
 	return blk_gate_shut(ir->chan->chan.blk, ir->req);
 }
 
@@ -348,7 +351,7 @@ static bool stale_in_queue(struct iscsi_chan *c)
 	    !iscsi_out_queue_length(c->sess->ctx))
 		return false;
 	list_for_each (ir, &c->flying, link)
-		if (gate_shut(ir))
+		if (blk_gate_shut(c->chan.blk, ir->req))
 			return true;
 	return false;
 }

@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "clusterfs/fresh.h"
 
 #define COPY_BATCH 64u /* blocks copied under one hold of the mutex: 256 KiB */
 #define RUN_BLOCKS 64u /* neighbours written as one */
@@ -206,18 +207,36 @@ static void drop_freed(struct cfs *fs)
 	pthread_mutex_unlock(&j->lock);
 }
 
+/*
+ * Copies whose records are durable. A commit may undo first writes (fresh.h) that stand in the copies:
+ * then they are made anew.
+ */
+static int make_copies(struct cfs *fs, const struct owners *owners, struct copies *c)
+{
+	for (;;) {
+		uint64_t undone = cfs_fresh_undone(fs);
+		int rc;
+
+		*c = (struct copies){0};
+		collect(fs, owners, c);
+		if (c->n > 0)
+			qsort(c->v, c->n, sizeof(*c->v), by_vbn);
+		rc = commit_up_to(fs, c->last_stream);
+		if (rc < 0 || undone == cfs_fresh_undone(fs))
+			return rc;
+		settle(fs, c, false);
+	}
+}
+
 int cfs_checkpoint(struct cfs *fs, const uint64_t *owner, size_t n)
 {
 	struct cfs_journal *j = fs->journal;
 	struct owners owners = {owner, n};
-	struct copies c = {0};
+	struct copies c;
 	int rc;
 
 	pthread_mutex_lock(&j->checkpoint_lock);
-	collect(fs, &owners, &c);
-	if (c.n > 0)
-		qsort(c.v, c.n, sizeof(*c.v), by_vbn);
-	rc = commit_up_to(fs, c.last_stream);
+	rc = make_copies(fs, &owners, &c);
 	if (rc == 0 && c.n > 0)
 		rc = write_in_place(fs, &c);
 	settle(fs, &c, rc == 0);

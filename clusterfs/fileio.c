@@ -3,7 +3,7 @@
  * fileio.c: blocking reads and writes of any alignment through a file's map, for import, export and
  * small files. A write goes chunk by chunk: plan the units it touches (taking new ones from the
  * stock), complete partial grains, write the data, then log the map and the size in one transaction
- * (INV-FS-2: a record is never durable before its data). All data passes an aligned buffer.
+ * (INV-FS-2: a record is never durable before its data; fresh.h). All data passes an aligned buffer.
  *
  * Small files lie in their inode until they outgrow it; `inline_bytes` decides, so a crash between
  * making the map and moving the content leaves the content where it was.
@@ -16,6 +16,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "clusterfs/fresh.h"
 #include "clusterfs/group.h"
 
 #define GRAINS	    16u
@@ -59,7 +60,7 @@ static int check_entry(struct cfs_file *file, const struct cfs_entry *e)
 }
 
 /* The run in one leaf; `first` is the leaf's first byte in the file. */
-static int run_in_leaf(struct cfs_file *file, const struct cfs_map_leaf *leaf, uint64_t in_leaf,
+static int run_in_leaf(struct cfs_file *file, const struct cfs_buf *leaf, uint64_t in_leaf,
 		       uint64_t length, struct cfs_run *run)
 {
 	uint64_t grain = in_leaf / CFS_BLOCK, end = DIV_ROUND_UP(in_leaf + length, CFS_BLOCK);
@@ -75,7 +76,7 @@ static int run_in_leaf(struct cfs_file *file, const struct cfs_map_leaf *leaf, u
 			int rc;
 
 			at = (unsigned)(grain / GRAINS);
-			cfs_entry_decode(&leaf->entry[at], &e);
+			cfs_leaf_entry(leaf, at, &e);
 			rc = check_entry(file, &e);
 			if (rc < 0)
 				return rc;
@@ -102,8 +103,30 @@ int cfs_file_run(struct cfs_file *file, uint64_t offset, uint64_t length, struct
 	*run = (struct cfs_run){.length = length};
 	if (!leaf)
 		return 0;
-	rc = run_in_leaf(file, (const struct cfs_map_leaf *)leaf->data, in_leaf, length, run);
+	rc = run_in_leaf(file, leaf, in_leaf, length, run);
 	cfs_buf_put(file->fs, leaf);
+	return rc;
+}
+
+static struct cfs_carrier *carrier_of(struct cfs *fs, uint64_t vbn)
+{
+	return cfs_carrier_service(fs, cfs_vbn_extent(vbn));
+}
+
+/* -EAGAIN: what was read may be a stranger's, in the place of data that are lost; the map has changed. */
+static int read_run(struct cfs_file *file, uint8_t *dst, const struct cfs_run *run)
+{
+	uint64_t span = ROUND_UP(run->skip + run->length, CFS_BLOCK);
+	uint8_t *buf = xaligned(CFS_BLOCK, span);
+	int rc = cfs_read(file->fs, run->vbn, buf, span);
+
+	if (rc == 0 && cfs_carrier_suspect(carrier_of(file->fs, run->vbn))) {
+		rc = cfs_commit_wait(file->fs);
+		rc = rc < 0 ? rc : -EAGAIN;
+	}
+	if (rc == 0)
+		memcpy(dst, buf + run->skip, run->length);
+	free(buf);
 	return rc;
 }
 
@@ -117,12 +140,9 @@ static int read_map(struct cfs_file *file, uint8_t *dst, uint64_t n, uint64_t of
 		if (rc < 0)
 			return rc;
 		if (run.vbn) {
-			uint64_t span = ROUND_UP(run.skip + run.length, CFS_BLOCK);
-			uint8_t *buf = xaligned(CFS_BLOCK, span);
-
-			rc = cfs_read(file->fs, run.vbn, buf, span);
-			memcpy(dst, buf + run.skip, run.length);
-			free(buf);
+			rc = read_run(file, dst, &run);
+			if (rc == -EAGAIN)
+				continue;
 			if (rc < 0)
 				return rc;
 		} else {
@@ -180,6 +200,8 @@ struct unit {			/* one unit that a chunk touches */
 	unsigned from, to;	/* grains to be written: [from, to) */
 	bool fresh;		/* taken from the stock now */
 	bool changed;		/* the entry must be logged */
+	uint32_t grains;	/* the state of those in [from, to) */
+	uint64_t power;		/* of the session, before they were written */
 };
 
 struct chunk {
@@ -219,11 +241,10 @@ static int take_unit(struct chunk *c, uint64_t near, uint64_t *vbn)
  */
 static int plan_unit(struct chunk *c, struct unit *u, uint64_t near)
 {
-	const struct cfs_map_leaf *leaf = (const struct cfs_map_leaf *)c->leaf->data;
 	uint32_t generation = c->file->map.generation, state;
 	int rc;
 
-	cfs_entry_decode(&leaf->entry[u->slot], &u->entry);
+	cfs_leaf_entry(c->leaf, u->slot, &u->entry);
 	rc = check_entry(c->file, &u->entry);
 	if (rc < 0)
 		return rc;
@@ -241,11 +262,11 @@ static int plan_unit(struct chunk *c, struct unit *u, uint64_t near)
 		}
 		u->entry = (struct cfs_entry){.block = vbn, .birth = generation};
 	}
-	for (unsigned g = u->from; g < u->to; g++) {
-		u->entry.state &= ~(3u << (2 * g));
-		u->entry.state |= (uint32_t)CFS_GRAIN_BLOCK << (2 * g);
-	}
+	for (unsigned g = u->from; g < u->to; g++)
+		u->grains |= (uint32_t)CFS_GRAIN_BLOCK << (2 * g);
+	u->entry.state = (u->entry.state & ~(u->grains | u->grains << 1)) | u->grains;
 	u->changed = u->fresh || u->entry.state != state;
+	u->power = blk_power_count(c->file->fs->extent[cfs_vbn_extent(u->entry.block)]);
 	return 0;
 }
 
@@ -327,6 +348,22 @@ static void touch(struct cfs_txn *txn, struct cfs_file *file, uint64_t end)
 	cfs_txn_patch(txn, file->map.inode_buf, &ino->modified, sizeof(ino->modified));
 }
 
+/* What a commit has undone since the entry was looked at stays undone. */
+static void log_unit(struct cfs_txn *txn, struct chunk *c, struct unit *u)
+{
+	struct cfs_map *map = &c->file->map;
+	uint32_t made = u->grains;
+
+	if (!u->fresh) {
+		cfs_leaf_entry(c->leaf, u->slot, &u->entry);
+		made &= ~u->entry.state;
+		u->entry.state = (u->entry.state & ~(u->grains | u->grains << 1)) | u->grains;
+	}
+	cfs_map_set(txn, map, c->leaf, u->slot, &u->entry);
+	cfs_fresh_add(txn, carrier_of(c->file->fs, u->entry.block), u->power, c->leaf, u->slot,
+		      u->entry.block, made);
+}
+
 /* Logs the entries that changed, the size, and that the content is inline no more. */
 static int log_chunk(struct chunk *c, uint64_t end, bool leave_inline)
 {
@@ -356,7 +393,7 @@ static int log_chunk(struct chunk *c, uint64_t end, bool leave_inline)
 		if (u->fresh)
 			cfs_units_use(&txn, u->entry.block, 1);
 		if (u->changed)
-			cfs_map_set(&txn, &file->map, c->leaf, u->slot, &u->entry);
+			log_unit(&txn, c, u);
 		u->fresh = false; /* the map's now */
 	}
 	if (leave_inline) {
@@ -503,11 +540,11 @@ int cfs_file_zero_tail(struct cfs_file *file, uint64_t size)
 	rc = cfs_map_leaf(&file->map, index, false, &leaf);
 	if (rc < 0 || !leaf)
 		return rc;
-	cfs_entry_decode(&((struct cfs_map_leaf *)leaf->data)->entry[slot], &e);
-	for (grain = (unsigned)DIV_ROUND_UP(in_unit, CFS_BLOCK); grain < GRAINS; grain++)
-		e.state &= ~(3u << (2 * grain));
 	rc = cfs_txn_begin_wait(file->fs, &txn);
 	if (rc == 0) {
+		cfs_entry_decode(&((struct cfs_map_leaf *)leaf->data)->entry[slot], &e);
+		for (grain = (unsigned)DIV_ROUND_UP(in_unit, CFS_BLOCK); grain < GRAINS; grain++)
+			e.state &= ~(3u << (2 * grain));
 		cfs_map_set(&txn, &file->map, leaf, slot, &e);
 		cfs_txn_end(&txn);
 	}

@@ -5,15 +5,17 @@
  *
  * But for what says "blocking", calls never wait for I/O or other hosts; the few locks they take are held
  * for hundreds of nanoseconds. The map of a file that is open for writing is changed by one thread, the
- * disk's; a leaf is looked at there without a lock for as long as it is referenced.
+ * disk's; a leaf is looked at there without a lock for as long as it is referenced. But a commit may make
+ * grains zero (see carriers): who sets an entry looks at it in the same transaction.
  *
- * A first write: units from the stock - the data written to them - a transaction with cfs_units_use and
- * cfs_map_set - the answer (INV-FS-2: nothing is named before it is written; INV-FS-3: a transaction that
+ * A first write: units from the stock - the data written to them - a transaction with cfs_units_use,
+ * cfs_map_set and cfs_fresh_add - the answer (INV-FS-2: nothing is named before it is written; INV-FS-3: a transaction that
  * has ended survives the daemon). A guest's flush: cfs_commit.
  */
 #ifndef CLUSTERFS_IOPATH_H
 #define CLUSTERFS_IOPATH_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -21,6 +23,7 @@
 #include "clusterfs/cfs_format.h"
 
 struct blk;
+struct blk_chan;
 struct cfs;
 struct cfs_buf; /* a metadata block in memory: a leaf of a map */
 struct cfs_file;
@@ -124,5 +127,62 @@ struct cfs_commit {
  * others (one flush in flight, one gathering). Without records it is just the extents' flush.
  */
 void cfs_commit(struct cfs *fs, struct cfs_commit *commit);
+
+/* --- carriers: sessions by which first writes go (fresh.c) ------------------------------------------- */
+
+/*
+ * Were the data of a first write lost with an array's volatile cache, its entry would show what the unit held
+ * before. So a commit asks whether the session that carried them was lost since, and makes those grains
+ * zero again if it was, before any record of them is durable. Until it has, the entry is not to be believed.
+ */
+struct cfs_carrier {
+	struct cfs *fs;
+	unsigned extent;
+	struct blk_chan *chan; /* NULL: the session of the blocking calls, which flushes too */
+	/*
+	 * Starts a flush over `chan`; cfs_carrier_proved says how it ended. Called with the journal mutex
+	 * held: only posts.
+	 */
+	void (*prove)(struct cfs_carrier *c);
+	/* private to fresh.c: the journal mutex */
+	_Atomic uint64_t waiting; /* 0: nothing; else 1 + the count under which the oldest went */
+	_Atomic uint64_t undone;
+	uint64_t next;
+	uint64_t witness; /* of the flushing session, up to which all is known */
+};
+/* `c` zeroed. */
+void cfs_carrier_init(struct cfs_carrier *c, struct cfs *fs, unsigned extent, struct blk_chan *chan,
+		      void (*prove)(struct cfs_carrier *c));
+/*
+ * Its channel is about to be closed: what it carried is believed only if the flushing session stands until
+ * the next commit. False while a proof is under way, whose end is to be waited for.
+ */
+bool cfs_carrier_leave(struct cfs_carrier *c);
+void cfs_carrier_proved(struct cfs_carrier *c, int res);
+/* The count of losses of its session. Any thread. */
+uint64_t cfs_carrier_power(const struct cfs_carrier *c);
+/* Whether something that it carried is not known to be durable. Any thread. */
+static inline bool cfs_carrier_waits(const struct cfs_carrier *c)
+{
+	return atomic_load_explicit(&c->waiting, memory_order_acquire);
+}
+/* Whether it may even be lost, and a commit has not settled that yet. Any thread. */
+static inline bool cfs_carrier_suspect(const struct cfs_carrier *c)
+{
+	uint64_t waiting = atomic_load_explicit(&c->waiting, memory_order_acquire);
+
+	return waiting && waiting != 1 + cfs_carrier_power(c);
+}
+/* Rises when first writes were undone: overwrites of them are gone with them. Any thread. */
+static inline uint64_t cfs_carrier_undone(const struct cfs_carrier *c)
+{
+	return atomic_load_explicit(&c->undone, memory_order_acquire);
+}
+/*
+ * In the transaction that sets entry `slot` of a leaf: the grains of unit `block` that `state` names as data
+ * (CFS_GRAIN_BLOCK) were written by `c`, whose count was `power` when that had ended.
+ */
+void cfs_fresh_add(struct cfs_txn *txn, struct cfs_carrier *c, uint64_t power, struct cfs_buf *leaf,
+		   unsigned slot, uint64_t block, uint32_t state);
 
 #endif

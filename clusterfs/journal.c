@@ -3,8 +3,8 @@
  * journal.c: commit. One thread writes what transactions have put into the tail to journal blocks.
  *
  * INV-FS-2: a commit takes the head of the stream, flushes every extent (so the data of every
- * completed write whose record lies before that head is durable), and only then writes the records,
- * with FUA. One flush in flight, one gathering: requests that come meanwhile wait for the next.
+ * completed write whose record lies before that head is durable, or went with an array's cache, and then its
+ * record is undone: fresh.h), and only then writes the records, with FUA. One flush in flight, one gathering: requests that come meanwhile wait for the next.
  * A journal block is written once a lap; each commit begins a new one.
  */
 #include "clusterfs/journal.h"
@@ -18,6 +18,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "clusterfs/fresh.h"
 #include "clusterfs/slot.h"
 
 #define COMMIT_INTERVAL_MS 1000u /* a record waits at most that long when nobody flushes */
@@ -113,14 +114,22 @@ static void wake_room(struct cfs_journal *j)
 static int commit_once(struct cfs *fs)
 {
 	struct cfs_journal *j = fs->journal;
-	uint64_t from = j->durable, to = j->head, blocks = 0;
+	uint64_t from = j->durable, to, blocks = 0;
 	int rc;
 
-	pthread_mutex_unlock(&j->lock);
-	rc = cfs_flush(fs);
-	if (rc == 0 && to > from)
+	do {
+		to = j->head;
+		pthread_mutex_unlock(&j->lock);
+		rc = cfs_flush(fs);
+		if (rc == 0)
+			rc = cfs_fresh_settle(fs, to);
+		pthread_mutex_lock(&j->lock);
+	} while (rc == -EAGAIN);
+	if (rc == 0 && to > from) {
+		pthread_mutex_unlock(&j->lock);
 		rc = write_batch(fs, from, to, &blocks);
-	pthread_mutex_lock(&j->lock);
+		pthread_mutex_lock(&j->lock);
+	}
 	if (rc < 0 || to == from)
 		return rc;
 	struct cfs_batch *batch = xcalloc(1, sizeof(*batch));
@@ -369,6 +378,7 @@ static struct cfs_journal *journal_create(struct cfs *fs, uint64_t vbn, uint32_t
 	list_init(&j->room_waiters);
 	j->commits_last = &j->commits;
 	j->scratch = xmalloc(CFS_TXN_MAX_BYTES);
+	cfs_fresh_create(fs, &j->fresh);
 	j->vbn = vbn;
 	j->blocks = blocks;
 	return j;
@@ -382,13 +392,15 @@ static void journal_free(struct cfs_journal *j)
 		list_del(&b->link);
 		free(b);
 	}
+	cfs_fresh_destroy(j->fresh);
 	free(j->scratch);
 	free(j);
 }
 
 /*
  * A daemon that goes on in its epoch: the journal first, then what the tail holds behind it
- * (answered, never made durable). Both written in place before anything else happens.
+ * (answered, never made durable). Both written in place before anything else happens, but for the data that
+ * the tail's records name (INV-FS-2).
  */
 static int replay_own(struct cfs *fs, struct cfs_log *log, bool tail_matches)
 {
@@ -397,7 +409,10 @@ static int replay_own(struct cfs *fs, struct cfs_log *log, bool tail_matches)
 
 	if (tail_matches && head > end && head - end <= CFS_TAIL_BYTES) {
 		size_t more = (size_t)(head - end);
+		int rc = cfs_flush(fs);
 
+		if (rc < 0)
+			return rc;
 		log->stream = xrealloc(log->stream, log->bytes + more);
 		cfs_tail_get(&j->tail, end, log->stream + log->bytes, more);
 		log->bytes += more;

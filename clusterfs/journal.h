@@ -56,6 +56,7 @@ struct cfs_journal {
 	struct list batches;		  /* oldest first */
 	struct list dirty;		  /* buffers, cfs_buf.dirty_link */
 	size_t dirty_count;
+	struct cfs_fresh *fresh; /* first writes whose data no flush has proved */
 	struct list room_waiters;
 
 	struct cfs_commit *commits, **commits_last; /* waiting for the next commit */

@@ -36,9 +36,30 @@ void cfs_entry_decode(const struct cfs_map_entry *disk, struct cfs_entry *out)
 	out->flags = le16_get(disk->flags);
 }
 
+/* A commit may clear bits of a state meanwhile (fresh.c): by bytes, and each is the old or the new one. */
 void cfs_leaf_entry(const struct cfs_buf *leaf, unsigned slot, struct cfs_entry *out)
 {
-	cfs_entry_decode(&((const struct cfs_map_leaf *)leaf->data)->entry[slot], out);
+	const struct cfs_map_entry *disk = &((const struct cfs_map_leaf *)leaf->data)->entry[slot];
+	const uint8_t *state = (const uint8_t *)&disk->state;
+
+	out->block = get40(disk->block);
+	out->below = get40(disk->below);
+	out->birth = le32_get(disk->birth);
+	out->below_birth = le32_get(disk->below_birth);
+	out->state = 0;
+	for (unsigned i = 0; i < 4; i++)
+		out->state |= (uint32_t)__atomic_load_n(&state[i], __ATOMIC_RELAXED) << (8 * i);
+	out->flags = le16_get(disk->flags);
+}
+
+void cfs_leaf_clear(struct cfs_txn *txn, struct cfs_buf *leaf, unsigned slot, uint32_t bits)
+{
+	struct cfs_map_entry *disk = &((struct cfs_map_leaf *)leaf->data)->entry[slot];
+	uint8_t *state = (uint8_t *)&disk->state;
+
+	for (unsigned i = 0; i < 4; i++)
+		__atomic_fetch_and(&state[i], (uint8_t) ~(bits >> (8 * i)), __ATOMIC_RELAXED);
+	cfs_txn_patch_dirty(txn, leaf, &disk->state, sizeof(disk->state));
 }
 
 void cfs_entry_encode(const struct cfs_entry *in, struct cfs_map_entry *disk)

@@ -4,7 +4,8 @@
  *
  * The map is owned by whoever holds the file's lock exclusively: one thread changes it (the I/O
  * thread of the disk, or the blocking calls of file.c, never both). Reading an entry of a pinned
- * leaf needs no lock in that thread.
+ * leaf needs no lock in that thread. But a commit may make grains zero (fresh.h): who sets an entry reads it
+ * in the same transaction.
  */
 #ifndef CLUSTERFS_MAP_H
 #define CLUSTERFS_MAP_H
@@ -13,6 +14,8 @@
 
 void cfs_entry_decode(const struct cfs_map_entry *disk, struct cfs_entry *out);
 void cfs_entry_encode(const struct cfs_entry *in, struct cfs_map_entry *disk);
+/* fresh.c: clears bits of the state of an entry, whoever's leaf it is. It is dirty. */
+void cfs_leaf_clear(struct cfs_txn *txn, struct cfs_buf *leaf, unsigned slot, uint32_t bits);
 #define CFS_STATE_ALL_BLOCK 0x55555555u
 #define CFS_LEAF_BYTES	    ((uint64_t)CFS_LEAF_ENTRIES * CFS_UNIT)
 

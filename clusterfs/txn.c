@@ -10,6 +10,7 @@
 
 #include "base/checksum.h"
 #include "base/err.h"
+#include "clusterfs/fresh.h"
 #include "clusterfs/lock.h"
 
 /* Blocks kept back so that a checkpoint always has room to commit what it must first. */
@@ -28,7 +29,7 @@ uint64_t cfs_journal_free_blocks(const struct cfs_journal *j)
 
 bool cfs_journal_has_room(const struct cfs_journal *j)
 {
-	uint64_t pending = j->head - j->durable + CFS_TXN_MAX_BYTES;
+	uint64_t pending = j->head - j->durable + CFS_TXN_MAX_BYTES + cfs_fresh_room(j->fresh);
 
 	return pending <= CFS_TAIL_BYTES && j->dirty_count < DIRTY_FULL &&
 	       DIV_ROUND_UP(pending, CFS_JOURNAL_PAYLOAD) + RESERVE_BLOCKS <=
@@ -89,6 +90,11 @@ int cfs_txn_begin_wait(struct cfs *fs, struct cfs_txn *txn)
 	}
 	start(fs, txn);
 	return 0;
+}
+
+void cfs_txn_begin_kept(struct cfs *fs, struct cfs_txn *txn)
+{
+	start(fs, txn);
 }
 
 static void add_record(struct cfs_txn *txn, enum cfs_record_type type, uint64_t vbn, uint64_t owner,
@@ -165,6 +171,15 @@ void cfs_txn_patch(struct cfs_txn *txn, struct cfs_buf *buf, const void *p, size
 		add_record(txn, CFS_R_PATCH, buf->vbn, buf->owner, offset, p, bytes);
 }
 
+void cfs_txn_patch_dirty(struct cfs_txn *txn, struct cfs_buf *buf, const void *p, size_t bytes)
+{
+	size_t offset = (size_t)((const uint8_t *)p - buf->data);
+
+	MUST(buf->refs > 0 && buf->dirty && offset + bytes <= CFS_BLOCK);
+	touch(txn, buf);
+	add_record(txn, CFS_R_PATCH, buf->vbn, buf->owner, offset, p, bytes);
+}
+
 void cfs_txn_forget(struct cfs_txn *txn, struct cfs_buf *buf)
 {
 	touch(txn, buf); /* last_stream becomes this transaction's end: see checkpoint.c */
@@ -208,7 +223,8 @@ uint64_t cfs_txn_end(struct cfs_txn *txn)
 		list_del(&b->touched_link);
 		b->last_stream = end;
 	}
-	if (!j->want_commit && end - j->durable > CFS_TAIL_BYTES / 4) {
+	if (!j->want_commit &&
+	    (end - j->durable > CFS_TAIL_BYTES / 4 || cfs_fresh_many(j->fresh))) {
 		j->want_commit = true;
 		pthread_cond_signal(&j->wake_commit);
 	}

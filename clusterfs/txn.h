@@ -75,8 +75,15 @@ void cfs_buf_set_dirty(struct cfs *fs, struct cfs_buf *buf, bool dirty);
 
 /* As cfs_txn_begin, but waits for room; -ESTALE when the lease is over for good. Not for I/O threads. */
 int cfs_txn_begin_wait(struct cfs *fs, struct cfs_txn *txn);
+/* Journal mutex held: begins one for which room was kept back (fresh.h). */
+void cfs_txn_begin_kept(struct cfs *fs, struct cfs_txn *txn);
 /* Logs that [p, p+bytes) inside buf->data has changed. */
 void cfs_txn_patch(struct cfs_txn *txn, struct cfs_buf *buf, const void *p, size_t bytes);
+/*
+ * The same for a block that is dirty, without an image: the one that was logged before is still needed, so
+ * replay has it.
+ */
+void cfs_txn_patch_dirty(struct cfs_txn *txn, struct cfs_buf *buf, const void *p, size_t bytes);
 /* Logs the whole block: new ones, or many changes at once. */
 void cfs_txn_image(struct cfs_txn *txn, struct cfs_buf *buf);
 /*

@@ -5,11 +5,22 @@
 #include <errno.h>
 
 #include "base/err.h"
+#include "clusterfs/fresh.h"
+
+/* With the first writes that were undone overwrites of them went too, even later ones. */
+static uint64_t losses(const struct cfs *fs)
+{
+	uint64_t n = cfs_power(fs);
+
+	for (unsigned e = 0; e < fs->extents; e++)
+		n += cfs_carrier_undone(cfs_carrier_service(fs, e));
+	return n;
+}
 
 static void wrote(struct cfs *fs, struct cfs_unflushed *u)
 {
 	if (!u->any)
-		u->power = cfs_power(fs);
+		u->power = losses(fs);
 	u->any = true;
 	u->writing++;
 	u->writes++;
@@ -59,16 +70,16 @@ int cfs_commit_data(struct cfs *fs, struct cfs_unflushed *u)
 	if (rc < 0)
 		return rc;
 	pthread_mutex_lock(&fs->files_lock);
-	if (turn > u->failed && u->any && u->power != cfs_power(fs)) {
+	if (turn > u->failed && u->any && u->power != losses(fs)) {
 		u->failed = u->turns; /* told to those who wait for it now; then a new count */
-		u->power = cfs_power(fs);
+		u->power = losses(fs);
 	}
 	if (turn <= u->failed)
 		rc = -EIO;
 	else
 		retire(u, quiet);
 	/* The flush was the whole volume's: a loss after it is none to who syncs that. */
-	if (u != all && all->power == cfs_power(fs))
+	if (u != all && all->power == losses(fs))
 		retire(all, all_quiet);
 	pthread_mutex_unlock(&fs->files_lock);
 	return rc < 0 ? fail(rc,

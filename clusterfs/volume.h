@@ -35,7 +35,7 @@ struct cfs_janitor;
  */
 struct cfs_unflushed {
 	bool any;
-	uint64_t power;	  /* cfs_power() before the first of them */
+	uint64_t power;	  /* how much was lost before the first of them */
 	unsigned writing; /* in flight */
 	uint64_t writes;  /* that have begun, ever */
 	uint64_t turns;	  /* commits that have begun; those up to `failed` report a loss */

@@ -31,13 +31,29 @@ static int step(struct vfs_req *req)
 	MUST(!"a request that walks");
 }
 
+/* The map names data that may be lost: a commit says. */
+static int wait_settled(struct vfs_req *req)
+{
+	struct thin *thin = thin_req(req)->thin;
+
+	if (thin_gone(req))
+		return -ESTALE;
+	thin_wait(&thin->unsure, req);
+	thin_settle(thin);
+	return STEP_WAIT;
+}
+
 void thin_walk(struct vfs_req *req)
 {
 	struct thin_req *t = thin_req(req);
 	int rc = STEP_MORE;
 
-	while (rc == STEP_MORE && t->at < req->offset + req->length && t->res == 0)
-		rc = step(req);
+	while (rc == STEP_MORE && t->at < req->offset + req->length && t->res == 0) {
+		if (thin_suspect(t->thin))
+			rc = wait_settled(req);
+		else
+			rc = step(req);
+	}
 	if (rc == STEP_WAIT)
 		return; /* called again from the list it waits on */
 	thin_part_done(req, rc);
@@ -52,6 +68,12 @@ void thin_answer(struct vfs_req *req, int res)
 	thin_idle(thin);
 }
 
+/* Whoever writes with FUA under one count, and is flushed under it, has lost nothing. */
+static uint64_t losses(const struct thin *thin)
+{
+	return unflushed_power(thin->unflushed) + thin_undone(thin);
+}
+
 static void begin_walk(struct vfs_req *req)
 {
 	struct thin_req *t = thin_req(req);
@@ -61,7 +83,8 @@ static void begin_walk(struct vfs_req *req)
 	t->res = 0;
 	t->iov_index = 0;
 	t->iov_offset = 0;
-	t->power = req->flags & VFS_FUA ? unflushed_power(t->thin->unflushed) : 0;
+	t->anew = false;
+	t->power = req->flags & VFS_FUA ? losses(t->thin) : 0;
 	thin_walk(req);
 }
 
@@ -122,14 +145,32 @@ static void prove(struct vfs_req *req, unsigned extent)
 	blk_submit(vfs_chan(thin->chans, extent), &proof->blk);
 }
 
+/* First writes were undone; the next flush tells, unless all that was written comes again. */
+static void note_undone(struct thin *thin)
+{
+	unsigned extent;
+
+	if (!thin_undone_news(thin, &extent) || !unflushed_any(thin->unflushed))
+		return;
+	thin->owed = true;
+	thin->owed_extent = extent;
+}
+
 /* A guest's flush: all is durable. Unless what it was for went with an array's power. */
 static void settle_flush(struct vfs_req *req)
 {
 	struct thin_req *t = thin_req(req);
 	unsigned extent;
 	bool first;
-	int rc = unflushed_end(t->thin->unflushed, &t->mark, &extent, &first);
+	int rc;
 
+	note_undone(t->thin);
+	if (t->thin->owed) {
+		t->thin->owed = false;
+		unflushed_tell(t->thin->unflushed);
+		tell_lost(t->thin, t->thin->owed_extent);
+	}
+	rc = unflushed_end(t->thin->unflushed, &t->mark, &extent, &first);
 	if (rc == -EAGAIN) {
 		prove(req, extent);
 		return;
@@ -145,11 +186,12 @@ static void settle_fua(struct vfs_req *req)
 	struct thin_req *t = thin_req(req);
 	unsigned extent;
 
+	note_undone(t->thin);
 	if (unflushed_unproved(t->thin->unflushed, &extent) < 0) {
 		prove(req, extent);
 		return;
 	}
-	if (t->power != unflushed_power(t->thin->unflushed)) {
+	if (t->power != losses(t->thin)) {
 		if (t->thin->closed)
 			thin_answer(req, -EIO);
 		else
@@ -209,7 +251,9 @@ void thin_part_done(struct vfs_req *req, int res)
 		t->res = res;
 	if (--t->pending)
 		return;
-	if (t->res == 0 && (req->flags & VFS_FUA) && req->op != VFS_READ) {
+	if (t->res == 0 && t->anew)
+		begin_walk(req);
+	else if (t->res == 0 && (req->flags & VFS_FUA) && req->op != VFS_READ) {
 		unflushed_begin(t->thin->unflushed, &t->mark);
 		thin_commit(req);
 	} else {
@@ -280,6 +324,8 @@ static void close_now(struct loop_work *work)
 	void (*closed)(void *arg) = thin->closed;
 	void *arg = thin->closed_arg;
 
+	if (!thin_ways_leave(thin))
+		return;
 	loop_timer_cancel(&thin->retry);
 	leaf_forget_all(thin);
 	pieces_free(thin);
@@ -360,6 +406,7 @@ int vfs_thin_open(struct vfs_chans *chans, struct cfs_file *file, const char *na
 	list_init(&thin->stalled);
 	list_init(&thin->flushes);
 	list_init(&thin->later);
+	list_init(&thin->unsure);
 	list_init(&thin->reap);
 	thin->retry.fn = thin_retry_stalled;
 	thin->room_work.fn = thin_room;

@@ -60,7 +60,15 @@ struct thin {
 	struct list no_room;   /* pieces that wait for room in the journal */
 	struct list zero_room; /* requests that wait for it */
 	struct unflushed *unflushed;
-	uint32_t reached;    /* bit per extent: its channel has been used */
+	struct way *way[CFS_MAX_EXTENTS]; /* NULL: not used yet */
+	unsigned ways;			  /* the last one that was, plus one */
+	struct list unsure;		  /* requests that wait for a commit: see thin_suspect */
+	struct cfs_commit settle_commit;
+	struct loop_work settle_work;
+	bool settling; /* it is under way */
+	int settled;   /* how it ended */
+	bool owed;     /* writes were undone: the next flush fails */
+	unsigned owed_extent;
 	struct list flushes; /* flushes, and commits of FUA writes, that are to be tried again */
 	struct list later;   /* requests that found no space for the map, or no lease */
 	uint64_t later_ns;   /* not before: when they walk on */
@@ -80,6 +88,15 @@ struct thin {
 	struct loop_work close_work;
 };
 
+/* The way of its data to an extent. */
+struct way {
+	struct cfs_carrier carrier;
+	struct thin *thin;
+	struct loop_work work;
+	struct blk_req proof;
+	uint64_t told; /* up to which count of undone writes a flush has told */
+};
+
 /* In vfs_req.priv. */
 struct thin_req {
 	struct thin *thin;
@@ -87,6 +104,7 @@ struct thin_req {
 	uint64_t at;	  /* how far it has walked: disk offset */
 	unsigned pending; /* pieces in flight, plus one while it walks */
 	unsigned sheds;	  /* of the disk, when it came */
+	bool anew;	  /* what was read may be a stranger's: it walks again from its beginning */
 	int res;
 	unsigned iov_index; /* where `at` lies in the iovec */
 	size_t iov_offset;
@@ -107,6 +125,7 @@ struct piece {
 	enum piece_kind kind;
 	unsigned extent;
 	unsigned slot, entries; /* of the leaf */
+	uint64_t power;		/* FIRST: of its session, when it had been written */
 	uint64_t new_vbn;	/* FIRST: units from the stock, 0: the entry's own */
 	uint64_t grain, grains; /* FIRST: what is written, in grains of the disk */
 	uint64_t not_before_ns; /* stalled: when to send it again */
@@ -154,6 +173,20 @@ void thin_wait(struct list *queue, struct vfs_req *req);
 /* Walks on with all that wait there. */
 void thin_wake(struct list *queue);
 void thin_idle(struct thin *thin); /* something ended: closes if that was asked for */
+
+/* --- thin_way.c -------------------------------------------------------------------------------------- */
+
+/* Made when `chan` is used first. */
+struct way *thin_way(struct thin *thin, unsigned extent, struct blk_chan *chan);
+/* At the end; false: one is being proved yet. */
+bool thin_ways_leave(struct thin *thin);
+/* How often first writes of the disk, and overwrites of them, were undone. */
+uint64_t thin_undone(const struct thin *thin);
+/* Whether that is more than was told; now it is. */
+bool thin_undone_news(struct thin *thin, unsigned *extent);
+/* Grains may be a stranger's: requests wait in `unsure`, and thin_settle is called. */
+bool thin_suspect(const struct thin *thin);
+void thin_settle(struct thin *thin);
 
 /* --- thin_leaf.c -------------------------------------------------------------------------------------- */
 

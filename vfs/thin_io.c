@@ -147,31 +147,6 @@ static void stall(struct piece *p, uint64_t wait_ns)
 		loop_timer_arm(thin->disk.loop, &thin->retry, now + THIN_RETRY_MS * NS_PER_MS);
 }
 
-static void send_piece(struct piece *p)
-{
-	struct thin *thin = p->thin;
-	struct blk_chan *chan = vfs_chan(thin->chans, p->extent);
-
-	if (!chan) { /* the volume has grown just now */
-		p->blk.maybe_done = false;
-		stall(p, 0);
-		return;
-	}
-	if (!(thin->reached >> p->extent & 1)) {
-		thin->reached |= 1u << p->extent;
-		unflushed_add(thin->unflushed, p->extent, cfs_lun(thin->fs, p->extent), chan);
-	}
-	blk_submit(chan, &p->blk);
-}
-
-void piece_submit(struct piece *p)
-{
-	p->blk.length = 0;
-	for (int i = 0; i < p->blk.iovcnt; i++)
-		p->blk.length += p->iov[i].iov_len;
-	send_piece(p);
-}
-
 static void piece_end(struct piece *p, int res)
 {
 	struct thin *thin = p->thin;
@@ -189,6 +164,43 @@ static void piece_end(struct piece *p, int res)
 	if (!list_empty(&thin->reap))
 		leaf_reap_run(thin);
 	thin_idle(thin);
+}
+
+/* What the map said is not believed any more: the request looks again when that is settled. */
+static void walk_anew(struct piece *p)
+{
+	thin_req(p->req)->anew = true;
+	piece_end(p, 0);
+}
+
+static void send_piece(struct piece *p)
+{
+	struct thin *thin = p->thin;
+	struct blk_chan *chan = vfs_chan(thin->chans, p->extent);
+	struct way *way;
+
+	if (!chan) { /* the volume has grown just now */
+		p->blk.maybe_done = false;
+		stall(p, 0);
+		return;
+	}
+	way = thin_way(thin, p->extent, chan);
+	if (p->blk.op == BLK_READ) {
+		if (cfs_carrier_suspect(&way->carrier)) {
+			walk_anew(p);
+			return;
+		}
+		p->blk.flags = cfs_carrier_waits(&way->carrier) ? BLK_STANDING : 0;
+	}
+	blk_submit(chan, &p->blk);
+}
+
+void piece_submit(struct piece *p)
+{
+	p->blk.length = 0;
+	for (int i = 0; i < p->blk.iovcnt; i++)
+		p->blk.length += p->iov[i].iov_len;
+	send_piece(p);
 }
 
 /* --- first writes end in a transaction --------------------------------------------------------------------- */
@@ -220,6 +232,8 @@ static void log_first(struct cfs_txn *txn, struct piece *p)
 		e.birth = cfs_map_generation(thin->map);
 		e.state |= grains_of(p, i); /* those grains were zero: 00 */
 		cfs_map_set(txn, thin->map, p->leaf->buf, p->slot + i, &e);
+		cfs_fresh_add(txn, &thin->way[p->extent]->carrier, p->power, p->leaf->buf,
+			      p->slot + i, e.block, grains_of(p, i));
 	}
 }
 
@@ -361,12 +375,16 @@ static void piece_done(struct blk_req *blk, int res)
 	} else if (blk->op == BLK_WRITE) {
 		unflushed_wrote(p->thin->unflushed, p->extent);
 	}
-	if (p->kind == PIECE_PLAIN)
+	if (blk->op == BLK_READ && cfs_carrier_suspect(&p->thin->way[p->extent]->carrier)) {
+		walk_anew(p);
+	} else if (p->kind == PIECE_PLAIN) {
 		piece_end(p, res);
-	else if (res < 0)
+	} else if (res < 0) {
 		first_end(p, res);
-	else
+	} else {
+		p->power = cfs_carrier_power(&p->thin->way[p->extent]->carrier);
 		first_log(p);
+	}
 }
 
 static void give_up(struct piece *p)
@@ -395,6 +413,7 @@ void thin_retry_stalled(struct loop_timer *timer)
 		}
 	}
 	list_splice_tail(&flushes, &thin->flushes);
+	thin_settle(thin);
 	if (thin->later_ns <= now)
 		list_splice_tail(&later, &thin->later);
 	if (!list_empty(&thin->stalled) || !list_empty(&thin->later))
@@ -429,6 +448,7 @@ void thin_give_up_stalled(struct thin *thin)
 	list_splice_tail(&flushes, &thin->flushes);
 	list_splice_tail(&requests, &thin->no_space);
 	list_splice_tail(&requests, &thin->later);
+	list_splice_tail(&requests, &thin->unsure);
 	while (!list_empty(&pieces)) {
 		struct piece *p = list_first(&pieces, struct piece, link);
 

@@ -109,13 +109,21 @@ void unflushed_proved(struct unflushed *u, unsigned i, uint64_t witness)
 	u->lun[i].witness = witness;
 }
 
-/* From now on it is told: what was written since stays to be flushed, in the cache that there is now. */
-static void tell(struct unflushed *u)
+/* What was written since stays to be flushed, in the cache that there is now. */
+void unflushed_tell(struct unflushed *u)
 {
 	u->failed = u->turns;
 	for (unsigned i = 0; i < u->n; i++)
 		if (u->lun[i].first)
 			u->lun[i].power = blk_chan_power_count(u->lun[i].chan);
+}
+
+bool unflushed_any(const struct unflushed *u)
+{
+	for (unsigned i = 0; i < u->n; i++)
+		if (u->lun[i].first)
+			return true;
+	return false;
 }
 
 void unflushed_retire(struct unflushed *u, const struct unflushed_mark *mark)
@@ -143,7 +151,7 @@ int unflushed_end(struct unflushed *u, const struct unflushed_mark *mark, unsign
 		if (lost(&u->lun[n], mark->writes)) {
 			*i = n;
 			*first = true;
-			tell(u);
+			unflushed_tell(u);
 			return -EIO;
 		}
 	if (unflushed_unproved(u, i) < 0)

@@ -3,8 +3,8 @@
  * disk_host.c: a thin disk on a volume of its own, driven line by line, for tests that take the target away
  * under it. Formats LUN, mounts it, creates a disk; "ready". Then commands, each answered by its result:
  *
- *	write BYTE	4096 bytes at 1 MiB
- *	read		the byte that they all are, or -1
+ *	write BYTE [MIB]	4096 bytes there, else at 1 MiB
+ *	read [MIB]		the byte that they all are, or -1
  *	flush
  *	lost		how many events told of a loss so far
  *
@@ -28,15 +28,15 @@ static void ok(int rc, const char *what)
 	exit(1);
 }
 
-static int run(struct rig *rig, enum vfs_op op, uint8_t *buf)
+static int run(struct rig *rig, enum vfs_op op, unsigned mib, uint8_t *buf)
 {
 	return op == VFS_FLUSH ? rig_run(rig, op, 0, 0, NULL, 0)
-			       : rig_run(rig, op, MiB, 4096, buf, 0);
+			       : rig_run(rig, op, mib * MiB, 4096, buf, 0);
 }
 
-static int read_byte(struct rig *rig, uint8_t *buf)
+static int read_byte(struct rig *rig, unsigned mib, uint8_t *buf)
 {
-	int rc = run(rig, VFS_READ, buf);
+	int rc = run(rig, VFS_READ, mib, buf);
 
 	if (rc < 0)
 		return rc;
@@ -64,15 +64,15 @@ int main(int argc, char **argv)
 	ok(rig_open(&rig, blk, argv[2], 16 * MiB), "disk");
 	printf("ready\n");
 	while (fgets(line, sizeof(line), stdin)) {
-		unsigned byte;
+		unsigned byte, mib = 1;
 
-		if (sscanf(line, "write %u", &byte) == 1) {
+		if (sscanf(line, "write %u %u", &byte, &mib) >= 1) {
 			memset(buf, (int)byte, 4096);
-			printf("%d\n", run(&rig, VFS_WRITE, buf));
-		} else if (strcmp(line, "read\n") == 0) {
-			printf("%d\n", read_byte(&rig, buf));
+			printf("%d\n", run(&rig, VFS_WRITE, mib, buf));
+		} else if (strcmp(line, "read\n") == 0 || sscanf(line, "read %u", &mib) == 1) {
+			printf("%d\n", read_byte(&rig, mib, buf));
 		} else if (strcmp(line, "flush\n") == 0) {
-			printf("%d\n", run(&rig, VFS_FLUSH, NULL));
+			printf("%d\n", run(&rig, VFS_FLUSH, 0, NULL));
 		} else if (strcmp(line, "lost\n") == 0) {
 			printf("%u\n", rig.lost);
 		} else {

@@ -88,3 +88,24 @@ def test_sessions(tgt, tmp_path):
         assert disk('read') == 6
         assert disk('flush') == -errno.EIO and disk('lost') == 1, disk.said()
         assert disk('flush') == 0 and disk('read') == 6
+
+
+def test_first_writes(tgt, tmp_path):
+    """Of a first write that may be lost nothing is left: zeroes, never what the unit held before. Other sessions prove
+    nothing, so then the data's own is asked."""
+    with Disk(tgt.url, tmp_path) as disk:
+        assert disk('write', 5) == 0 and disk('flush') == 0
+        *others, data = sessions(tgt)
+        for mib, sid in enumerate(others, 2):
+            assert disk('write', 7, mib) == 0
+            cut(tgt, sid)
+            assert disk('flush') == 0 and disk('read', mib) == 7 and disk('lost') == 0, disk.said()
+        assert disk('write', 8, 10) == 0
+        cut(tgt, data)
+        assert disk('read', 10) == 0, disk.said()
+        assert disk('flush') == -errno.EIO and disk('lost') == 1
+        assert disk('write', 9, 11) == 0
+        tgt.restart()
+        assert disk('read', 11) == 0 and disk('read', 2) == 7
+        assert disk('flush') == -errno.EIO and disk('lost') == 2, disk.said()
+        assert disk('write', 9, 11) == 0 and disk('flush') == 0 and disk('read', 11) == 9

@@ -75,7 +75,19 @@ static void close_disk(struct rig *r)
 	blk_close(bench_of(r)->blk);
 }
 
-static struct rig *setup_rig(uint64_t lun_bytes)
+#define STRANGER 0xee /* what the LUN held before */
+
+static void fill(struct blk *blk, uint64_t bytes)
+{
+	uint8_t *buf = xaligned(4096, MiB);
+
+	memset(buf, STRANGER, MiB);
+	for (uint64_t at = 0; at < bytes; at += MiB)
+		ok(blk_write(blk, at, buf, MiB, 0));
+	free(buf);
+}
+
+static struct rig *setup_used_rig(uint64_t lun_bytes, bool used)
 {
 	struct bench *b = xcalloc(1, sizeof(*b));
 	struct cfs_format_options fo = {.name = "v"};
@@ -85,10 +97,17 @@ static struct rig *setup_rig(uint64_t lun_bytes)
 	(void)str_format(b->state, sizeof(b->state), "/tmp/perilune-thin-XXXXXX");
 	assert_non_null(mkdtemp(b->state));
 	ok(blk_open(b->lun, &bo, &b->blk));
+	if (used)
+		fill(b->blk, lun_bytes);
 	ok(cfs_format(&b->blk, 1, &fo));
 	blk_close(b->blk);
 	open_disk(&b->rig);
 	return &b->rig;
+}
+
+static struct rig *setup_rig(uint64_t lun_bytes)
+{
+	return setup_used_rig(lun_bytes, false);
 }
 
 static void teardown_rig(struct rig *r)
@@ -158,7 +177,7 @@ static void random_op(struct rig_job *j, struct rig *r, unsigned lane, unsigned 
 			 : VFS_WRITE_ZEROES;
 	if (*op == VFS_WRITE) {
 		for (uint64_t i = 0; i < length; i++)
-			buf[i] = (uint8_t)(rand_r(seed) >> 3);
+			buf[i] = (uint8_t)(rand_r(seed) >> 3) & 0x7f;
 		memcpy(model + offset, buf, length);
 	}
 	if (*op == VFS_DISCARD || *op == VFS_WRITE_ZEROES)
@@ -518,6 +537,164 @@ static void test_lost_under_fsync(void **state)
 	teardown_rig(r);
 }
 
+/* A first write is lost: its grains are zero then, not what the unit held before. */
+static void test_lost_first_write(void **state)
+{
+	struct rig *r = setup_used_rig(256 * MiB, true);
+
+	(void)state;
+	(void)add_fault(r, "volatile", NULL, 0);
+	for (unsigned round = 1; round < 4; round++) {
+		uint64_t at = round * MiB;
+
+		assert_int_equal(write_byte(r, at, 1, 0), 0);
+		assert_int_equal(write_byte(r, at + 8192, 2, 0), 0);
+		assert_int_equal(write_byte(r, at, 3, 0), 0);
+		(void)add_fault(r, "power-loss", NULL, 0);
+		if (round == 2) /* nobody looks before a commit of its own has begun */
+			usleep(1200000);
+		if (round == 3) { /* written over before anybody has looked: lost with it, or not */
+			assert_int_equal(write_byte(r, at, 4, 0), 0);
+			assert_true(reads_back(r, at, 4));
+		} else {
+			assert_true(reads_back(r, at, 0));
+		}
+		assert_true(reads_back(r, at + 8192, 0));
+		assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), -EIO);
+		assert_int_equal(r->lost, round);
+		assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
+	}
+	/* What the loss did not take. */
+	assert_int_equal(write_byte(r, 8 * MiB, 5, 0), 0);
+	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
+	(void)add_fault(r, "power-loss", NULL, 0);
+	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
+	/* Lost, and the disk closed before anybody could say so. */
+	assert_int_equal(write_byte(r, 9 * MiB, 6, 0), 0);
+	(void)add_fault(r, "power-loss", NULL, 0);
+	close_disk(r);
+	ok(fault_clear(0));
+	open_disk(r);
+	assert_true(reads_back(r, MiB, 0));
+	assert_true(reads_back(r, 3 * MiB, 4));
+	assert_true(reads_back(r, 8 * MiB, 5));
+	assert_true(reads_back(r, 9 * MiB, 0));
+	teardown_rig(r);
+}
+
+static void test_lost_first_write_with_fua(void **state)
+{
+	struct rig *r = setup_used_rig(256 * MiB, true);
+	struct rig_job *job = xaligned(64, sizeof(*job));
+	uint8_t *buf = xaligned(4096, 4096);
+
+	(void)state;
+	memset(buf, 7, 4096);
+	(void)add_fault(r, "delay=500", "flush", 1);
+	(void)add_fault(r, "volatile", NULL, 0);
+	rig_start(job, r, VFS_WRITE, MiB, 4096, buf, VFS_FUA);
+	for (unsigned i = 0; i < 500 && !reads_back(r, MiB, 7); i++)
+		usleep(10000);
+	(void)add_fault(r, "power-loss", NULL, 0);
+	assert_int_equal(rig_finish(job), 0);
+	assert_true(reads_back(r, MiB, 7));
+	(void)add_fault(r, "power-loss", NULL, 0);
+	assert_true(reads_back(r, MiB, 7));
+	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
+	assert_int_equal(r->lost, 0);
+	ok(fault_clear(0));
+	free(job);
+	free(buf);
+	teardown_rig(r);
+}
+
+static void test_lost_first_write_of_a_file(void **state)
+{
+	struct rig *r = setup_used_rig(256 * MiB, true);
+	uint8_t *buf = xcalloc(1, 100 * KiB), *back = xcalloc(1, 100 * KiB);
+	struct cfs_file *file;
+
+	(void)state;
+	ok(cfs_create(r->fs, "/f", CFS_FILE, 0));
+	ok(cfs_open(r->fs, "/f", CFS_OPEN_WRITE, 0, &file));
+	(void)add_fault(r, "volatile", NULL, 0);
+	for (unsigned round = 0; round < 2; round++) {
+		memset(buf, 0x55, 100 * KiB);
+		assert_int_equal(cfs_pwrite(file, buf, 100 * KiB, 0), 100 * KiB);
+		(void)add_fault(r, "power-loss", NULL, 0);
+		memset(buf, 0, 100 * KiB);
+		if (round == 0) {
+			assert_int_equal(cfs_pread(file, back, 100 * KiB, 0), 100 * KiB);
+			assert_memory_equal(back, buf, 100 * KiB);
+		}
+		assert_int_equal(cfs_fsync(file), -EIO);
+		ok(cfs_fsync(file));
+		assert_int_equal(cfs_pread(file, back, 100 * KiB, 0), 100 * KiB);
+		assert_memory_equal(back, buf, 100 * KiB);
+	}
+	assert_int_equal(cfs_pwrite(file, buf, 100 * KiB, 0), 100 * KiB);
+	ok(cfs_fsync(file));
+	ok(cfs_close(file));
+	ok(fault_clear(0));
+	free(buf);
+	free(back);
+	teardown_rig(r);
+}
+
+static void no_strangers(const uint8_t *buf, uint64_t length)
+{
+	for (uint64_t i = 0; i < length; i++)
+		if (buf[i] == STRANGER)
+			bad("a stranger's byte");
+}
+
+/*
+ * Power goes now and then, with writes that nobody has flushed, or just does: nobody ever reads what was there
+ * before.
+ */
+static void test_no_stranger_ever(void **state)
+{
+	struct rig *r = setup_used_rig(256 * MiB, true);
+	uint8_t *model = xcalloc(1, SIZE), *buf = xaligned(4096, LANES * MiB);
+	struct rig_job *jobs = xaligned(64, LANES * sizeof(*jobs));
+	struct rig_job *flush = xaligned(64, sizeof(*flush));
+	enum vfs_op op[LANES];
+	unsigned seed = 99;
+
+	(void)state;
+	(void)add_fault(r, "volatile", NULL, 0);
+	for (unsigned round = 0; round < 162; round++) {
+		for (unsigned l = 0; l < LANES; l++)
+			random_op(&jobs[l], r, l, &seed, model, buf + l * MiB, &op[l]);
+		for (unsigned l = 0; l < LANES; l++) {
+			assert_int_equal(rig_finish(&jobs[l]), 0);
+			if (op[l] == VFS_READ)
+				no_strangers(buf + l * MiB, jobs[l].req.length);
+		}
+		if (round % 4 == 1) /* it has been under way meanwhile */
+			(void)rig_finish(flush);
+		if (round % 4)
+			continue;
+		rig_start(flush, r, VFS_FLUSH, 0, 0, NULL, 0);
+		usleep((unsigned)rand_r(&seed) % 2000);
+		(void)add_fault(r, "power-loss", NULL, 0);
+	}
+	ok(fault_clear(0));
+	for (unsigned twice = 0; twice < 2; twice++) {
+		for (uint64_t at = 0; at < SIZE; at += MiB) {
+			assert_int_equal(rig_run(r, VFS_READ, at, MiB, buf, 0), 0);
+			no_strangers(buf, MiB);
+		}
+		close_disk(r);
+		open_disk(r);
+	}
+	free(model);
+	free(buf);
+	free(jobs);
+	free(flush);
+	teardown_rig(r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -531,6 +708,10 @@ int main(void)
 		cmocka_unit_test(test_lost_under_fua),
 		cmocka_unit_test(test_flush_over_a_flapping_session),
 		cmocka_unit_test(test_lost_under_fsync),
+		cmocka_unit_test(test_lost_first_write),
+		cmocka_unit_test(test_lost_first_write_with_fua),
+		cmocka_unit_test(test_lost_first_write_of_a_file),
+		cmocka_unit_test(test_no_stranger_ever),
 	};
 
 	return cmocka_run_group_tests_name("thin", tests, NULL, NULL);

@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+/* fresh.c: a list of first writes in the order of the stream, and what a commit does with it. */
+#include "clusterfs/fresh.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/err.h"
+#include "base/log.h"
+#include "clusterfs/journal.h"
+#include "clusterfs/map.h"
+
+/* A record of an entry, and its share of the transaction it lies in. */
+#define UNDO_BYTES (sizeof(struct cfs_record) + sizeof(struct cfs_map_entry) + 8)
+/* So many, and a commit is begun: a pass over them takes the journal mutex. */
+#define MANY 8192u
+
+struct first {
+	struct cfs_carrier *carrier; /* NULL: it has left */
+	uint64_t power;
+	uint64_t witness;     /* once it has left */
+	uint64_t stream;      /* where its transaction begins */
+	uint64_t leaf, block; /* vbns; the leaf is dirty, so it is in memory */
+	uint32_t state;	      /* the grains */
+	uint8_t slot, extent;
+	bool settled; /* in this commit: it goes from the list */
+};
+
+struct cfs_fresh {
+	struct cfs_carrier *proving; /* NULL: none, or its answer is there */
+	uint64_t witness, power;     /* before that began */
+	int proof;		     /* how it ended */
+	pthread_cond_t proved;
+	struct first *v;
+	size_t n, size;
+	_Atomic uint64_t undone;
+	struct cfs_carrier service[CFS_MAX_EXTENTS];
+};
+
+void cfs_fresh_create(struct cfs *fs, struct cfs_fresh **out)
+{
+	struct cfs_fresh *f = xcalloc(1, sizeof(*f));
+
+	pthread_cond_init(&f->proved, NULL);
+	for (unsigned e = 0; e < CFS_MAX_EXTENTS; e++)
+		cfs_carrier_init(&f->service[e], fs, e, NULL, NULL);
+	*out = f;
+}
+
+void cfs_fresh_destroy(struct cfs_fresh *f)
+{
+	pthread_cond_destroy(&f->proved);
+	free(f->v);
+	free(f);
+}
+
+uint64_t cfs_fresh_room(const struct cfs_fresh *f)
+{
+	return f->n * UNDO_BYTES;
+}
+
+bool cfs_fresh_many(const struct cfs_fresh *f)
+{
+	return f->n > MANY;
+}
+
+uint64_t cfs_fresh_undone(const struct cfs *fs)
+{
+	return atomic_load(&fs->journal->fresh->undone);
+}
+
+/* --- carriers --------------------------------------------------------------------------------------- */
+
+void cfs_carrier_init(struct cfs_carrier *c, struct cfs *fs, unsigned extent, struct blk_chan *chan,
+		      void (*prove)(struct cfs_carrier *c))
+{
+	c->fs = fs;
+	c->extent = extent;
+	c->chan = chan;
+	c->prove = prove;
+	if (chan)
+		c->witness = blk_session_count(fs->extent[extent]);
+}
+
+struct cfs_carrier *cfs_carrier_service(const struct cfs *fs, unsigned extent)
+{
+	return &fs->journal->fresh->service[extent];
+}
+
+uint64_t cfs_carrier_power(const struct cfs_carrier *c)
+{
+	return c->chan ? blk_chan_power_count(c->chan) : blk_power_count(c->fs->extent[c->extent]);
+}
+
+bool cfs_carrier_leave(struct cfs_carrier *c)
+{
+	struct cfs_journal *j = c->fs->journal;
+	uint64_t power;
+	bool free_to_go;
+
+	pthread_mutex_lock(&j->lock);
+	free_to_go = j->fresh->proving != c;
+	power = cfs_carrier_power(c);
+	for (size_t i = 0; i < j->fresh->n && free_to_go; i++) {
+		struct first *w = &j->fresh->v[i];
+
+		if (w->carrier != c)
+			continue;
+		w->carrier = NULL;
+		w->witness = w->power == power ? c->witness : UINT64_MAX; /* lost already */
+	}
+	pthread_mutex_unlock(&j->lock);
+	return free_to_go;
+}
+
+void cfs_carrier_proved(struct cfs_carrier *c, int res)
+{
+	struct cfs_journal *j = c->fs->journal;
+	struct cfs_fresh *f = j->fresh;
+
+	pthread_mutex_lock(&j->lock);
+	MUST(f->proving == c);
+	if (res == 0)
+		c->witness = f->witness;
+	/* Whether it is lost is known now; then there is no need to ask again. */
+	f->proof = f->power == cfs_carrier_power(c) ? res : 0;
+	f->proving = NULL;
+	pthread_cond_broadcast(&f->proved);
+	pthread_mutex_unlock(&j->lock);
+}
+
+void cfs_fresh_add(struct cfs_txn *txn, struct cfs_carrier *c, uint64_t power, struct cfs_buf *leaf,
+		   unsigned slot, uint64_t block, uint32_t state)
+{
+	struct cfs_journal *j = txn->fs->journal;
+	struct cfs_fresh *f = j->fresh;
+
+	if (!state || !blk_info(txn->fs->extent[c->extent])->write_cache)
+		return;
+	if (f->n == f->size) {
+		f->size = f->size ? 2 * f->size : 256;
+		f->v = xrealloc(f->v, f->size * sizeof(*f->v));
+	}
+	f->v[f->n++] = (struct first){
+		.carrier = c,
+		.power = power,
+		.stream = j->head,
+		.leaf = leaf->vbn,
+		.block = block,
+		.state = state,
+		.slot = (uint8_t)slot,
+		.extent = (uint8_t)c->extent,
+	};
+	if (!atomic_load(&c->waiting))
+		atomic_store(&c->waiting, 1 + power);
+}
+
+/* --- a commit ----------------------------------------------------------------------------------------- */
+
+static bool is_lost(struct cfs *fs, const struct first *w)
+{
+	if (w->carrier)
+		return w->power != cfs_carrier_power(w->carrier);
+	return w->witness != blk_session_count(fs->extent[w->extent]);
+}
+
+/* The flush went by another session, which did not stand all the while. */
+static bool wants_proof(struct cfs *fs, const struct first *w)
+{
+	return w->carrier && w->carrier->chan &&
+	       w->carrier->witness != blk_session_count(fs->extent[w->extent]);
+}
+
+/* Mutex held; let go while the flush is under way. The carrier may be gone afterwards. */
+static int prove(struct cfs *fs, struct cfs_carrier *c)
+{
+	struct cfs_journal *j = fs->journal;
+	struct cfs_fresh *f = j->fresh;
+
+	f->witness = blk_session_count(fs->extent[c->extent]);
+	f->power = cfs_carrier_power(c);
+	f->proving = c;
+	c->prove(c);
+	while (f->proving)
+		pthread_cond_wait(&f->proved, &j->lock);
+	return f->proof;
+}
+
+static void undo(struct cfs_txn *txn, const struct first *w)
+{
+	struct cfs_buf *leaf = cfs_buf_peek(txn->fs, w->leaf);
+	struct cfs_entry e;
+
+	if (leaf && leaf->dirty && !leaf->freed && leaf->type == CFS_T_MAP_LEAF) {
+		cfs_leaf_entry(leaf, w->slot, &e);
+		/* Both bits of each grain: below a unit of its own a grain cannot be. */
+		if (e.block == w->block && (e.state & w->state))
+			cfs_leaf_clear(txn, leaf, w->slot, w->state | w->state << 1);
+	}
+	cfs_buf_put(txn->fs, leaf);
+}
+
+/*
+ * Mutex held, and again on return. What is lost and fits into one transaction; true if there was any. The
+ * room was kept back (cfs_fresh_room).
+ */
+static bool undo_some(struct cfs *fs)
+{
+	struct cfs_journal *j = fs->journal;
+	struct cfs_fresh *f = j->fresh;
+	unsigned n = 0;
+	struct cfs_txn txn;
+
+	for (size_t i = 0; i < f->n; i++) {
+		struct first *w = &f->v[i];
+
+		if (w->settled || !is_lost(fs, w))
+			continue;
+		if (!n)
+			cfs_txn_begin_kept(fs, &txn);
+		else if (!cfs_txn_fits(&txn, 1))
+			break;
+		n++;
+		undo(&txn, w);
+		w->settled = true;
+		if (w->carrier)
+			atomic_fetch_add(&w->carrier->undone, 1);
+	}
+	if (!n)
+		return false;
+	atomic_fetch_add(&f->undone, 1);
+	log_warn("cfs",
+		 "volume %s: a LUN may have lost its write cache: %u first writes are undone",
+		 fs->name, n);
+	cfs_txn_end(&txn);
+	pthread_mutex_lock(&j->lock);
+	return true;
+}
+
+/* Mutex held: what is settled leaves the list; carriers know what is left of theirs. */
+static void retire(struct cfs_fresh *f)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < f->n; i++)
+		if (f->v[i].carrier)
+			f->v[i].carrier->next = 0;
+	for (size_t i = f->n; i-- > 0;)
+		if (f->v[i].carrier && !f->v[i].settled)
+			f->v[i].carrier->next = 1 + f->v[i].power;
+	for (size_t i = 0; i < f->n; i++) {
+		const struct first *w = &f->v[i];
+
+		if (w->carrier)
+			atomic_store(&w->carrier->waiting, w->carrier->next);
+		if (!w->settled)
+			f->v[n++] = *w;
+	}
+	f->n = n;
+}
+
+/* Mutex held: the carrier of something before `to` whose session may be dead, unseen. */
+static struct cfs_carrier *unproved(struct cfs *fs, uint64_t to)
+{
+	const struct cfs_fresh *f = fs->journal->fresh;
+
+	for (size_t i = 0; i < f->n && f->v[i].stream < to; i++)
+		if (wants_proof(fs, &f->v[i]) && !is_lost(fs, &f->v[i]))
+			return f->v[i].carrier;
+	return NULL;
+}
+
+int cfs_fresh_settle(struct cfs *fs, uint64_t to)
+{
+	struct cfs_journal *j = fs->journal;
+	struct cfs_fresh *f = j->fresh;
+	struct cfs_carrier *c;
+	bool undone = false;
+	int rc = 0;
+
+	pthread_mutex_lock(&j->lock);
+	while (rc == 0 && (c = unproved(fs, to)))
+		rc = prove(fs, c);
+	while (undo_some(fs))
+		undone = true;
+	for (size_t i = 0; i < f->n && f->v[i].stream < to && rc == 0 && !undone; i++)
+		f->v[i].settled = true;
+	retire(f);
+	pthread_mutex_unlock(&j->lock);
+	if (rc < 0)
+		return fail_prefix(rc, "volume %s: a session that carried data", fs->name);
+	return undone ? -EAGAIN : 0;
+}

@@ -136,8 +136,12 @@ void cfs_names(struct cfs *fs, char *name, char *id);
 /* This host's life on the volume; whether another one is over, and replayed. */
 void cfs_life(const struct cfs *fs, unsigned *slot, uint32_t *epoch);
 bool cfs_life_over(struct cfs *fs, unsigned slot, uint32_t epoch);
+/* Another host took this one's place: nothing that fails with -ESTALE can be done again by this mount. */
+bool cfs_evicted(const struct cfs *fs);
 /* All that was done by calls that have returned is durable: names, sizes, data. Blocking. */
 int cfs_sync(struct cfs *fs);
+/* The same without files' data, so that nobody hears of another's that may be lost. */
+int cfs_sync_names(struct cfs *fs);
 /* A memfd with one page: le64, CLOCK_BOOTTIME ns of the lease's end. Borrowed. */
 int cfs_lease_fd(struct cfs *fs);
 /* Lets extents be larger, or adds new ones (`blks` of those only); blocking. */
@@ -173,6 +177,11 @@ int cfs_mkdir(struct cfs *fs, const char *path);
 /* Creates an empty file, disk (`size` bytes, a multiple of 4096) or VM definition. -EEXIST. */
 int cfs_create(struct cfs *fs, const char *path, enum cfs_file_kind kind, uint64_t size);
 int cfs_rename(struct cfs *fs, const char *from, const char *to);
+/*
+ * `from` takes the name of `to`, which is deleted: another object of its kind (no directory) in the same
+ * directory. One transaction: after a crash there are both, or there is the new one. -EBUSY.
+ */
+int cfs_replace(struct cfs *fs, const char *from, const char *to);
 /* A file, disk, or empty directory. Space comes back in the background; restartable. -EBUSY. */
 int cfs_unlink(struct cfs *fs, const char *path);
 /*

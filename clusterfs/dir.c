@@ -414,6 +414,21 @@ void cfs_dir_remove(struct cfs_txn *txn, struct cfs_dir_change *c)
 	touch_inode(txn, c->dir, -1);
 }
 
+void cfs_dir_retarget(struct cfs_txn *txn, struct cfs_dir_change *c, uint64_t inode)
+{
+	struct cfs_buf *buf = c->path[c->levels - 1];
+	struct cfs_dir_entry *e;
+	unsigned at;
+	bool found;
+
+	at = cfs_dirleaf_find(leaf_of(buf), &c->entry, &found);
+	MUST(found);
+	e = (struct cfs_dir_entry *)(leaf_of(buf)->data + at);
+	e->inode = le64_of(inode);
+	cfs_txn_patch(txn, buf, &e->inode, sizeof(e->inode));
+	touch_inode(txn, c->dir, 0);
+}
+
 /* --- deleting the tree ------------------------------------------------------------------------------------- */
 
 /* Frees one block and what `forget` says about it, in one transaction. */

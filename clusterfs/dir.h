@@ -15,7 +15,8 @@
  *	cfs_dir_change_end(&change);
  *	cfs_dir_close(&dir);
  *
- * Two changes of one directory in one transaction: remove first, then insert; both prepared before.
+ * Changes of one directory in one transaction: removals and new targets first, then one insertion; all prepared
+ * before.
  * A leaf that became empty stays. Equal hashes never leave their leaf.
  */
 #ifndef CLUSTERFS_DIR_H
@@ -67,6 +68,8 @@ int cfs_dir_prepare_remove(struct cfs_dir *dir, const struct cfs_dirent *e,
 			   struct cfs_dir_change *change);
 void cfs_dir_insert(struct cfs_txn *txn, struct cfs_dir_change *change);
 void cfs_dir_remove(struct cfs_txn *txn, struct cfs_dir_change *change);
+/* The entry, prepared as for removal, names another object of its kind from now on. */
+void cfs_dir_retarget(struct cfs_txn *txn, struct cfs_dir_change *change, uint64_t inode);
 void cfs_dir_change_end(struct cfs_dir_change *change);
 
 /*

@@ -235,6 +235,11 @@ int cfs_sync(struct cfs *fs)
 	return cfs_commit_data(fs, &fs->unflushed);
 }
 
+int cfs_sync_names(struct cfs *fs)
+{
+	return cfs_commit_wait(fs);
+}
+
 int cfs_file_writable(const struct cfs_file *file)
 {
 	if (file->flags & CFS_OPEN_WRITE)

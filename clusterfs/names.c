@@ -333,8 +333,7 @@ static int create_locked(struct cfs *fs, const struct cfs_node *parent, struct c
 	return rc;
 }
 
-/* Waits for an object's lock alone, so that nobody waits for what else would be held meanwhile. */
-static int wait_for(struct cfs *fs, uint64_t inode, unsigned wait_ms)
+int cfs_wait_for(struct cfs *fs, uint64_t inode, unsigned wait_ms)
 {
 	struct cfs_lock *lock;
 	int rc = cfs_lock_get(fs, inode - 1, CFS_LOCK_EXCLUSIVE, wait_ms, &lock);
@@ -361,14 +360,14 @@ static int create_in(struct cfs *fs, const struct cfs_node *parent, const char *
 	if (!busy)
 		return rc;
 	/* A host that lives lets go at once; one that died keeps it until it is recovered. */
-	rc = wait_for(fs, busy, LIVE_WAIT_MS);
+	rc = cfs_wait_for(fs, busy, LIVE_WAIT_MS);
 	if (rc != -EBUSY)
 		return rc < 0 ? rc : -EAGAIN;
 	busy = 0;
 	rc = create_locked(fs, parent, &e, size, true, &busy);
 	if (!busy)
 		return rc;
-	rc = wait_for(fs, busy, CFS_LOCK_WAIT_MS);
+	rc = cfs_wait_for(fs, busy, CFS_LOCK_WAIT_MS);
 	return rc < 0 ? rc : -EAGAIN;
 }
 
@@ -539,7 +538,7 @@ static int move_once(struct cfs *fs, struct move *m)
 	struct cfs_lock *guard = NULL;
 	struct cfs_held held;
 	struct cfs_node root;
-	int rc = wait_for(fs, m->what.inode, CFS_BUSY_WAIT_MS);
+	int rc = cfs_wait_for(fs, m->what.inode, CFS_BUSY_WAIT_MS);
 
 	if (rc < 0)
 		return rc;
@@ -603,7 +602,7 @@ int cfs_unlink(struct cfs *fs, const char *path)
 		if (rc == -ENOENT)
 			return missing(fs, path, strlen(path));
 		if (rc == 0)
-			rc = wait_for(fs, node.inode, CFS_BUSY_WAIT_MS);
+			rc = cfs_wait_for(fs, node.inode, CFS_BUSY_WAIT_MS);
 		if (rc == 0)
 			rc = cfs_trash_put(fs, &parent, &node);
 	}

@@ -36,6 +36,9 @@ struct cfs_held {
 int cfs_hold(struct cfs *fs, const uint64_t *inodes, unsigned n, struct cfs_held *held);
 void cfs_unhold(struct cfs_held *held);
 
+/* Waits for an object's lock alone, so that nobody waits for what else would be held meanwhile. */
+int cfs_wait_for(struct cfs *fs, uint64_t inode, unsigned wait_ms);
+
 void cfs_stat_fill(const struct cfs_inode_block *inode, uint64_t vbn, struct cfs_stat *out);
 /* The same of one in memory, which a disk's I/O thread may be changing. */
 void cfs_stat_buf(struct cfs *fs, const struct cfs_buf *buf, struct cfs_stat *out);
@@ -65,6 +68,11 @@ int cfs_trash_resume(struct cfs *fs);
 int cfs_trash_finish(struct cfs *fs, uint64_t inode);
 /* Moves what `node` names into the trash; the caller does not hold any lock. -EAGAIN: walk again. */
 int cfs_trash_put(struct cfs *fs, const struct cfs_node *parent, const struct cfs_node *node);
+/* The halves of that, for replace.c: may it go (the caller holds its lock)? The inode's new name. */
+int cfs_trash_idle(struct cfs *fs, const struct cfs_node *node, const struct cfs_buf *buf);
+void cfs_trash_mark(struct cfs_txn *txn, struct cfs_buf *buf, uint64_t trash);
+/* And what is left to do with it. */
+int cfs_trash_begun(struct cfs *fs, uint64_t inode);
 #define CFS_TRASH_NAME_BYTES 24u
 void cfs_trash_name(uint64_t inode, char name[CFS_TRASH_NAME_BYTES]);
 

@@ -73,7 +73,7 @@ static void free_inode(struct cfs_txn *txn, struct cfs_dir_change *remove, struc
 
 /* --- in ------------------------------------------------------------------------------------------- */
 
-static void mark(struct cfs_txn *txn, struct cfs_buf *buf, uint64_t trash)
+void cfs_trash_mark(struct cfs_txn *txn, struct cfs_buf *buf, uint64_t trash)
 {
 	struct cfs_inode_block *n = (struct cfs_inode_block *)buf->data;
 
@@ -109,7 +109,7 @@ static int put_between(struct cfs *fs, const struct cfs_node *node, struct cfs_d
 		if (rc == 0) {
 			cfs_dir_remove(&txn, &remove);
 			cfs_dir_insert(&txn, &insert);
-			mark(&txn, buf, trash->inode);
+			cfs_trash_mark(&txn, buf, trash->inode);
 			cfs_txn_end(&txn);
 		}
 		cfs_dir_change_end(&insert);
@@ -145,8 +145,7 @@ static int delete_now(struct cfs *fs, const struct cfs_node *node, struct cfs_di
 	return rc;
 }
 
-/* May it be deleted? Its lock is in use by us. */
-static int check_idle(struct cfs *fs, const struct cfs_node *node, const struct cfs_buf *buf)
+int cfs_trash_idle(struct cfs *fs, const struct cfs_node *node, const struct cfs_buf *buf)
 {
 	const struct cfs_inode_block *n = (const struct cfs_inode_block *)buf->data;
 	int rc = cfs_node_check(node, n);
@@ -178,7 +177,7 @@ static int delete_held(struct cfs *fs, const struct cfs_node *parent, const stru
 		if (rc == 0)
 			rc = cfs_buf_get(fs, node->inode, CFS_T_INODE, node->inode - 1, &buf);
 		if (rc == 0) {
-			rc = check_idle(fs, node, buf);
+			rc = cfs_trash_idle(fs, node, buf);
 			if (rc == 0)
 				rc = le64_get(inode_of(buf)->root)
 					     ? 1
@@ -208,7 +207,7 @@ static int put_held(struct cfs *fs, const struct cfs_node *parent, const struct 
 	if (rc == 0) {
 		rc = cfs_buf_get(fs, node->inode, CFS_T_INODE, node->inode - 1, &buf);
 		if (rc == 0) {
-			rc = check_idle(fs, node, buf);
+			rc = cfs_trash_idle(fs, node, buf);
 			if (rc == 0)
 				rc = put_between(fs, node, &from, &into, buf);
 			cfs_buf_put(fs, buf);
@@ -231,6 +230,17 @@ static void enqueue(struct cfs_trash *t, uint64_t inode)
 	pthread_mutex_unlock(&t->lock);
 }
 
+int cfs_trash_begun(struct cfs *fs, uint64_t inode)
+{
+	int rc = 0;
+
+	if (fs->trash)
+		enqueue(fs->trash, inode);
+	else
+		rc = cfs_trash_finish(fs, inode);
+	return rc == -EBUSY ? 0 : rc; /* it is deleted; its space comes back later */
+}
+
 int cfs_trash_put(struct cfs *fs, const struct cfs_node *parent, const struct cfs_node *node)
 {
 	uint64_t trash = fs->trash_dir, inodes[3] = {parent->inode, node->inode, trash};
@@ -245,13 +255,7 @@ int cfs_trash_put(struct cfs *fs, const struct cfs_node *parent, const struct cf
 		return rc;
 	rc = put_held(fs, parent, node, trash);
 	cfs_unhold(&held);
-	if (rc < 0)
-		return rc;
-	if (fs->trash)
-		enqueue(fs->trash, node->inode);
-	else
-		rc = cfs_trash_finish(fs, node->inode);
-	return rc == -EBUSY ? 0 : rc; /* it is deleted; its space comes back later */
+	return rc < 0 ? rc : cfs_trash_begun(fs, node->inode);
 }
 
 /* --- out ----------------------------------------------------------------------------------------------- */
@@ -384,13 +388,8 @@ static int resume_leaf(struct cfs *fs, const struct cfs_dir_leaf *leaf)
 	unsigned at = 0;
 	int rc = 0;
 
-	while (rc == 0 && (at = cfs_dirleaf_entry(leaf, at, &e))) {
-		if (fs->trash)
-			enqueue(fs->trash, e.inode);
-		else
-			rc = cfs_trash_finish(fs, e.inode);
-		rc = rc == -EBUSY ? 0 : rc;
-	}
+	while (rc == 0 && (at = cfs_dirleaf_entry(leaf, at, &e)))
+		rc = cfs_trash_begun(fs, e.inode);
 	return rc;
 }
 

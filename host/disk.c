@@ -303,7 +303,7 @@ static int disk_rename(struct host_call *call)
 	if (rc == 0)
 		rc = cfs_rename(host_volume_fs(v), path, to_path);
 	if (rc == 0)
-		rc = cfs_sync(host_volume_fs(v));
+		rc = cfs_sync_names(host_volume_fs(v));
 	rc = host_name_holder(v, path, rc);
 	host_volume_put(v);
 	return rc;
@@ -322,7 +322,7 @@ static int disk_delete(struct host_call *call)
 	if (rc == 0)
 		rc = cfs_unlink(host_volume_fs(v), path);
 	if (rc == 0)
-		rc = cfs_sync(host_volume_fs(v));
+		rc = cfs_sync_names(host_volume_fs(v));
 	rc = host_name_holder(v, path, rc);
 	host_volume_disks_changed(v);
 	host_volume_put(v);

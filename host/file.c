@@ -124,11 +124,9 @@ int host_write_file(struct cfs *fs, const char *path, enum cfs_file_kind kind, i
 		fresh = xasprintf("%.*s/.put-%08x", (int)(slash - path), path, token);
 		rc = write_new(fs, fresh, kind, fd);
 		if (rc == 0)
-			rc = cfs_unlink(fs, path);
+			rc = cfs_replace(fs, fresh, path);
 		if (rc == 0)
-			rc = cfs_rename(fs, fresh, path);
-		if (rc == 0)
-			return cfs_sync(fs);
+			return cfs_sync_names(fs);
 	}
 	if (rc < 0 && rc != -EEXIST && fresh) {
 		err_save(&why, rc);
@@ -251,7 +249,7 @@ static int file_rm(struct host_call *call)
 	if (rc == 0)
 		rc = cfs_unlink(host_volume_fs(v), path);
 	if (rc == 0)
-		rc = cfs_sync(host_volume_fs(v));
+		rc = cfs_sync_names(host_volume_fs(v));
 	host_volume_put(v);
 	return rc;
 }
@@ -266,7 +264,7 @@ static int file_mkdir(struct host_call *call)
 		return rc;
 	rc = cfs_mkdir(host_volume_fs(v), path);
 	if (rc == 0)
-		rc = cfs_sync(host_volume_fs(v));
+		rc = cfs_sync_names(host_volume_fs(v));
 	host_volume_put(v);
 	return rc;
 }

@@ -159,7 +159,7 @@ static int build(struct host_call *call, struct parts *p, const char *dir)
 		rc = host_progress(call, 0, 0, "copying the initrd");
 	if (rc == 0)
 		rc = put_part(p, dir, "initrd", p->initrd);
-	return rc == 0 ? cfs_sync(p->fs) : rc;
+	return rc == 0 ? cfs_sync_names(p->fs) : rc;
 }
 
 static int make(struct host_call *call, struct parts *p)
@@ -176,7 +176,7 @@ static int make(struct host_call *call, struct parts *p)
 	if (rc == 0)
 		rc = cfs_rename(p->fs, hidden, dir);
 	if (rc == 0)
-		return cfs_sync(p->fs);
+		return cfs_sync_names(p->fs);
 	err_save(&why, rc);
 	(void)vm_tree_delete(p->fs, hidden);
 	return err_restore(&why);

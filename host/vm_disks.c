@@ -255,7 +255,7 @@ int vm_disk_grow(struct host_vm *vm, unsigned disk, uint64_t size)
 	if (size > now.size)
 		rc = cfs_truncate(file, size);
 	if (rc == 0)
-		rc = cfs_sync(host_volume_fs(vm->volume));
+		rc = cfs_sync_names(host_volume_fs(vm->volume));
 	return rc < 0 ? rc : iothread_call(vm->all->io[vm->io], set_size_in_thread, &grown);
 }
 

@@ -523,7 +523,7 @@ static int vm_rename(struct host_call *call)
 
 		rc = cfs_rename(host_volume_fs(volume), old, new);
 		if (rc == 0)
-			rc = cfs_sync(host_volume_fs(volume));
+			rc = cfs_sync_names(host_volume_fs(volume));
 		(void)cfs_vm_unlock(lock);
 	}
 	if (rc == 0)
@@ -553,7 +553,7 @@ static int vm_delete(struct host_call *call)
 		if (rc == 0)
 			rc = vm_tree_delete(fs, gone);
 		if (rc == 0)
-			rc = cfs_sync(fs);
+			rc = cfs_sync_names(fs);
 	}
 	if (rc == 0)
 		host_event(call->host->events, "vm", name, "deleted");

@@ -66,6 +66,7 @@ struct mark { /* everything before it is durable */
 	unsigned event;
 	struct file file[FILES];
 	bool touched[FILES]; /* after it, until the next */
+	bool gone[FILES];    /* after it its name was taken away */
 };
 #define SEEN (1u << 20)
 struct world {
@@ -142,6 +143,12 @@ static void touch(struct world *w, unsigned i)
 	w->mark[w->marks - 1].touched[i] = true;
 }
 
+/* Its name goes, too. */
+static void take_away(struct world *w, unsigned i)
+{
+	w->mark[w->marks - 1].gone[i] = true;
+}
+
 static void mark(struct world *w)
 {
 	struct record_log *log;
@@ -156,6 +163,7 @@ static void mark(struct world *w)
 	memset(m, 0, sizeof(*m));
 	memcpy(m->file, w->file, sizeof(m->file));
 	memcpy(m->touched, w->lost, sizeof(m->touched));
+	memcpy(m->gone, w->lost, sizeof(m->gone));
 	if (w->marks) {
 		ok(record_open(w->log, &log));
 		m->event = record_events(log);
@@ -246,6 +254,24 @@ static void move(struct world *w, unsigned i)
 	memcpy(f->path, to, sizeof(to));
 }
 
+/* Another file with a new content takes its name. */
+static void replace(struct world *w, unsigned i)
+{
+	struct file *f = &w->file[i];
+	char path[64];
+
+	memcpy(path, f->path, sizeof(path));
+	snprintf(f->path, sizeof(f->path), "/%.1s/r%u", path + 1, w->names);
+	MUST(w->names < NAMES);
+	w->owner[w->names++] = f->id;
+	ok(cfs_create(fs_of(w), f->path, f->kind, 0));
+	memset(f->sector, 0, sizeof(f->sector));
+	f->size = 0;
+	fill(w, i, 0, 1 + below(w, 8));
+	ok(cfs_replace(fs_of(w), f->path, path));
+	memcpy(f->path, path, sizeof(path));
+}
+
 static void step(struct world *w)
 {
 	unsigned i = below(w, FILES);
@@ -263,12 +289,18 @@ static void step(struct world *w)
 	}
 	switch (below(w, 10)) {
 	case 0:
+		take_away(w, i);
 		ok(cfs_unlink(fs_of(w), f->path));
 		f->there = false;
 		break;
 	case 1:
 	case 2:
+		take_away(w, i);
 		move(w, i);
+		break;
+	case 4:
+		if (f->kind == CFS_FILE)
+			replace(w, i);
 		break;
 	case 3:
 		cut(w, i);
@@ -418,10 +450,12 @@ static bool right(const struct world *w, const struct mark *m, const struct shot
 		const struct file *f = &m->file[i];
 		const struct shot_file *x = shot_find(s, f->path);
 
-		if (m->touched[i] || !f->there)
+		if (m->gone[i] || !f->there)
 			continue;
 		if (!x)
 			return differs(f->path, "was durable, is gone");
+		if (m->touched[i])
+			continue;
 		if (x->stat.kind != f->kind || x->stat.size != f->size)
 			return differs(f->path, "was durable, has another kind or size");
 		if (memcmp(x->sector, f->sector, x->sectors * sizeof(*x->sector)) != 0)

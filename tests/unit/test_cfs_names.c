@@ -158,6 +158,54 @@ static void test_rename(void **state)
 	ok(cfs_unlink(fs, "/f/d/e"));
 }
 
+static void put(struct cfs *fs, const char *path, const char *text)
+{
+	struct cfs_file *file;
+
+	ok(cfs_create(fs, path, CFS_FILE, 0));
+	ok(cfs_open(fs, path, CFS_OPEN_WRITE, 0, &file));
+	assert_int_equal(cfs_pwrite(file, text, strlen(text), 0), strlen(text));
+	ok(cfs_close(file));
+}
+
+static void test_replace(void **state)
+{
+	struct cfs *fs = fs_of(state);
+	struct cfs_stat st, before;
+	struct cfs_file *file;
+	char text[64];
+
+	ok(cfs_mkdir(fs, "/p"));
+	ok(cfs_mkdir(fs, "/q"));
+	put(fs, "/p/f", "old");
+	for (unsigned i = 0; i < 40; i++) { /* names around it, in one leaf or more */
+		snprintf(text, sizeof(text), "/p/name-%u", i);
+		ok(cfs_create(fs, text, CFS_FILE, 0));
+		snprintf(text, sizeof(text), "new content %u", i);
+		put(fs, "/p/g", text);
+		ok(cfs_stat(fs, "/p/g", &before));
+		ok(cfs_replace(fs, "/p/g", "/p/f"));
+		assert_int_equal(cfs_stat(fs, "/p/g", &st), -ENOENT);
+		ok(cfs_stat(fs, "/p/f", &st));
+		assert_int_equal(st.inode, before.inode);
+		assert_int_equal(entries(fs, "/p"), i + 2);
+	}
+	put(fs, "/q/g", "elsewhere");
+	assert_int_equal(cfs_replace(fs, "/q/g", "/p/f"), -EINVAL);
+	assert_int_equal(cfs_replace(fs, "/p/f", "/p/f"), -EINVAL);
+	assert_int_equal(cfs_replace(fs, "/p", "/q"), -EINVAL);
+	assert_int_equal(cfs_replace(fs, "/p/none", "/p/f"), -ENOENT);
+	assert_int_equal(cfs_replace(fs, "/p/f", "/p/none"), -ENOENT);
+	ok(cfs_open(fs, "/p/name-0", CFS_OPEN_WRITE, 0, &file));
+	assert_int_equal(cfs_replace(fs, "/p/f", "/p/name-0"), -EBUSY);
+	ok(cfs_close(file));
+	ok(cfs_replace(fs, "/p/f", "/p/name-0"));
+	ok(cfs_open(fs, "/p/name-0", 0, 0, &file));
+	assert_int_equal(cfs_pread(file, text, sizeof(text), 0), 14);
+	assert_memory_equal(text, "new content 39", 14);
+	ok(cfs_close(file));
+}
+
 /* Splits up to a second level, walks while it changes, deletes it all. */
 static void test_many(void **state)
 {
@@ -555,6 +603,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_paths, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_rename, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_replace, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_many, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_io, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_sparse_and_thick, setup, teardown),

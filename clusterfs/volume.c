@@ -123,6 +123,11 @@ bool cfs_life_over(struct cfs *fs, unsigned slot, uint32_t epoch)
 	return slot < CFS_MAX_SLOTS && cfs_slot_life(fs, slot, epoch) == CFS_LIFE_DEAD;
 }
 
+bool cfs_evicted(const struct cfs *fs)
+{
+	return atomic_load(&fs->dead);
+}
+
 int cfs_reclaim(struct cfs *fs, uint64_t bytes, uint64_t *done)
 {
 	int rc = cfs_groups_reclaim(fs, bytes, done);

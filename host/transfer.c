@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * transfer.c: `disk import` and `disk export` of raw files, as tasks. What is sparse stays sparse
- * both ways: holes are skipped, zeroes are found. Files are opened with the caller's rights.
+ * both ways: holes are skipped, zeroes are found. An import goes on where it was when the volume's LUNs come back. Files are opened with the caller's rights.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -13,7 +13,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/err.h"
+#include "base/log.h"
 #include "base/util.h"
 #include "clusterfs/cfs.h"
 #include "host/daemon.h"
@@ -22,7 +24,10 @@
 #include "host/verbs.h"
 #include "host/volume.h"
 
-#define COPY_BYTES (4 * MiB)
+#define COPY_BYTES  (4 * MiB)
+#define SYNC_BYTES  (256 * MiB) /* what is lost with an array's cache is imported once more */
+#define PATIENCE_MS 120000u	/* with a volume that is out of reach */
+#define AGAIN_MS    200u
 /* Zeroes shorter than that are written: a disk is allocated in such blocks. */
 #define ZERO_BYTES (64 * KiB)
 
@@ -108,37 +113,116 @@ static int write_sparse(struct cfs_file *file, const char *buf, size_t n, uint64
 	return 0;
 }
 
-static int import_copy(struct host_call *call, int fd, const char *from, uint64_t size,
-		       struct cfs_file *file)
+/* --- import --------------------------------------------------------------------------------------- */
+
+struct import {
+	struct host_call *call;
+	struct cfs *fs;
+	struct cfs_file *file;
+	const char *from;
+	int fd;
+	char *buf;
+	uint64_t size;
+	uint64_t at;	  /* up to here it is written */
+	uint64_t synced;  /* up to here it is durable */
+	uint64_t last_ms; /* when it last got on, CLOCK_BOOTTIME */
+};
+
+/* What a session, or the lease, that is lost meets: it comes back, or the patience ends. */
+static bool passing(int rc)
 {
-	cleanup_free char *buf = xaligned(4096, COPY_BYTES);
-	uint64_t at = 0;
+	return rc == -ENOTCONN || rc == -ETIMEDOUT || rc == -ECONNRESET || rc == -ESTALE ||
+	       rc == -EBADE;
+}
+
+/* 0: to be tried again. A write that failed cannot land any more by now (cfs_pwrite, INV-BLK-1). */
+static int bear(struct import *im, int rc)
+{
+	struct err_info why;
+	int told;
+
+	if (cfs_evicted(im->fs) || clock_boot_ms() - im->last_ms > PATIENCE_MS)
+		return rc;
+	err_save(&why, rc);
+	told = host_progress(im->call, im->at, im->size, "waiting for the volume");
+	if (told < 0)
+		return told;
+	log_info("host", "%s: import: at byte %llu: %s", im->from, (unsigned long long)im->at,
+		 why.message);
+	err_clear();
+	sleep_ms(AGAIN_MS);
+	return 0;
+}
+
+static void got_on(struct import *im, uint64_t *what, uint64_t to)
+{
+	*what = to;
+	im->last_ms = clock_boot_ms();
+}
+
+/* The next piece that is not a hole; at the end of the source `at` is its size. */
+static int import_piece(struct import *im)
+{
+	off_t data = lseek(im->fd, (off_t)im->at, SEEK_DATA), hole;
+	uint64_t at = im->at, end = im->size;
+	size_t n;
+	int rc;
+
+	if (data < 0 && errno == ENXIO) { /* nothing but a hole is left */
+		im->at = im->size;
+		return 0;
+	}
+	if (data >= 0) {
+		/* In whole blocks of the disk, so that none is written twice. */
+		at = MAX(at, ROUND_DOWN((uint64_t)data, ZERO_BYTES));
+		hole = lseek(im->fd, data, SEEK_HOLE);
+		if (hole > 0)
+			end = MIN(im->size, ROUND_UP((uint64_t)hole, ZERO_BYTES));
+	}
+	n = MIN(COPY_BYTES, end - at);
+	rc = read_full(im->fd, im->buf, n, at, im->from);
+	while (rc == 0) {
+		rc = write_sparse(im->file, im->buf, n, at);
+		if (!passing(rc))
+			break;
+		rc = bear(im, rc);
+	}
+	if (rc < 0)
+		return rc;
+	got_on(im, &im->at, at + n);
+	return host_progress(im->call, im->at, im->size, "importing");
+}
+
+/* Durable up to here; or, when an array may have lost what it had in its cache, from there once more. */
+static int import_sync(struct import *im)
+{
+	int rc = cfs_fsync(im->file);
+
+	if (rc == 0) {
+		got_on(im, &im->synced, im->at);
+	} else if (rc == -EIO) {
+		rc = bear(im, rc);
+		if (rc == 0)
+			im->at = im->synced;
+	} else if (passing(rc)) {
+		rc = bear(im, rc);
+	}
+	return rc;
+}
+
+static int import_copy(struct import *im)
+{
 	int rc = 0;
 
-	while (rc == 0 && at < size) {
-		off_t data = lseek(fd, (off_t)at, SEEK_DATA), hole;
-		uint64_t end = size;
-
-		if (data < 0 && errno == ENXIO)
-			break; /* nothing but a hole is left */
-		if (data >= 0) {
-			/* In whole blocks of the disk, so that none is written twice. */
-			at = MAX(at, ROUND_DOWN((uint64_t)data, ZERO_BYTES));
-			hole = lseek(fd, data, SEEK_HOLE);
-			if (hole > 0)
-				end = MIN(size, ROUND_UP((uint64_t)hole, ZERO_BYTES));
-		}
-		while (rc == 0 && at < end) {
-			size_t n = MIN(COPY_BYTES, end - at);
-
-			rc = read_full(fd, buf, n, at, from);
-			if (rc == 0)
-				rc = write_sparse(file, buf, n, at);
-			at += n;
-			if (rc == 0)
-				rc = host_progress(call, at, size, "importing");
-		}
+	im->buf = xaligned(4096, COPY_BYTES);
+	im->last_ms = clock_boot_ms();
+	while (rc == 0 && (im->at < im->size || im->synced < im->at)) {
+		if (im->at == im->size || im->at - im->synced >= SYNC_BYTES)
+			rc = import_sync(im);
+		else
+			rc = import_piece(im);
 	}
+	free(im->buf);
 	return rc;
 }
 
@@ -183,9 +267,14 @@ static int disk_import(struct host_call *call)
 		goto out;
 	rc = cfs_open(host_volume_fs(v), path, CFS_OPEN_WRITE, 0, &file);
 	if (rc == 0) {
-		rc = import_copy(call, fd, from, size, file);
-		if (rc == 0)
-			rc = cfs_fsync(file);
+		struct import im = {.call = call,
+				    .fs = host_volume_fs(v),
+				    .file = file,
+				    .from = from,
+				    .fd = fd,
+				    .size = size};
+
+		rc = import_copy(&im);
 		end = cfs_close(file);
 		rc = rc < 0 ? rc : end;
 	}

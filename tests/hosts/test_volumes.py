@@ -4,7 +4,7 @@ import hashlib, json, os, random, signal, subprocess, threading, time
 
 import pytest
 
-from hostlib import EXIT, perilune, until
+from hostlib import BIN, EXIT, perilune, until
 
 VOLUME = {'name', 'id', 'size', 'free', 'promised', 'reclaim_pending', 'extents', 'hosts', 'state', 'format_version'}
 
@@ -246,6 +246,31 @@ def test_import_is_durable_when_it_says_so(pair):
     assert sha(raw) == sha(back)
 
 
+def test_import_goes_on_when_the_target_comes_back(cluster):
+    """tgt has a volatile cache, so what was not flushed yet may be lost with a session: it is imported once more."""
+    from targets import Tgt
+    raw, back = cluster.dir / 'raw', cluster.dir / 'back'
+    sparse(raw, 40 << 20, [(1 << 20, 30 << 20)])
+    with Tgt(size='300M') as t:
+        h = cluster.host()
+        h.ok('volume', 'format', 'v1', t.url)
+        h.ok('volume', 'mount', t.url)
+        h.ok('fault', 'add', t.url, '--kind', 'delay=50', '--op', 'write', '--range', '64M-300M')
+        with subprocess.Popen([BIN / 'perilune', '--connect', h.dir, 'disk', 'import', raw, 'v1:/r'], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as p:
+            def done():
+                return sum(t['progress']['done'] for t in h.json('task', 'list') if t['verb'] == 'import')
+            for part in (4 << 20, 12 << 20):
+                until(lambda: done() > part, timeout=60, what='it gets on')
+                t.restart()
+            h.ok('fault', 'clear')
+            out, _ = p.communicate(timeout=120)
+            assert p.returncode == 0, out
+        h.ok('disk', 'export', 'v1:/r', back)
+        assert sha(raw) == sha(back)
+        h.ok('volume', 'unmount', 'v1')
+
+
 @pytest.mark.slow
 def test_a_full_volume_is_no_space(cluster):
     lun, h = cluster.lun(size='300M'), cluster.host()
@@ -271,7 +296,6 @@ def test_ctrl_c_detaches_and_the_task_goes_on(cluster):
     h.ok('volume', 'mount', lun)
     sparse(cluster.dir / 'raw', 200 << 20, [(0, 200 << 20)])
     h.ok('fault', 'add', lun, '--kind', 'delay=20', '--op', 'write')
-    from hostlib import BIN
     p = subprocess.Popen([BIN / 'perilune', '--connect', h.dir, '--progress=json', 'disk', 'import', cluster.dir / 'raw', 'v1:/r'],
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     task = until(lambda: [t for t in h.json('task', 'list') if t['verb'] == 'import'], what='the task')[0]

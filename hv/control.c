@@ -28,7 +28,7 @@ struct hv_control {
 		struct vmctl_conn *conn;
 		uint64_t deadline_ns;
 	} waiting[WAITING_MAX];
-	uint32_t start_tag; /* of a START that waits */
+	uint32_t start_tag, save_tag; /* of a START, a SAVE that waits */
 	bool killed;
 };
 
@@ -46,7 +46,7 @@ static void lose_daemon(struct hv_control *c)
 {
 	vmctl_conn_destroy(c->conn);
 	c->conn = NULL;
-	hv_vmm_forget_start(c->vmm);
+	hv_vmm_forget(c->vmm);
 }
 
 /* A daemon that does not read what it is told is as good as gone. */
@@ -56,13 +56,20 @@ static void say(struct hv_control *c, const struct vmctl_msg *msg)
 		lose_daemon(c);
 }
 
-static void reply(struct hv_control *c, uint32_t tag, int rc)
+static void reply_value(struct hv_control *c, uint32_t tag, int rc, uint32_t value)
 {
 	struct vmctl_msg msg = {.type = VMCTL_REPLY, .tag = tag, .reply = {.err = rc}};
+
+	msg.reply.value = value;
 
 	if (rc)
 		(void)str_format(msg.reply.text, sizeof(msg.reply.text), "%s", err_message(rc));
 	say(c, &msg);
+}
+
+static void reply(struct hv_control *c, uint32_t tag, int rc)
+{
+	reply_value(c, tag, rc, 0);
 }
 
 static void say_status(struct hv_control *c, enum vmctl_type type, uint32_t tag)
@@ -102,7 +109,15 @@ static void vmm_started(void *opaque, int rc)
 	reply(c, c->start_tag, rc);
 }
 
-const struct hv_vmm_ops hv_control_vmm_ops = {.event = vmm_event, .started = vmm_started};
+static void vmm_saved(void *opaque, int rc, uint32_t bytes)
+{
+	struct hv_control *c = opaque;
+
+	reply_value(c, c->save_tag, rc, bytes);
+}
+
+const struct hv_vmm_ops hv_control_vmm_ops = {
+	.event = vmm_event, .started = vmm_started, .saved = vmm_saved};
 
 /* --- from the daemon --------------------------------------------------------------------------- */
 
@@ -116,7 +131,60 @@ static void start(struct hv_control *c, uint32_t tag)
 		reply(c, tag, rc);
 }
 
-static void obey(struct hv_control *c, const struct vmctl_msg *msg)
+static void save(struct hv_control *c, struct vmctl_msg *msg)
+{
+	uint32_t bytes;
+	int fd = msg->fds[0];
+
+	msg->fds[0] = -1; /* it is the VM's now */
+	int rc = hv_vmm_save(c->vmm, fd, &bytes);
+	if (rc == 1)
+		c->save_tag = msg->tag;
+	else
+		reply_value(c, msg->tag, rc, bytes);
+}
+
+static void say_cpu(struct hv_control *c, uint32_t tag)
+{
+	static struct vmctl_msg msg; /* large; the main thread's alone */
+
+	msg = (struct vmctl_msg){.type = VMCTL_CPU, .tag = tag};
+	int rc = hv_vmm_get_cpu(c->vmm, &msg.cpu);
+	if (rc)
+		reply(c, tag, rc);
+	else
+		say(c, &msg);
+}
+
+/* What migration asks for. */
+static void obey_migration(struct hv_control *c, struct vmctl_msg *msg)
+{
+	bool takes_fd = msg->type == VMCTL_LOG_START || msg->type == VMCTL_SAVE ||
+			msg->type == VMCTL_LOAD;
+
+	if (takes_fd && msg->fds_n != 1) {
+		reply(c, msg->tag,
+		      fail(-EINVAL, "vmm: a descriptor is to come with message %u",
+			   (unsigned)msg->type));
+		return;
+	}
+	if (msg->type == VMCTL_LOG_START)
+		reply(c, msg->tag, hv_vmm_log_start(c->vmm, msg->fds[0]));
+	else if (msg->type == VMCTL_LOG_SYNC)
+		reply(c, msg->tag, hv_vmm_log_sync(c->vmm));
+	else if (msg->type == VMCTL_LOG_STOP)
+		reply(c, msg->tag, hv_vmm_log_stop(c->vmm));
+	else if (msg->type == VMCTL_SAVE)
+		save(c, msg);
+	else if (msg->type == VMCTL_LOAD)
+		reply(c, msg->tag, hv_vmm_load(c->vmm, msg->fds[0], msg->load.bytes));
+	else if (msg->type == VMCTL_SET_CPU)
+		reply(c, msg->tag, hv_vmm_set_cpu(c->vmm, &msg->cpu));
+	else
+		say_cpu(c, msg->tag);
+}
+
+static void obey(struct hv_control *c, struct vmctl_msg *msg)
 {
 	switch (msg->type) {
 	case VMCTL_CONFIG:
@@ -154,7 +222,7 @@ static void obey(struct hv_control *c, const struct vmctl_msg *msg)
 	case VMCTL_LOAD:
 	case VMCTL_GET_CPU:
 	case VMCTL_SET_CPU:
-		reply(c, msg->tag, fail(-ENOTSUP, "vmm: it cannot do this"));
+		obey_migration(c, msg);
 		break;
 	case VMCTL_HELLO:
 	case VMCTL_READY:
@@ -183,9 +251,9 @@ static void hear_daemon(struct hv_control *c)
 			lose_daemon(c);
 			return;
 		}
-		for (unsigned i = 0; i < msg.fds_n; i++)
-			close(msg.fds[i]); /* no request brings any */
 		obey(c, &msg);
+		for (unsigned i = 0; i < msg.fds_n; i++)
+			util_close(&msg.fds[i]); /* what the request did not take */
 	}
 }
 

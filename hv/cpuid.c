@@ -5,6 +5,7 @@
 #include <cpuid.h>
 #include <errno.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
@@ -156,4 +157,49 @@ void hv_cpuid_for(const struct hv_cpuid *host, struct hv_cpuid *out, unsigned in
 	*out = *host;
 	for (unsigned i = 0; i < out->nent; i++)
 		adjust(&out->entries[i], index, cpus);
+}
+
+struct hv_cpuid *hv_cpuid_copy(const struct hv_cpuid *cpuid)
+{
+	size_t bytes = offsetof(struct hv_cpuid, entries) + cpuid->nent * sizeof(cpuid->entries[0]);
+
+	return memcpy(xmalloc(bytes), cpuid, bytes);
+}
+
+/* Leaves of zeroes are left out: that is how an absent one reads. */
+int hv_cpuid_table(const struct hv_cpuid *cpuid, struct cpu_table *out)
+{
+	int rc = 0;
+
+	for (uint32_t i = 0; i < cpuid->nent && !rc; i++) {
+		const struct kvm_cpuid_entry2 *e = &cpuid->entries[i];
+		const struct cpu_leaf leaf = {.function = e->function,
+					      .index = e->index,
+					      .reg = {e->eax, e->ebx, e->ecx, e->edx}};
+		if (e->eax || e->ebx || e->ecx || e->edx)
+			rc = cpu_table_set_leaf(out, &leaf);
+	}
+	return rc;
+}
+
+int hv_cpuid_mask(struct hv_cpuid *host, const struct cpu_table *baseline)
+{
+	cleanup_free struct cpu_table *t = xcalloc(1, sizeof(*t));
+	int rc = hv_cpuid_table(host, t);
+
+	if (rc)
+		return rc;
+	cpu_table_common(t, baseline);
+	for (uint32_t i = 0; i < host->nent; i++) {
+		struct kvm_cpuid_entry2 *e = &host->entries[i];
+		const struct cpu_leaf *l = cpu_table_leaf(t, e->function, e->index);
+		if (!l)
+			continue;
+		e->eax = l->reg[CPU_EAX];
+		e->ebx = l->reg[CPU_EBX];
+		e->ecx = l->reg[CPU_ECX];
+		e->edx = l->reg[CPU_EDX];
+	}
+	t->msrs_n = 0;
+	return cpu_table_check(t, baseline); /* features agree by now: the maker, the layout */
 }

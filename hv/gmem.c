@@ -23,6 +23,7 @@ struct hv_gmem {
 	uint64_t bytes;
 	uint8_t *base;
 	struct guest_mem banks;
+	uint64_t *log; /* shared with the daemon, little-endian words; NULL: none */
 };
 
 static int check_fd(int fd, uint64_t *bytes)
@@ -100,6 +101,7 @@ void hv_gmem_destroy(struct hv_gmem *gmem)
 {
 	if (!gmem)
 		return;
+	hv_gmem_log_stop(gmem);
 	munmap(gmem->base, gmem->bytes);
 	free(gmem);
 }
@@ -126,7 +128,64 @@ int hv_gmem_write(struct hv_gmem *gmem, uint64_t gpa, const void *src, size_t le
 	if (!p)
 		return -EFAULT;
 	memcpy(p, src, len);
+	hv_gmem_dirty(gmem, p, len);
 	return 0;
+}
+
+/* --- the log ----------------------------------------------------------------------------------- */
+
+int hv_gmem_log_start(struct hv_gmem *gmem, int fd)
+{
+	const int must = F_SEAL_SHRINK | F_SEAL_GROW;
+	uint64_t bytes = vmctl_log_bytes(gmem->bytes);
+	int seals = fcntl(fd, F_GET_SEALS);
+
+	if (seals < 0 || (seals & must) != must || lseek(fd, 0, SEEK_END) != (off_t)bytes)
+		return fail(-EINVAL, "dirty log: it is to be a sealed memfd of %llu bytes",
+			    (unsigned long long)bytes);
+	void *log = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (log == MAP_FAILED)
+		return fail(-errno, "dirty log: cannot map it: %s", strerror(errno));
+	hv_gmem_log_stop(gmem);
+	gmem->log = log;
+	return 0;
+}
+
+void hv_gmem_log_stop(struct hv_gmem *gmem)
+{
+	if (gmem->log)
+		munmap(gmem->log, vmctl_log_bytes(gmem->bytes));
+	gmem->log = NULL;
+}
+
+bool hv_gmem_logs(const struct hv_gmem *gmem)
+{
+	return gmem->log;
+}
+
+void hv_gmem_dirty(struct hv_gmem *gmem, const void *host, uint64_t len)
+{
+	uint64_t offset = (uint64_t)((const uint8_t *)host - gmem->base);
+
+	if (!gmem->log || !len)
+		return;
+	MUST(offset < gmem->bytes && len <= gmem->bytes - offset);
+	for (uint64_t page = offset / VMCTL_LOG_PAGE; page <= (offset + len - 1) / VMCTL_LOG_PAGE;
+	     page++)
+		__atomic_fetch_or(&gmem->log[page / 64], htole64(1ULL << page % 64),
+				  __ATOMIC_RELEASE);
+}
+
+void hv_gmem_dirty_words(struct hv_gmem *gmem, uint64_t offset, const uint64_t *words, uint64_t n)
+{
+	uint64_t *log = gmem->log + offset / VMCTL_LOG_PAGE / 64;
+
+	MUST(gmem->log && offset % (64 * VMCTL_LOG_PAGE) == 0 &&
+	     offset + n * 64 * VMCTL_LOG_PAGE <= gmem->bytes);
+	for (uint64_t i = 0; i < n; i++) {
+		if (words[i])
+			__atomic_fetch_or(&log[i], htole64(words[i]), __ATOMIC_RELEASE);
+	}
 }
 
 uint64_t hv_gmem_bytes(const struct hv_gmem *gmem)

@@ -10,6 +10,7 @@
 #ifndef HV_GMEM_H
 #define HV_GMEM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,6 +27,20 @@ void *hv_gmem_at(const struct hv_gmem *gmem, uint64_t gpa, uint64_t len);
 /* -EFAULT when the range is not wholly memory; nothing was copied then. */
 int hv_gmem_read(const struct hv_gmem *gmem, uint64_t gpa, void *dst, size_t len);
 int hv_gmem_write(struct hv_gmem *gmem, uint64_t gpa, const void *src, size_t len);
+
+/*
+ * The log of written pages (base/vmctl.h, LOG_START). Who writes through hv_gmem_at's pointer says so
+ * afterwards with hv_gmem_dirty; hv_gmem_write does by itself. Calls under the machine's lock.
+ */
+/* Maps the log of `fd` (borrowed). -EINVAL: not sealed, or not of the right size. */
+int hv_gmem_log_start(struct hv_gmem *gmem, int fd);
+void hv_gmem_log_stop(struct hv_gmem *gmem);
+bool hv_gmem_logs(const struct hv_gmem *gmem);
+/* `host` points into the mapping. Nothing happens while there is no log. */
+void hv_gmem_dirty(struct hv_gmem *gmem, const void *host, uint64_t len);
+/* Ors `n` words (host order, bit 0 of the first: the page at byte `offset` of the memfd, a multiple of
+ * 64 pages) into the log. */
+void hv_gmem_dirty_words(struct hv_gmem *gmem, uint64_t offset, const uint64_t *words, uint64_t n);
 
 uint64_t hv_gmem_bytes(const struct hv_gmem *gmem);
 

@@ -14,6 +14,7 @@
 
 #include "base/err.h"
 #include "base/util.h"
+#include "base/vmctl.h"
 #include "hv/gmem.h"
 
 #define GSI_LINES    24	  /* IOAPIC pins: what lies above is for MSI */
@@ -25,6 +26,7 @@ struct hv_kvm {
 	int kvm_fd, vm_fd;
 	unsigned run_bytes;
 	unsigned gsi_used; /* first GSI not given out */
+	bool manual_clear; /* of the log: taking it and clearing it are two calls */
 	/* Index is the GSI; kvm wants the whole table at each change. */
 	struct {
 		bool set;
@@ -110,13 +112,14 @@ static int set_routes(struct hv_kvm *kvm)
 	return 0;
 }
 
-static int add_memory(struct hv_kvm *kvm, const struct hv_gmem *gmem)
+static int set_memory(struct hv_kvm *kvm, const struct hv_gmem *gmem, uint32_t flags)
 {
 	const struct guest_mem *banks = hv_gmem_banks(gmem);
 
 	for (unsigned i = 0; i < banks->count; i++) {
 		struct kvm_userspace_memory_region r = {
 			.slot = i,
+			.flags = flags,
 			.guest_phys_addr = banks->region[i].gpa,
 			.memory_size = banks->region[i].size,
 			.userspace_addr = (uintptr_t)banks->region[i].host,
@@ -158,7 +161,7 @@ int hv_kvm_create(struct hv_kvm **out, int kvm_fd, const struct hv_gmem *gmem)
 		return rc;
 	}
 	kvm->run_bytes = (unsigned)ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
-	rc = add_memory(kvm, gmem);
+	rc = set_memory(kvm, gmem, 0);
 	if (!rc)
 		rc = create_chips(kvm);
 	if (rc) {
@@ -247,4 +250,54 @@ int hv_kvm_ioeventfd(struct hv_kvm *kvm, int fd, bool pio, uint64_t address, int
 		return fail(-errno, "kvm: KVM_IOEVENTFD at %#llx: %s", (unsigned long long)address,
 			    strerror(errno));
 	return 0;
+}
+
+/* --- the log of written pages ------------------------------------------------------------------ */
+
+int hv_kvm_log(struct hv_kvm *kvm, const struct hv_gmem *gmem, bool on)
+{
+	struct kvm_enable_cap manual = {
+		.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+		.args = {KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE},
+	};
+
+	/* Without it taking the log clears all of it, at a price: every page is protected anew. */
+	if (on && !kvm->manual_clear &&
+	    ioctl(kvm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) > 0)
+		kvm->manual_clear = ioctl(kvm->vm_fd, KVM_ENABLE_CAP, &manual) == 0;
+	return set_memory(kvm, gmem, on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
+}
+
+/* Into the shared log before it is cleared here: no page is ever in neither. */
+static int sync_slot(struct hv_kvm *kvm, struct hv_gmem *gmem, unsigned slot, uint64_t offset,
+		     uint64_t bytes)
+{
+	uint64_t words = bytes / VMCTL_LOG_PAGE / 64;
+	cleanup_free uint64_t *bitmap = xcalloc(words, sizeof(*bitmap));
+	struct kvm_dirty_log log = {.slot = slot, .dirty_bitmap = bitmap};
+	struct kvm_clear_dirty_log clear = {
+		.slot = slot,
+		.num_pages = (uint32_t)(bytes / VMCTL_LOG_PAGE),
+		.dirty_bitmap = bitmap,
+	};
+
+	if (ioctl(kvm->vm_fd, KVM_GET_DIRTY_LOG, &log) < 0)
+		return fail(-errno, "kvm: KVM_GET_DIRTY_LOG: %s", strerror(errno));
+	hv_gmem_dirty_words(gmem, offset, bitmap, words);
+	if (kvm->manual_clear && ioctl(kvm->vm_fd, KVM_CLEAR_DIRTY_LOG, &clear) < 0)
+		return fail(-errno, "kvm: KVM_CLEAR_DIRTY_LOG: %s", strerror(errno));
+	return 0;
+}
+
+int hv_kvm_log_sync(struct hv_kvm *kvm, struct hv_gmem *gmem)
+{
+	const struct guest_mem *banks = hv_gmem_banks(gmem);
+	uint64_t offset = 0;
+	int rc = 0;
+
+	for (unsigned i = 0; i < banks->count && !rc; i++) {
+		rc = sync_slot(kvm, gmem, i, offset, banks->region[i].size);
+		offset += banks->region[i].size;
+	}
+	return rc;
 }

@@ -39,4 +39,11 @@ int hv_kvm_irqfd(struct hv_kvm *kvm, int fd, unsigned gsi, bool on);
  */
 int hv_kvm_ioeventfd(struct hv_kvm *kvm, int fd, bool pio, uint64_t address, int match, bool on);
 
+/*
+ * KVM's own log of pages that processors wrote. On: it starts clean. hv_kvm_log_sync moves what it
+ * holds into `gmem`'s log; a page written later is in the next one.
+ */
+int hv_kvm_log(struct hv_kvm *kvm, const struct hv_gmem *gmem, bool on);
+int hv_kvm_log_sync(struct hv_kvm *kvm, struct hv_gmem *gmem);
+
 #endif

@@ -14,6 +14,7 @@
 #include "hv/acpi.h"
 #include "hv/boot.h"
 #include "hv/bus.h"
+#include "hv/chips.h"
 #include "hv/gmem.h"
 #include "hv/kvm.h"
 #include "hv/lease.h"
@@ -23,6 +24,7 @@
 #include "hv/rng.h"
 #include "hv/rtc.h"
 #include "hv/serial.h"
+#include "hv/state.h"
 #include "hv/vcpu.h"
 #include "hv/vhost.h"
 #include "hv/virtio_pci.h"
@@ -187,6 +189,128 @@ static int prepare_boot(struct hv_machine *m)
 	return rc ? rc : hv_vcpus_set_entry(m->vcpus, &entry);
 }
 
+/* --- saved state ------------------------------------------------------------------------------- */
+
+static void save_machine(struct hv_machine *m, struct hv_state_writer *w)
+{
+	const struct vmctl_config *config = m->c.config;
+
+	hv_state_begin(w, "machine", 0, 1);
+	hv_state_put32(w, config->cpus);
+	hv_state_put64(w, config->memory_bytes);
+	hv_state_put32(w, config->devices_n);
+	for (unsigned i = 0; i < config->devices_n; i++) {
+		hv_state_put16(w, (uint16_t)config->devices[i].kind);
+		hv_state_put16(w, config->devices[i].queues);
+		hv_state_put16(w, config->devices[i].queue_size);
+	}
+}
+
+/* Is it this machine's? */
+static int load_machine(struct hv_machine *m, struct hv_state_reader *r)
+{
+	const struct vmctl_config *config = m->c.config;
+	int rc = hv_state_section(r, "machine", 0, 1);
+	bool same;
+
+	if (rc < 0)
+		return rc;
+	same = hv_state_get32(r) == config->cpus && hv_state_get64(r) == config->memory_bytes &&
+	       hv_state_get32(r) == config->devices_n;
+	for (unsigned i = 0; same && i < config->devices_n; i++)
+		same = hv_state_get16(r) == config->devices[i].kind &&
+		       hv_state_get16(r) == config->devices[i].queues &&
+		       hv_state_get16(r) == config->devices[i].queue_size;
+	if (!same)
+		return hv_state_refuse(r, "another vm was saved: cpus, memory or devices differ");
+	return hv_state_done(r);
+}
+
+static int load_device(struct hv_machine *m, struct hv_state_reader *r, unsigned i)
+{
+	int rc = hv_virtio_pci_load(m->transport[i], i, r);
+
+	if (rc)
+		return rc;
+	return m->rng[i] ? hv_rng_load(m->rng[i], i, r) : hv_vhost_load(m->c.vhost[i], r);
+}
+
+static int load_devices(struct hv_machine *m, struct hv_state_reader *r)
+{
+	int rc = hv_pci_load(m->pci, r);
+
+	if (!rc)
+		rc = hv_power_load(m->power, r);
+	if (!rc)
+		rc = hv_serial_load(m->serial, r);
+	if (!rc)
+		rc = hv_rtc_load(m->rtc, r);
+	if (!rc)
+		rc = hv_pvpanic_load(m->pvpanic, r);
+	for (unsigned i = 0; i < m->c.config->devices_n && !rc; i++)
+		rc = load_device(m, r, i);
+	return rc;
+}
+
+/* Chips before processors: the clock is set before any of them runs. */
+static int load(struct hv_machine *m, struct hv_state_reader *r)
+{
+	uint64_t elapsed_ns = 0;
+	int rc = load_machine(m, r);
+
+	pthread_mutex_lock(m->c.lock);
+	if (!rc)
+		rc = load_devices(m, r);
+	if (!rc)
+		rc = hv_chips_load(m->kvm, r, &elapsed_ns);
+	if (!rc)
+		rc = hv_vcpus_load(m->vcpus, r, elapsed_ns);
+	for (unsigned i = 0; i < m->c.config->devices_n && !rc; i++)
+		hv_virtio_pci_call_all(m->transport[i]);
+	pthread_mutex_unlock(m->c.lock);
+	return rc;
+}
+
+int hv_machine_save(struct hv_machine *m, struct hv_state_writer *w)
+{
+	pthread_mutex_lock(m->c.lock);
+	save_machine(m, w);
+	hv_pci_save(m->pci, w);
+	hv_power_save(m->power, w);
+	hv_serial_save(m->serial, w);
+	hv_rtc_save(m->rtc, w);
+	hv_pvpanic_save(m->pvpanic, w);
+	for (unsigned i = 0; i < m->c.config->devices_n; i++) {
+		hv_virtio_pci_save(m->transport[i], i, w);
+		if (m->rng[i])
+			hv_rng_save(m->rng[i], i, w);
+		else
+			hv_vhost_save(m->c.vhost[i], w);
+	}
+	int rc = hv_chips_save(m->kvm, w);
+	if (!rc)
+		rc = hv_vcpus_save(m->vcpus, w);
+	pthread_mutex_unlock(m->c.lock);
+	return rc;
+}
+
+int hv_machine_log(struct hv_machine *m, bool on)
+{
+	return hv_kvm_log(m->kvm, m->c.gmem, on);
+}
+
+int hv_machine_log_sync(struct hv_machine *m)
+{
+	return hv_kvm_log_sync(m->kvm, m->c.gmem);
+}
+
+int hv_machine_cpu_table(struct hv_machine *m, struct cpu_table *out)
+{
+	return hv_vcpus_table(m->vcpus, out);
+}
+
+/* --- life -------------------------------------------------------------------------------------- */
+
 int hv_machine_create(struct hv_machine **out, const struct hv_machine_config *config)
 {
 	struct hv_machine *m = xcalloc(1, sizeof(*m));
@@ -196,10 +320,17 @@ int hv_machine_create(struct hv_machine **out, const struct hv_machine_config *c
 	if (!rc)
 		rc = add_devices(m);
 	if (!rc)
-		rc = hv_vcpus_create(&m->vcpus, m->kvm, config->config->cpus, &vcpu_ops, m);
+		rc = hv_vcpus_create(&m->vcpus, m->kvm, config->config->cpus, config->baseline,
+				     &vcpu_ops, m);
 	if (!rc)
-		rc = prepare_boot(m);
+		rc = config->state ? load(m, config->state) : prepare_boot(m);
 	if (rc) {
+		pthread_mutex_lock(m->c.lock);
+		for (unsigned i = 0; i < config->config->devices_n; i++) {
+			if (config->vhost[i])
+				hv_vhost_stop(config->vhost[i]); /* what was loaded of it */
+		}
+		pthread_mutex_unlock(m->c.lock);
 		hv_machine_destroy(m);
 		return rc;
 	}

@@ -19,6 +19,8 @@
 struct hv_gmem;
 struct hv_lease;
 struct hv_machine;
+struct hv_state_reader;
+struct hv_state_writer;
 struct hv_vhost;
 
 /* What a machine tells, from any thread. `locked` ones come under the lock. */
@@ -36,16 +38,32 @@ struct hv_machine_config {
 	struct hv_gmem *gmem;
 	struct hv_lease *lease;
 	const struct vmctl_config *config;
+	const struct cpu_table
+		*baseline;	       /* processors show no more than this; NULL: no such limit */
+	struct hv_state_reader *state; /* the machine is loaded from it; NULL: it boots */
 	struct hv_vhost *const *vhost; /* per device of config; NULL for the VMM's own */
 	pthread_mutex_t *lock;
 	const struct hv_machine_ops *ops;
 	void *opaque;
 };
 
-/* Builds the machine, writes its tables; the processors stand at the kernel's entry. Unlocked. */
+/*
+ * Builds the machine. The processors stand at the kernel's entry, its tables are written; or they
+ * stand where the saved ones stood, vhost devices suspended (hv/vhost.h). Unlocked.
+ */
 int hv_machine_create(struct hv_machine **out, const struct hv_machine_config *config);
 /* Ends the processors. Every vhost device must be idle. Unlocked. */
 void hv_machine_destroy(struct hv_machine *machine);
+
+/*
+ * All sections, the processors standing still and the vhost devices suspended. The log of written
+ * pages (hv/gmem.h): processors' writes are in it from _log on, as of each _log_sync.
+ */
+int hv_machine_save(struct hv_machine *machine, struct hv_state_writer *w);
+int hv_machine_log(struct hv_machine *machine, bool on);
+int hv_machine_log_sync(struct hv_machine *machine);
+/* What its processors show. */
+int hv_machine_cpu_table(struct hv_machine *machine, struct cpu_table *out);
 
 /* Lets the processors run, unless the lease has ended (-EPERM then). */
 int hv_machine_resume(struct hv_machine *machine);

@@ -7,6 +7,7 @@
 
 #include "base/util.h"
 #include "hv/kvm.h"
+#include "hv/state.h"
 
 #define MASKED 1u
 
@@ -73,4 +74,21 @@ void hv_msix_write(struct hv_msix *msix, uint64_t offset, unsigned size, uint64_
 		return;
 	unsigned word = offset / 4 % 4;
 	msix->vector[offset / 16].word[word] = word == 3 ? value & MASKED : (uint32_t)value;
+}
+
+void hv_msix_save(const struct hv_msix *msix, struct hv_state_writer *w)
+{
+	for (unsigned i = 0; i < msix->n; i++) {
+		for (unsigned word = 0; word < 4; word++)
+			hv_state_put32(w, msix->vector[i].word[word]);
+	}
+}
+
+void hv_msix_load(struct hv_msix *msix, struct hv_state_reader *r)
+{
+	for (unsigned i = 0; i < msix->n; i++) {
+		for (unsigned word = 0; word < 4; word++)
+			msix->vector[i].word[word] = hv_state_get32(r);
+		msix->vector[i].word[3] &= MASKED;
+	}
 }

@@ -14,6 +14,8 @@
 #include "hv/pci.h"
 
 struct hv_kvm;
+struct hv_state_reader;
+struct hv_state_writer;
 
 #define HV_MSIX_VECTORS	    20
 #define HV_MSIX_TABLE_BYTES 4096 /* of the BAR, table and pending bits each */
@@ -39,5 +41,9 @@ int hv_msix_gsi(struct hv_msix *msix, uint16_t vector);
 /* The table through its BAR; `offset` from the table's start, 4 or 8 bytes. */
 uint64_t hv_msix_read(struct hv_msix *msix, uint64_t offset, unsigned size);
 void hv_msix_write(struct hv_msix *msix, uint64_t offset, unsigned size, uint64_t value);
+
+/* Parts of the transport's section; the caller connects interrupts afterwards. */
+void hv_msix_save(const struct hv_msix *msix, struct hv_state_writer *w);
+void hv_msix_load(struct hv_msix *msix, struct hv_state_reader *r);
 
 #endif

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/util.h"
+#include "hv/state.h"
 
 #define CONFIG_ADDRESS 0xcf8
 #define CONFIG_DATA    0xcfc
@@ -261,4 +262,43 @@ void hv_pci_destroy(struct hv_pci *pci)
 	hv_bus_unmap(&pci->address_region);
 	hv_bus_unmap(&pci->data_region);
 	free(pci);
+}
+
+/* --- saved state ------------------------------------------------------------------------------- */
+
+void hv_pci_function_save(const struct hv_pci_function *f, struct hv_state_writer *w)
+{
+	hv_state_put(w, f->config, sizeof(f->config));
+}
+
+int hv_pci_function_load(struct hv_pci_function *f, struct hv_state_reader *r)
+{
+	uint8_t config[sizeof(f->config)];
+
+	hv_state_get(r, config, sizeof(config));
+	for (unsigned i = 0; i < sizeof(config); i++) {
+		if ((config[i] ^ f->config[i]) & ~f->writable[i])
+			return hv_state_refuse(r, "it was saved by another device");
+	}
+	memcpy(f->config, config, sizeof(config));
+	update_bars(f);
+	return 0;
+}
+
+void hv_pci_save(const struct hv_pci *pci, struct hv_state_writer *w)
+{
+	hv_state_begin(w, "pci", 0, 1);
+	hv_state_put32(w, pci->address);
+	hv_pci_function_save(&pci->bridge, w);
+}
+
+int hv_pci_load(struct hv_pci *pci, struct hv_state_reader *r)
+{
+	int rc = hv_state_section(r, "pci", 0, 1);
+
+	if (rc < 0)
+		return rc;
+	pci->address = hv_state_get32(r) & 0x80fffffc;
+	rc = hv_pci_function_load(&pci->bridge, r);
+	return rc ? rc : hv_state_done(r);
 }

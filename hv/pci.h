@@ -23,6 +23,8 @@
 
 struct hv_pci;
 struct hv_pci_function;
+struct hv_state_reader;
+struct hv_state_writer;
 
 struct hv_pci_bar {
 	bool io;
@@ -64,5 +66,15 @@ unsigned hv_pci_add_capability(struct hv_pci_function *f, uint8_t id, const void
 /* Places its BARs and shows it to the guest at `slot`. Borrows it until hv_pci_remove. */
 void hv_pci_add(struct hv_pci *pci, struct hv_pci_function *f, unsigned slot);
 void hv_pci_remove(struct hv_pci_function *f);
+
+/* Section "pci": the address port and the bridge. */
+void hv_pci_save(const struct hv_pci *pci, struct hv_state_writer *w);
+int hv_pci_load(struct hv_pci *pci, struct hv_state_reader *r);
+/*
+ * A function's configuration space, as part of its device's section. What the guest cannot write
+ * must be what it is here: -EINVAL when another device was saved. BARs are moved.
+ */
+void hv_pci_function_save(const struct hv_pci_function *f, struct hv_state_writer *w);
+int hv_pci_function_load(struct hv_pci_function *f, struct hv_state_reader *r);
 
 #endif

@@ -10,6 +10,7 @@
 #include "base/util.h"
 #include "hv/bus.h"
 #include "hv/kvm.h"
+#include "hv/state.h"
 
 #define PM1_PWRBTN (1 << 8)
 /* Timer, bus master, global, power button, clock, wake; only the power button ever comes on. */
@@ -23,6 +24,7 @@
 
 struct hv_power {
 	struct hv_region pm1, timer, keyboard, reset;
+	uint32_t timer_offset; /* what the timer reads more than this host's clock says */
 	struct hv_kvm *kvm;
 	const struct hv_power_ops *ops;
 	void *opaque;
@@ -83,16 +85,21 @@ static void pm1_write(void *opaque, uint64_t offset, unsigned size, uint64_t val
 	update_sci(p);
 }
 
-static uint64_t timer_read(void *opaque, uint64_t offset, unsigned size)
+static uint32_t timer_ticks(void)
 {
 	struct timespec now;
 
-	(void)opaque;
-	(void)size;
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	uint64_t ticks = (uint64_t)now.tv_sec * PM_TIMER_HZ +
-			 (uint64_t)now.tv_nsec * PM_TIMER_HZ / NS_PER_S;
-	return (uint32_t)ticks >> offset * 8;
+	return (uint32_t)((uint64_t)now.tv_sec * PM_TIMER_HZ +
+			  (uint64_t)now.tv_nsec * PM_TIMER_HZ / NS_PER_S);
+}
+
+static uint64_t timer_read(void *opaque, uint64_t offset, unsigned size)
+{
+	const struct hv_power *p = opaque;
+
+	(void)size;
+	return (timer_ticks() + p->timer_offset) >> offset * 8;
 }
 
 static void ignore_write(void *opaque, uint64_t offset, unsigned size, uint64_t value)
@@ -185,4 +192,32 @@ void hv_power_button(struct hv_power *p)
 {
 	p->status |= PM1_PWRBTN;
 	update_sci(p);
+}
+
+/* --- saved state ------------------------------------------------------------------------------- */
+
+void hv_power_save(const struct hv_power *p, struct hv_state_writer *w)
+{
+	hv_state_begin(w, "power", 0, 1);
+	hv_state_put16(w, p->status);
+	hv_state_put16(w, p->enable);
+	hv_state_put16(w, p->control);
+	hv_state_put8(w, p->reset_control);
+	hv_state_put8(w, p->line);
+	hv_state_put32(w, timer_ticks() + p->timer_offset);
+}
+
+int hv_power_load(struct hv_power *p, struct hv_state_reader *r)
+{
+	int rc = hv_state_section(r, "power", 0, 1);
+
+	if (rc < 0)
+		return rc;
+	p->status = hv_state_get16(r) & PM1_STATUS_BITS;
+	p->enable = hv_state_get16(r) & PM1_STATUS_BITS;
+	p->control = hv_state_get16(r) & (7 << 10);
+	p->reset_control = hv_state_get8(r) & ~4;
+	p->line = hv_state_get8(r) & 1;
+	p->timer_offset = hv_state_get32(r) - timer_ticks();
+	return hv_state_done(r);
 }

@@ -24,6 +24,8 @@
 struct hv_bus;
 struct hv_kvm;
 struct hv_power;
+struct hv_state_reader;
+struct hv_state_writer;
 
 struct hv_power_ops {
 	void (*power_off)(void *opaque);
@@ -35,5 +37,9 @@ void hv_power_create(struct hv_power **out, struct hv_bus *ports, struct hv_kvm 
 void hv_power_destroy(struct hv_power *power);
 /* Presses the button; a guest that does not listen hears nothing. */
 void hv_power_button(struct hv_power *power);
+
+/* Section "power". -EINVAL with words: it is none of ours. */
+void hv_power_save(const struct hv_power *power, struct hv_state_writer *w);
+int hv_power_load(struct hv_power *power, struct hv_state_reader *r);
 
 #endif

@@ -6,6 +6,7 @@
 
 #include "base/util.h"
 #include "hv/pci.h"
+#include "hv/state.h"
 
 #define PANICKED 1
 
@@ -61,4 +62,20 @@ void hv_pvpanic_destroy(struct hv_pvpanic *p)
 		return;
 	hv_pci_remove(&p->function);
 	free(p);
+}
+
+void hv_pvpanic_save(const struct hv_pvpanic *p, struct hv_state_writer *w)
+{
+	hv_state_begin(w, "pvpanic", 0, 1);
+	hv_pci_function_save(&p->function, w);
+}
+
+int hv_pvpanic_load(struct hv_pvpanic *p, struct hv_state_reader *r)
+{
+	int rc = hv_state_section(r, "pvpanic", 0, 1);
+
+	if (rc < 0)
+		return rc;
+	rc = hv_pci_function_load(&p->function, r);
+	return rc ? rc : hv_state_done(r);
 }

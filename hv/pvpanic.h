@@ -9,10 +9,16 @@
 
 struct hv_pci;
 struct hv_pvpanic;
+struct hv_state_reader;
+struct hv_state_writer;
 
 /* `panicked` is called under the machine's lock; the guest goes on. */
 void hv_pvpanic_create(struct hv_pvpanic **out, struct hv_pci *pci, unsigned slot,
 		       void (*panicked)(void *opaque), void *opaque);
 void hv_pvpanic_destroy(struct hv_pvpanic *pvpanic);
+
+/* Section "pvpanic". -EINVAL with words: it is none of ours. */
+void hv_pvpanic_save(const struct hv_pvpanic *pvpanic, struct hv_state_writer *w);
+int hv_pvpanic_load(struct hv_pvpanic *pvpanic, struct hv_state_reader *r);
 
 #endif

@@ -10,6 +10,7 @@
 #include "base/util.h"
 #include "base/vmctl.h"
 #include "hv/bus.h"
+#include "hv/state.h"
 
 #define PORT 0x70
 
@@ -146,4 +147,26 @@ void hv_rtc_destroy(struct hv_rtc *rtc)
 		return;
 	hv_bus_unmap(&rtc->region);
 	free(rtc);
+}
+
+void hv_rtc_save(const struct hv_rtc *rtc, struct hv_state_writer *w)
+{
+	hv_state_begin(w, "rtc", 0, 1);
+	hv_state_put8(w, rtc->index);
+	hv_state_put(w, rtc->cmos, sizeof(rtc->cmos));
+}
+
+int hv_rtc_load(struct hv_rtc *rtc, struct hv_state_reader *r)
+{
+	int rc = hv_state_section(r, "rtc", 0, 1);
+
+	if (rc < 0)
+		return rc;
+	rtc->index = hv_state_get8(r) & 0x7f;
+	hv_state_get(r, rtc->cmos, sizeof(rtc->cmos));
+	rtc->cmos[REG_A] = REG_A_32KHZ;
+	rtc->cmos[REG_B] = (rtc->cmos[REG_B] & (REG_B_SET | REG_B_BINARY)) | REG_B_24H;
+	rtc->cmos[REG_C] = 0;
+	rtc->cmos[REG_D] = REG_D_VALID;
+	return hv_state_done(r);
 }

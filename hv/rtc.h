@@ -11,8 +11,14 @@
 
 struct hv_bus;
 struct hv_rtc;
+struct hv_state_reader;
+struct hv_state_writer;
 
 void hv_rtc_create(struct hv_rtc **out, struct hv_bus *ports, uint64_t memory_bytes, unsigned cpus);
 void hv_rtc_destroy(struct hv_rtc *rtc);
+
+/* Section "rtc". -EINVAL with words: it is none of ours. */
+void hv_rtc_save(const struct hv_rtc *rtc, struct hv_state_writer *w);
+int hv_rtc_load(struct hv_rtc *rtc, struct hv_state_reader *r);
 
 #endif

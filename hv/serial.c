@@ -9,6 +9,7 @@
 #include "base/util.h"
 #include "hv/bus.h"
 #include "hv/kvm.h"
+#include "hv/state.h"
 
 #define PORT	    0x3f8
 #define IRQ	    4
@@ -216,4 +217,47 @@ size_t hv_serial_input(struct hv_serial *s, const uint8_t *data, size_t n)
 		put_input(s, data[i]);
 	update_irq(s);
 	return n;
+}
+
+/* --- saved state ------------------------------------------------------------------------------- */
+
+void hv_serial_save(const struct hv_serial *s, struct hv_state_writer *w)
+{
+	hv_state_begin(w, "serial", 0, 1);
+	hv_state_put8(w, s->ier);
+	hv_state_put8(w, s->lcr);
+	hv_state_put8(w, s->mcr);
+	hv_state_put8(w, s->scr);
+	hv_state_put8(w, s->fcr);
+	hv_state_put8(w, s->dll);
+	hv_state_put8(w, s->dlm);
+	hv_state_put8(w, s->thr_pending);
+	hv_state_put8(w, s->line);
+	hv_state_put16(w, (uint16_t)s->in_n);
+	for (size_t i = 0; i < s->in_n; i++)
+		hv_state_put8(w, s->in[(s->in_head + i) % INPUT_BYTES]);
+}
+
+int hv_serial_load(struct hv_serial *s, struct hv_state_reader *r)
+{
+	int rc = hv_state_section(r, "serial", 0, 1);
+
+	if (rc < 0)
+		return rc;
+	s->ier = hv_state_get8(r) & 0x0f;
+	s->lcr = hv_state_get8(r);
+	s->mcr = hv_state_get8(r) & 0x1f;
+	s->scr = hv_state_get8(r);
+	s->fcr = hv_state_get8(r);
+	s->dll = hv_state_get8(r);
+	s->dlm = hv_state_get8(r);
+	s->thr_pending = hv_state_get8(r) & 1;
+	s->line = hv_state_get8(r) & 1;
+	size_t n = hv_state_get16(r);
+	if (n > INPUT_BYTES)
+		return hv_state_refuse(r, "more input than there is room");
+	s->in_head = 0;
+	s->in_n = n;
+	hv_state_get(r, s->in, n);
+	return hv_state_done(r);
 }

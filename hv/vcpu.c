@@ -31,6 +31,9 @@
 #include "base/util.h"
 #include "hv/cpuid.h"
 #include "hv/kvm.h"
+#include "hv/msrs.h"
+#include "hv/state.h"
+#include "hv/vcpu_state.h"
 
 #define KICK_SIGNAL SIGUSR1
 #define STACK_BYTES (128 * 1024)
@@ -40,6 +43,7 @@ struct vcpu {
 	unsigned index;
 	int fd;
 	struct kvm_run *run;
+	struct hv_cpuid *cpuid; /* as it was set */
 	pthread_t thread;
 	bool started;
 	timer_t timer; /* kicks this thread when it may run no longer */
@@ -260,7 +264,23 @@ static int set_boot_msrs(struct vcpu *vcpu)
 	return 0;
 }
 
-static int create_vcpu(struct vcpu *vcpu, const struct hv_cpuid *host)
+/* As far as the baseline says less than this host would. */
+static int set_feature_msrs(struct vcpu *vcpu, const struct cpu_table *baseline)
+{
+	uint64_t value;
+
+	if (!baseline || hv_msr_get(vcpu->fd, HV_MSR_ARCH_CAPABILITIES, &value) || !value)
+		return 0;
+	struct cpu_table t = {.msrs_n = 1, .msrs = {{HV_MSR_ARCH_CAPABILITIES, value}}};
+	cpu_table_common(&t, baseline);
+	if (t.msrs[0].value == value)
+		return 0;
+	int rc = hv_msr_set(vcpu->fd, HV_MSR_ARCH_CAPABILITIES, t.msrs[0].value);
+	return rc ? fail(rc, "kvm: cannot set the guest's ARCH_CAPABILITIES") : 0;
+}
+
+static int create_vcpu(struct vcpu *vcpu, const struct hv_cpuid *host,
+		       const struct cpu_table *baseline)
 {
 	struct hv_kvm *kvm = vcpu->all->kvm;
 	cleanup_free struct hv_cpuid *cpuid = xmalloc(sizeof(*cpuid));
@@ -276,7 +296,16 @@ static int create_vcpu(struct vcpu *vcpu, const struct hv_cpuid *host)
 	hv_cpuid_for(host, cpuid, vcpu->index, vcpu->all->n);
 	if (ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid) < 0)
 		return fail(-errno, "kvm: KVM_SET_CPUID2: %s", strerror(errno));
-	return set_boot_msrs(vcpu);
+	vcpu->cpuid = hv_cpuid_copy(cpuid);
+	int rc = set_feature_msrs(vcpu, baseline);
+	return rc ? rc : set_boot_msrs(vcpu);
+}
+
+static int read_host(struct hv_cpuid *host, int kvm_fd, const struct cpu_table *baseline)
+{
+	int rc = hv_cpuid_read(host, kvm_fd);
+
+	return rc || !baseline ? rc : hv_cpuid_mask(host, baseline);
 }
 
 static int start_thread(struct vcpu *vcpu)
@@ -294,11 +323,11 @@ static int start_thread(struct vcpu *vcpu)
 }
 
 int hv_vcpus_create(struct hv_vcpus **out, struct hv_kvm *kvm, unsigned cpus,
-		    const struct hv_vcpu_ops *ops, void *opaque)
+		    const struct cpu_table *baseline, const struct hv_vcpu_ops *ops, void *opaque)
 {
 	struct sigaction action = {.sa_handler = kicked};
 	cleanup_free struct hv_cpuid *host = xmalloc(sizeof(*host));
-	int rc = hv_cpuid_read(host, hv_kvm_fd(kvm));
+	int rc = read_host(host, hv_kvm_fd(kvm), baseline);
 
 	if (rc)
 		return rc;
@@ -311,7 +340,7 @@ int hv_vcpus_create(struct hv_vcpus **out, struct hv_kvm *kvm, unsigned cpus,
 	for (unsigned i = 0; i < cpus; i++)
 		all->vcpu[i] = (struct vcpu){.all = all, .index = i, .fd = -1};
 	for (unsigned i = 0; i < cpus && !rc; i++)
-		rc = create_vcpu(&all->vcpu[i], host);
+		rc = create_vcpu(&all->vcpu[i], host, baseline);
 	for (unsigned i = 0; i < cpus && !rc; i++)
 		rc = start_thread(&all->vcpu[i]);
 	if (rc) {
@@ -339,6 +368,7 @@ void hv_vcpus_destroy(struct hv_vcpus *vcpus)
 			munmap(vcpu->run, hv_kvm_run_bytes(vcpus->kvm));
 		if (vcpu->fd >= 0)
 			close(vcpu->fd);
+		free(vcpu->cpuid);
 	}
 	pthread_cond_destroy(&vcpus->changed);
 	pthread_mutex_destroy(&vcpus->lock);
@@ -386,6 +416,75 @@ int hv_vcpus_set_entry(struct hv_vcpus *vcpus, const struct hv_entry *entry)
 	if (ioctl(fd, KVM_SET_REGS, &r) < 0)
 		return fail(-errno, "kvm: KVM_SET_REGS: %s", strerror(errno));
 	return 0;
+}
+
+/* --- tables and saved state -------------------------------------------------------------------- */
+
+int hv_vcpus_offered(int kvm_fd, unsigned cpus, const struct cpu_table *baseline,
+		     struct cpu_table *out)
+{
+	cleanup_free struct hv_cpuid *host = xmalloc(sizeof(*host)),
+				     *shown = xmalloc(sizeof(*shown));
+	int rc = read_host(host, kvm_fd, baseline);
+	uint64_t value;
+
+	memset(out, 0, sizeof(*out));
+	if (rc)
+		return rc;
+	hv_cpuid_for(host, shown, 0, cpus);
+	rc = hv_cpuid_table(shown, out);
+	if (!rc && !hv_msr_get(kvm_fd, HV_MSR_ARCH_CAPABILITIES, &value) && value)
+		rc = cpu_table_set_msr(out, HV_MSR_ARCH_CAPABILITIES, value);
+	if (!rc && baseline)
+		cpu_table_common(out, baseline);
+	return rc;
+}
+
+int hv_vcpus_table(struct hv_vcpus *vcpus, struct cpu_table *out)
+{
+	uint64_t value;
+
+	memset(out, 0, sizeof(*out));
+	int rc = hv_cpuid_table(vcpus->vcpu[0].cpuid, out);
+	if (!rc && !hv_msr_get(vcpus->vcpu[0].fd, HV_MSR_ARCH_CAPABILITIES, &value) && value)
+		rc = cpu_table_set_msr(out, HV_MSR_ARCH_CAPABILITIES, value);
+	return rc;
+}
+
+static struct hv_vcpu_state state_of(const struct vcpu *vcpu)
+{
+	return (struct hv_vcpu_state){
+		.kvm = vcpu->all->kvm,
+		.fd = vcpu->fd,
+		.index = vcpu->index,
+		.cpuid = vcpu->cpuid,
+	};
+}
+
+int hv_vcpus_save(struct hv_vcpus *vcpus, struct hv_state_writer *w)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; i < vcpus->n && !rc; i++) {
+		struct hv_vcpu_state v = state_of(&vcpus->vcpu[i]);
+		rc = hv_vcpu_save(&v, w);
+	}
+	return rc;
+}
+
+int hv_vcpus_load(struct hv_vcpus *vcpus, struct hv_state_reader *r, uint64_t elapsed_ns)
+{
+	cleanup_free struct hv_cpuid *host = xmalloc(sizeof(*host)),
+				     *shown = xmalloc(sizeof(*shown));
+	int rc = hv_cpuid_read(host, hv_kvm_fd(vcpus->kvm));
+
+	for (unsigned i = 0; i < vcpus->n && !rc; i++) {
+		struct hv_vcpu_state v = state_of(&vcpus->vcpu[i]);
+		hv_cpuid_for(host, shown, i, vcpus->n);
+		rc = hv_vcpu_load(&v, r, shown, elapsed_ns);
+		vcpus->vcpu[i].cpuid = v.cpuid;
+	}
+	return rc;
 }
 
 /* --- the brake --------------------------------------------------------------------------------- */

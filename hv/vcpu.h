@@ -16,7 +16,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct cpu_table;
 struct hv_kvm;
+struct hv_state_reader;
+struct hv_state_writer;
 struct hv_vcpus;
 
 enum hv_stop {
@@ -40,9 +43,12 @@ struct hv_vcpu_ops {
 	void (*failed)(void *opaque, const char *why);
 };
 
-/* The threads exist, stopped with HV_STOP_PAUSE. */
+/*
+ * The threads exist, stopped with HV_STOP_PAUSE. `baseline`: they are to show no more than this;
+ * NULL: all that the host can.
+ */
 int hv_vcpus_create(struct hv_vcpus **out, struct hv_kvm *kvm, unsigned cpus,
-		    const struct hv_vcpu_ops *ops, void *opaque);
+		    const struct cpu_table *baseline, const struct hv_vcpu_ops *ops, void *opaque);
 /* Stops and ends the threads. */
 void hv_vcpus_destroy(struct hv_vcpus *vcpus);
 
@@ -54,6 +60,15 @@ struct hv_entry {
 	uint16_t gdt_bytes;
 };
 int hv_vcpus_set_entry(struct hv_vcpus *vcpus, const struct hv_entry *entry);
+
+/* What such processors show their guest, and what these do; `out` is cleared. */
+int hv_vcpus_offered(int kvm_fd, unsigned cpus, const struct cpu_table *baseline,
+		     struct cpu_table *out);
+int hv_vcpus_table(struct hv_vcpus *vcpus, struct cpu_table *out);
+
+/* Saved state, in place of hv_vcpus_set_entry; see hv/vcpu_state.h. They stand still. */
+int hv_vcpus_save(struct hv_vcpus *vcpus, struct hv_state_writer *w);
+int hv_vcpus_load(struct hv_vcpus *vcpus, struct hv_state_reader *r, uint64_t elapsed_ns);
 
 /* Returns at once; from any thread. */
 void hv_vcpus_stop(struct hv_vcpus *vcpus, enum hv_stop reason);

@@ -36,6 +36,7 @@
 #include "base/vmctl.h"
 #include "base/vring.h"
 #include "hv/gmem.h"
+#include "hv/state.h"
 
 #define ANSWER_MS	      10000 /* to any question but the drain */
 #define DRAIN_MS	      INT_MAX /* as long as the storage takes; a new connection cuts it short */
@@ -64,6 +65,8 @@ struct ring {
 	bool given; /* to the back-end, whole */
 	uint16_t size;
 	uint64_t desc, avail, used;
+	bool based; /* it was taken back, whole, at this index */
+	uint16_t base;
 	int kick_fd,
 		call_fd; /* borrowed: the machine waits for hv_vhost_idle before it closes them */
 };
@@ -84,6 +87,9 @@ struct hv_vhost {
 	int new_fd;	/* a connection that the thread has not taken yet */
 	int current_fd; /* the thread's socket, only to shut it down */
 	bool ending, want_run, active, connected;
+	bool suspend; /* want_run or not, no back-end is to have rings */
+	bool based;   /* they were taken back at `base`, and not given since */
+	uint16_t base[HV_VIRTIO_QUEUES];
 	uint64_t features; /* the back-end's */
 	uint8_t blk_config[BLK_CONFIG_BYTES];
 
@@ -157,7 +163,7 @@ static void device_reset(struct hv_virtio *d)
 {
 	struct hv_vhost *v = container_of(d, struct hv_vhost, virtio);
 
-	v->want_run = false;
+	v->want_run = v->based = false;
 	if (v->active)
 		wake(v);
 	else
@@ -352,11 +358,12 @@ static void take_connection(struct hv_vhost *v, int fd)
 
 /* --- giving the rings -------------------------------------------------------------------------- */
 
-/* The queues as they are now. False: the guest reset the device meanwhile. */
+/* The queues as they are now. False: the guest reset the device meanwhile, or it is to be suspended. */
 static bool snapshot(struct hv_vhost *v)
 {
 	pthread_mutex_lock(v->lock);
-	bool go = v->want_run;
+	/* Active: what a dead back-end left undone is to be ended before there can be a stop. */
+	bool go = v->want_run && (!v->suspend || v->active);
 	for (unsigned i = 0; go && i < v->virtio.queues_n; i++) {
 		const struct hv_virtio_queue *q = &v->virtio.queue[i];
 		v->ring[i] = (struct ring){
@@ -367,10 +374,13 @@ static bool snapshot(struct hv_vhost *v)
 			.used = q->device,
 			.kick_fd = q->kick_fd,
 			.call_fd = q->call_fd,
+			.based = v->based,
+			.base = v->base[i],
 		};
 	}
 	if (go) {
 		v->active = true;
+		v->based = false;
 		v->accepted = v->virtio.driver_features;
 	}
 	pthread_mutex_unlock(v->lock);
@@ -448,8 +458,9 @@ static int give_inflight(struct hv_vhost *v)
 }
 
 /*
- * Where the back-end goes on: at the start for a fresh ring; at the used index for one whose
- * back-end died (what it had taken and not answered stands in the in-flight area).
+ * Where the back-end goes on: at the start for a fresh ring; where it was taken back; at the used
+ * index for one whose back-end died (what it had taken and not answered stands in the in-flight
+ * area).
  */
 static int ring_base(const struct hv_vhost *v, const struct ring *r, uint16_t *base)
 {
@@ -457,7 +468,10 @@ static int ring_base(const struct hv_vhost *v, const struct ring *r, uint16_t *b
 
 	if (!used)
 		return fail(-EFAULT, "the guest's ring lies outside of its memory");
-	*base = v->resumed ? le16toh(__atomic_load_n(&used->idx, __ATOMIC_ACQUIRE)) : 0;
+	if (r->based)
+		*base = r->base;
+	else
+		*base = v->resumed ? le16toh(__atomic_load_n(&used->idx, __ATOMIC_ACQUIRE)) : 0;
 	return 0;
 }
 
@@ -530,7 +544,7 @@ static void start(struct hv_vhost *v)
 
 /* --- taking them back -------------------------------------------------------------------------- */
 
-static int take_ring(struct hv_vhost *v, unsigned i)
+static int take_ring(struct hv_vhost *v, unsigned i, uint16_t *base)
 {
 	struct vhost_user_msg reply, msg = {
 					     .request = VHOST_USER_GET_VRING_BASE,
@@ -540,27 +554,57 @@ static int take_ring(struct hv_vhost *v, unsigned i)
 				     };
 	int rc = vhost_user_call(v->socket, &msg, &reply, DRAIN_MS);
 
-	if (!rc)
-		vhost_user_close_fds(&reply);
-	return rc;
+	if (rc)
+		return rc;
+	vhost_user_close_fds(&reply);
+	*base = (uint16_t)reply.payload.state.num;
+	return reply.size == msg.size ? 0
+				      : fail(-EPROTO,
+					     "the back-end answered GET_VRING_BASE with "
+					     "%u bytes",
+					     reply.size);
 }
 
-static void stop(struct hv_vhost *v)
+/* False: the back-end did not give them, and was dropped. True: all requests have ended. */
+static bool take_rings(struct hv_vhost *v, uint16_t base[HV_VIRTIO_QUEUES])
 {
 	int rc = 0;
 
 	for (unsigned i = 0; v->running && i < v->virtio.queues_n && !rc; i++) {
 		if (v->ring[i].given)
-			rc = take_ring(v, i);
+			rc = take_ring(v, i, &base[i]);
 	}
 	if (rc) {
 		drop_for(v, rc);
-		return;
+		return false;
 	}
-	/* All requests have ended: what comes next begins afresh. */
 	v->running = v->resumed = false;
 	util_close(&v->inflight_fd);
 	v->inflight_fd = -1;
+	return true;
+}
+
+static void suspend(struct hv_vhost *v)
+{
+	uint16_t base[HV_VIRTIO_QUEUES] = {0};
+
+	if (!take_rings(v, base))
+		return;
+	pthread_mutex_lock(v->lock);
+	v->active = false;
+	v->based = true;
+	memcpy(v->base, base, sizeof(base));
+	pthread_mutex_unlock(v->lock);
+	v->ops->changed(v->opaque);
+}
+
+static void stop(struct hv_vhost *v)
+{
+	uint16_t base[HV_VIRTIO_QUEUES];
+
+	/* What comes next begins afresh. */
+	if (!take_rings(v, base))
+		return;
 	pthread_mutex_lock(v->lock);
 	v->active = false;
 	hv_virtio_reset_done(&v->virtio);
@@ -609,6 +653,7 @@ static void *vhost_thread(void *arg)
 
 		pthread_mutex_lock(v->lock);
 		bool ending = v->ending, want = v->want_run, active = v->active;
+		bool halt = v->suspend;
 		int fd = v->new_fd;
 		v->new_fd = -1;
 		pthread_mutex_unlock(v->lock);
@@ -622,10 +667,12 @@ static void *vhost_thread(void *arg)
 			hear_backend(v);
 		if (v->socket < 0)
 			continue;
-		if (want && !v->running)
-			start(v);
-		else if (!want && active)
+		if (!want && active)
 			stop(v);
+		else if (want && !v->running && (!halt || active))
+			start(v);
+		if (halt && v->running)
+			suspend(v);
 	}
 }
 
@@ -731,11 +778,84 @@ struct hv_virtio *hv_vhost_device(struct hv_vhost *v)
 
 void hv_vhost_stop(struct hv_vhost *v)
 {
-	v->want_run = false;
+	v->want_run = v->suspend = v->based = false;
 	wake(v);
 }
 
 bool hv_vhost_idle(const struct hv_vhost *v)
 {
 	return !v->active && !v->want_run;
+}
+
+/* --- suspended, and saved ---------------------------------------------------------------------- */
+
+static int no_backend(const struct hv_vhost *v)
+{
+	return fail(-ENOTCONN,
+		    "device %u: its back-end is not connected, and cannot give back its rings",
+		    v->index);
+}
+
+int hv_vhost_suspend(struct hv_vhost *v)
+{
+	if (v->active && !v->connected)
+		return no_backend(v);
+	v->suspend = true;
+	wake(v);
+	return 0;
+}
+
+bool hv_vhost_suspended(const struct hv_vhost *v, int *rc)
+{
+	*rc = 0;
+	if (v->suspend && !v->active)
+		return true;
+	if (!v->connected)
+		*rc = no_backend(v);
+	return false;
+}
+
+void hv_vhost_resume(struct hv_vhost *v)
+{
+	v->suspend = false;
+	wake(v);
+}
+
+void hv_vhost_save(const struct hv_vhost *v, struct hv_state_writer *w)
+{
+	MUST(v->suspend && !v->active);
+	hv_state_begin(w, "vhost", v->index, 1);
+	hv_state_put64(w, v->features);
+	hv_state_put(w, v->blk_config, sizeof(v->blk_config));
+	hv_state_put8(w, v->based);
+	for (unsigned i = 0; i < v->virtio.queues_n; i++)
+		hv_state_put16(w, v->base[i]);
+}
+
+/* What a back-end said of itself is believed when it is there already; else the saved one's. */
+int hv_vhost_load(struct hv_vhost *v, struct hv_state_reader *r)
+{
+	uint8_t config[BLK_CONFIG_BYTES];
+	int rc = hv_state_section(r, "vhost", v->index, 1);
+
+	if (rc < 0)
+		return rc;
+	uint64_t features = hv_state_get64(r);
+	hv_state_get(r, config, sizeof(config));
+	bool based = hv_state_get8(r) & 1;
+	for (unsigned i = 0; i < v->virtio.queues_n; i++)
+		v->base[i] = hv_state_get16(r);
+	rc = hv_state_done(r);
+	if (rc)
+		return rc;
+	if (!v->connected) {
+		v->features = features;
+		memcpy(v->blk_config, config, sizeof(config));
+	}
+	v->based = based;
+	v->want_run = hv_virtio_ready(&v->virtio);
+	v->suspend = true;
+	if (v->want_run && v->virtio.driver_features & ~(v->features | BIT(VIRTIO_F_VERSION_1)))
+		return hv_state_refuse(r, "the guest uses features that its back-end lacks");
+	return 0;
 }

@@ -11,6 +11,10 @@
  * before it could, when a new one has connected: it accepts connections only after all of its
  * predecessor's commands have ended.
  *
+ * To be saved a device is suspended: the rings are taken back (the back-end has answered all by then),
+ * but the guest's driver knows nothing of it; hv_vhost_resume gives them again, to the same back-end
+ * or to another one, here or where the state was loaded.
+ *
  * The object lives as long as the VMM; machines come and go on it (hv_vhost_device).
  */
 #ifndef HV_VHOST_H
@@ -22,11 +26,13 @@
 #include "hv/virtio.h"
 
 struct hv_gmem;
+struct hv_state_reader;
+struct hv_state_writer;
 struct hv_vhost;
 struct vmctl_device;
 
 struct hv_vhost_ops {
-	/* Connected, or rings given back: look again. From the device's thread, no lock held. */
+	/* Connected, dropped, or rings given back: look again. From the device's thread, no lock held. */
 	void (*changed)(void *opaque);
 	/* The back-end was dropped because of what it did. */
 	void (*dropped)(void *opaque, unsigned index, const char *why);
@@ -50,5 +56,15 @@ struct hv_virtio *hv_vhost_device(struct hv_vhost *vhost);
 void hv_vhost_stop(struct hv_vhost *vhost);
 /* No back-end has rings of ours. */
 bool hv_vhost_idle(const struct hv_vhost *vhost);
+
+/* -ENOTCONN: it is at work for the guest, and there is no back-end that could give rings back. */
+int hv_vhost_suspend(struct hv_vhost *vhost);
+/* True when it is done; -ENOTCONN in *rc when the back-end went away before. */
+bool hv_vhost_suspended(const struct hv_vhost *vhost, int *rc);
+void hv_vhost_resume(struct hv_vhost *vhost);
+
+/* Section "vhost" of its index; loaded after its transport, it is suspended then. */
+void hv_vhost_save(const struct hv_vhost *vhost, struct hv_state_writer *w);
+int hv_vhost_load(struct hv_vhost *vhost, struct hv_state_reader *r);
 
 #endif

@@ -20,6 +20,7 @@
 #include "hv/kvm.h"
 #include "hv/msix.h"
 #include "hv/pci.h"
+#include "hv/state.h"
 #include "hv/virtio.h"
 
 #define NOTIFY_BAR    0
@@ -531,4 +532,93 @@ void hv_virtio_pci_destroy(struct hv_virtio_pci *p)
 		util_close(&p->dev->queue[i].call_fd);
 	}
 	free(p);
+}
+
+/* --- saved state ------------------------------------------------------------------------------- */
+
+static void save_queue(const struct hv_virtio_queue *q, struct hv_state_writer *w)
+{
+	hv_state_put16(w, q->size);
+	hv_state_put16(w, q->enabled);
+	hv_state_put16(w, q->vector);
+	hv_state_put64(w, q->desc);
+	hv_state_put64(w, q->driver);
+	hv_state_put64(w, q->device);
+}
+
+static void load_queue(struct hv_virtio_pci *p, struct hv_virtio_queue *q,
+		       struct hv_state_reader *r)
+{
+	uint16_t size = hv_state_get16(r);
+
+	if (size < 2 || size > q->size_max || size & (size - 1))
+		r->bad = true;
+	q->size = size;
+	q->enabled = hv_state_get16(r) & 1;
+	q->vector = checked_vector(p, hv_state_get16(r));
+	q->desc = hv_state_get64(r);
+	q->driver = hv_state_get64(r);
+	q->device = hv_state_get64(r);
+}
+
+void hv_virtio_pci_save(const struct hv_virtio_pci *p, unsigned instance, struct hv_state_writer *w)
+{
+	const struct hv_virtio *v = p->dev;
+
+	MUST(!v->resetting);
+	hv_state_begin(w, "virtio", instance, 1);
+	hv_state_put16(w, v->type);
+	hv_state_put16(w, (uint16_t)v->queues_n);
+	hv_pci_function_save(&p->function, w);
+	hv_state_put32(w, p->device_feature_select);
+	hv_state_put32(w, p->driver_feature_select);
+	hv_state_put64(w, p->driver_features);
+	hv_state_put64(w, v->driver_features);
+	hv_state_put16(w, p->config_vector);
+	hv_state_put16(w, p->queue_select);
+	hv_state_put8(w, v->status);
+	for (unsigned i = 0; i < v->queues_n; i++)
+		save_queue(&v->queue[i], w);
+	hv_msix_save(&p->msix, w);
+}
+
+int hv_virtio_pci_load(struct hv_virtio_pci *p, unsigned instance, struct hv_state_reader *r)
+{
+	struct hv_virtio *v = p->dev;
+	int rc = hv_state_section(r, "virtio", instance, 1);
+
+	if (rc < 0)
+		return rc;
+	if (hv_state_get16(r) != v->type || hv_state_get16(r) != v->queues_n)
+		return hv_state_refuse(r, "it was saved by another device");
+	rc = hv_pci_function_load(&p->function, r);
+	if (rc)
+		return rc;
+	p->device_feature_select = hv_state_get32(r);
+	p->driver_feature_select = hv_state_get32(r);
+	p->driver_features = hv_state_get64(r);
+	v->driver_features = hv_state_get64(r);
+	p->config_vector = checked_vector(p, hv_state_get16(r));
+	p->queue_select = hv_state_get16(r);
+	v->status = hv_state_get8(r);
+	for (unsigned i = 0; i < v->queues_n; i++)
+		load_queue(p, &v->queue[i], r);
+	hv_msix_load(&p->msix, r);
+	rc = hv_state_done(r);
+	/* A driver that goes on has agreed on its features; as set_status would have it. */
+	if (!rc && v->status & VIRTIO_CONFIG_S_DRIVER_OK &&
+	    !(v->status & VIRTIO_CONFIG_S_FEATURES_OK &&
+	      v->driver_features & 1ULL << VIRTIO_F_VERSION_1))
+		rc = hv_state_refuse(r, "a driver runs it without having agreed on features");
+	if (!rc)
+		update_interrupts(p);
+	return rc;
+}
+
+void hv_virtio_pci_call_all(struct hv_virtio_pci *p)
+{
+	for (unsigned i = 0; hv_virtio_ready(p->dev) && i < p->dev->queues_n; i++) {
+		if (p->dev->queue[i].enabled)
+			eventfd_write(p->dev->queue[i].call_fd, 1);
+	}
 }

@@ -12,6 +12,8 @@
 
 struct hv_kvm;
 struct hv_pci;
+struct hv_state_reader;
+struct hv_state_writer;
 struct hv_virtio;
 struct hv_virtio_pci;
 
@@ -19,5 +21,15 @@ struct hv_virtio_pci;
 int hv_virtio_pci_create(struct hv_virtio_pci **out, struct hv_virtio *device, struct hv_pci *pci,
 			 struct hv_kvm *kvm, unsigned slot);
 void hv_virtio_pci_destroy(struct hv_virtio_pci *vpci);
+
+/* Section "virtio": the transport's registers and queues, not what the device itself knows. */
+void hv_virtio_pci_save(const struct hv_virtio_pci *vpci, unsigned instance,
+			struct hv_state_writer *w);
+int hv_virtio_pci_load(struct hv_virtio_pci *vpci, unsigned instance, struct hv_state_reader *r);
+/*
+ * After everything was loaded: one interrupt for each queue at work, since one that was on its way
+ * when the state was saved is in nobody's state. One too many is allowed.
+ */
+void hv_virtio_pci_call_all(struct hv_virtio_pci *vpci);
 
 #endif

@@ -22,6 +22,8 @@ struct hv_vmm_ops {
 	void (*event)(void *opaque, const struct vmctl_event *event);
 	/* A START that had to wait for back-ends is decided. */
 	void (*started)(void *opaque, int rc);
+	/* A SAVE that had to wait is decided. */
+	void (*saved)(void *opaque, int rc, uint32_t bytes);
 };
 
 /*
@@ -38,6 +40,15 @@ int hv_vmm_configure(struct hv_vmm *vmm, const struct vmctl_config *config);
 int hv_vmm_start(struct hv_vmm *vmm);
 int hv_vmm_pause(struct hv_vmm *vmm);
 int hv_vmm_resume(struct hv_vmm *vmm);
+/* Migration. Descriptors are borrowed, but for hv_vmm_save's, which is taken in any case. */
+int hv_vmm_log_start(struct hv_vmm *vmm, int fd);
+int hv_vmm_log_sync(struct hv_vmm *vmm);
+int hv_vmm_log_stop(struct hv_vmm *vmm);
+/* 0: *bytes are written; 1: waits for back-ends, ops->saved tells the end of it. */
+int hv_vmm_save(struct hv_vmm *vmm, int fd, uint32_t *bytes);
+int hv_vmm_load(struct hv_vmm *vmm, int fd, uint64_t bytes);
+int hv_vmm_get_cpu(struct hv_vmm *vmm, struct cpu_table *out);
+int hv_vmm_set_cpu(struct hv_vmm *vmm, const struct cpu_table *baseline);
 int hv_vmm_reset(struct hv_vmm *vmm);
 int hv_vmm_power_button(struct hv_vmm *vmm);
 void hv_vmm_status(struct hv_vmm *vmm, struct vmctl_status *out);
@@ -46,8 +57,8 @@ void hv_vmm_console_input(struct hv_vmm *vmm, const struct vmctl_console *input)
 size_t hv_vmm_console_take(struct hv_vmm *vmm, uint8_t *dst, size_t max);
 /* Takes the socket of a back-end for a device; -EINVAL: no such device, the socket is closed. */
 int hv_vmm_connect(struct hv_vmm *vmm, unsigned device, int fd);
-/* A START that waits is forgotten: who asked for it is gone. */
-void hv_vmm_forget_start(struct hv_vmm *vmm);
+/* A START or SAVE that waits is forgotten: who asked for it is gone. */
+void hv_vmm_forget(struct hv_vmm *vmm);
 
 int hv_vmm_wake_fd(const struct hv_vmm *vmm);
 /* Does what other threads asked for. */

@@ -7,7 +7,7 @@
 A payload is 64-bit code without SSE, wrapped as a bzImage: it runs where a kernel would, at
 KERNEL_GPA + 0x200, with the first 4 GiB mapped one to one and the zero page in %rsi.
 """
-import ctypes, fcntl, mmap, os, select, socket, struct, subprocess, tempfile, time
+import array, ctypes, fcntl, mmap, os, select, socket, struct, subprocess, tempfile, time
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.join(TOP, os.environ.get('BUILD', 'build'))
@@ -16,6 +16,8 @@ MiB = 1 << 20
 LEASE_NONE = (1 << 64) - 1
 
 HELLO, CONFIG, START, PAUSE, RESUME, POWER_BUTTON, RESET, KILL, CONSOLE_INPUT, GET_STATUS = range(1, 11)
+LOG_START, LOG_SYNC, LOG_STOP, SAVE, LOAD, GET_CPU, SET_CPU = range(0x40, 0x47)
+CPU = 0x50
 READY, STATUS, EVENT, CONSOLE_OUTPUT, REPLY = range(32, 37)
 EV_POWERED_OFF, EV_RESET, EV_PANICKED, EV_CRASHED, EV_FROZEN, EV_DEVICE = range(1, 7)
 NEW, CONFIGURED, RUNNING, PAUSED, FROZEN, ST_RESET, POWERED_OFF, CRASHED = range(1, 9)
@@ -97,7 +99,7 @@ class Vmm:
         return self
 
     def __exit__(self, kind, value, tb):
-        if kind:
+        if kind and not self.log.closed:
             print('console:', self.console[-500:])
             print('events:', self.events)
             print('exit:', self.proc.poll())
@@ -106,6 +108,8 @@ class Vmm:
         self.close()
 
     def close(self):
+        if self.log.closed:
+            return
         if self.sock:
             self.sock.close()
         if self.proc.poll() is None:
@@ -133,9 +137,13 @@ class Vmm:
         self.ready = self.await_type(READY, 10)
         return self.ready
 
-    def send(self, mtype, body=b''):
+    def send(self, mtype, body=b'', fd=None):
         self.tag += 1
-        self.sock.sendall(struct.pack('<IHHII', 0x314d5650, mtype, 0, len(body), self.tag) + body)
+        head = struct.pack('<IHHII', 0x314d5650, mtype, 0, len(body), self.tag)
+        if fd is None:
+            self.sock.sendall(head + body)
+        else:
+            self.sock.sendmsg([head + body], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [fd]))])
         return self.tag
 
     def receive(self, timeout):
@@ -179,9 +187,13 @@ class Vmm:
         s['text'] = b[72:].decode()
         return s
 
-    def call(self, mtype, body=b'', timeout=10):
-        """Sends a request; 0 or the errno of its REPLY; the words are in self.why."""
-        err, _, n = struct.unpack('<III', self.await_type(REPLY, timeout, self.send(mtype, body))[2][:12])
+    def call(self, mtype, body=b'', timeout=10, fd=None):
+        """Sends a request; 0 or the errno of its REPLY; the words are in self.why, its value in self.value."""
+        return self.heard(self.await_type(REPLY, timeout, self.send(mtype, body, fd)))
+
+    def heard(self, reply):
+        err, self.value, n = struct.unpack('<III', reply[2][:12])
+        self.why = reply[2][12:].decode()
         return err
 
     def status(self):
@@ -217,6 +229,9 @@ class Vmm:
 
     def config_body(self):
         cl = self.cmdline.encode()
+        if self.kernel is None:                             # to be loaded
+            return (struct.pack('<IIQQQQQQQII', self.cpus, 0, self.memory, 0, 0, 0, 0, 0, 0, len(self.devices), 0) +
+                    b''.join(struct.pack('<HHHH', *d, 0) for d in self.devices))
         return (struct.pack('<IIQQQQQQQII', self.cpus, 1, self.memory, SETUP_GPA, len(self.setup), self.kernel_gpa,
                             len(self.kernel), self.initrd_gpa, len(self.initrd), len(self.devices), len(cl)) +
                 b''.join(struct.pack('<HHHH', *d, 0) for d in self.devices) + cl)
@@ -224,13 +239,67 @@ class Vmm:
     def configure(self):
         if not self.sock:
             self.connect()
-        self.load()
+        if self.kernel is not None:
+            self.load()
         err = self.call(CONFIG, self.config_body())
         assert err == 0, f'CONFIG: errno {err}'
 
     def start(self):
         err = self.call(START)
         assert err == 0, f'START: errno {err}'
+
+    # --- migration
+
+    def save(self, timeout=20):
+        """The state of a paused VM, as bytes."""
+        fd = os.memfd_create('state', os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, 16 * MiB)
+            err = self.call(SAVE, fd=fd, timeout=timeout)
+            assert err == 0, f'SAVE: errno {err}: {self.why}'
+            return os.pread(fd, self.value, 0)
+        finally:
+            os.close(fd)
+
+    def load_state(self, state):
+        """0 or an errno; the words are in self.why."""
+        fd = os.memfd_create('state', os.MFD_CLOEXEC)
+        try:
+            os.pwrite(fd, state, 0)
+            return self.call(LOAD, struct.pack('<Q', len(state)), fd=fd)
+        finally:
+            os.close(fd)
+
+    def log_start(self):
+        fd = os.memfd_create('log', os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, self.memory // 4096 // 8)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        self.log_map = mmap.mmap(fd, self.memory // 4096 // 8)
+        err = self.call(LOG_START, fd=fd)
+        os.close(fd)
+        assert err == 0, f'LOG_START: errno {err}: {self.why}'
+
+    def dirty_pages(self):
+        """Takes the log: the numbers of the pages in it. (Nobody else writes it between SYNC and here, in a test.)"""
+        assert self.call(LOG_SYNC) == 0, self.why
+        bits = bytes(self.log_map)
+        self.log_map[:] = bytes(len(bits))
+        return [8 * i + b for i, byte in enumerate(bits) if byte for b in range(8) if byte >> b & 1]
+
+    def cpu_table(self):
+        """{(function, index): (eax, ebx, ecx, edx)}, {msr: value}"""
+        body = self.await_type(CPU, 10, self.send(GET_CPU))[2]
+        leaves, msrs = struct.unpack('<II', body[:8])
+        rows = [struct.unpack('<6I', body[8 + 24 * i:32 + 24 * i]) for i in range(leaves)]
+        at = 8 + 24 * leaves
+        return ({r[:2]: r[2:] for r in rows},
+                {m: v for m, _, v in (struct.unpack('<IIQ', body[at + 16 * i:at + 16 * i + 16]) for i in range(msrs))})
+
+    def set_cpu(self, leaves, msrs=()):
+        msrs = dict(msrs)
+        body = struct.pack('<II', len(leaves), len(msrs))
+        body += b''.join(struct.pack('<6I', *key, *regs) for key, regs in leaves.items())
+        return self.call(SET_CPU, body + b''.join(struct.pack('<IIQ', m, 0, v) for m, v in msrs.items()))
 
     def run(self):
         self.configure()

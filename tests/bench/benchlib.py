@@ -47,8 +47,8 @@ def written_file(name, size):
     return path
 
 
-def check_output(cmd, timeout=120):
-    p = subprocess.run([str(c) for c in cmd], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=timeout)
+def check_output(cmd, timeout=120, env=None):
+    p = subprocess.run([str(c) for c in cmd], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=timeout, env=env)
     if p.returncode:
         raise RuntimeError(f"{' '.join(map(str, cmd))}: exit {p.returncode}: {p.stderr.strip()[-500:]}")
     return p.stdout

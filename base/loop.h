@@ -10,7 +10,7 @@
  *	struct io_uring_sqe *sqe = loop_sqe(loop, &req->op);
  *	io_uring_prep_readv(sqe, fd, iov, n, off);	// op.done(op, res) later, res as in the CQE
  *
- * Requests queued in one turn go to the kernel with one system call at its end.
+ * Requests queued in one turn go to the kernel together at its end, or in a few batches.
  */
 #ifndef BASE_LOOP_H
 #define BASE_LOOP_H
@@ -69,7 +69,10 @@ struct loop *loop_current(void);
 
 /* Any thread: `work->fn(work)` will run in the loop's thread; each work posted once at a time. */
 void loop_post(struct loop *loop, struct loop_work *work);
-/* Loop's thread: runs at the end of this turn, before requests go to the kernel; idempotent. */
+/*
+ * Loop's thread: runs in this turn, behind at most a few more callbacks and under none of them, before requests
+ * go to the kernel; idempotent.
+ */
 void loop_defer(struct loop *loop, struct loop_work *work);
 
 /* An SQE whose completion calls op->done. Never NULL (a full queue is submitted first). */

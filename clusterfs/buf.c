@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/err.h"
 #include "clusterfs/validate.h"
@@ -16,13 +17,14 @@
 #define CHUNK_BLOCKS 64u
 #define BUF_BYTES    (CFS_BLOCK + sizeof(struct cfs_buf)) /* what one counts against the limit */
 
-/* Blocks by 64: allocated one by one, aligned, each would cost two pages. */
+/*
+ * Buffers come by 64, and stay: blocks allocated one by one, aligned, would cost two pages each, and small
+ * pieces between them would keep the holes that others leave.
+ */
 struct chunk {
 	struct chunk *next;
 	uint8_t *blocks;
-};
-struct spare { /* in a block that is free */
-	struct spare *next;
+	struct cfs_buf buf[CHUNK_BLOCKS];
 };
 
 struct cfs_cache {
@@ -32,37 +34,23 @@ struct cfs_cache {
 	struct list *by_vbn, *by_owner;
 	struct list lru; /* oldest first */
 	struct chunk *chunks;
-	struct spare *spare;
+	struct list spare; /* by `lru`; each with its block */
 };
 
-/* Cache mutex held; not zeroed. */
-static uint8_t *block_new(struct cfs_cache *c)
+static void add_chunk(struct cfs_cache *c)
 {
-	struct spare *one;
+	struct chunk *chunk = xcalloc(1, sizeof(*chunk));
 
-	if (!c->spare) {
-		struct chunk *chunk = xcalloc(1, sizeof(*chunk));
-
-		chunk->blocks = xaligned(CFS_BLOCK, CHUNK_BLOCKS * CFS_BLOCK);
-		chunk->next = c->chunks;
-		c->chunks = chunk;
-		for (unsigned i = 0; i < CHUNK_BLOCKS; i++) {
-			one = (void *)(chunk->blocks + (size_t)i * CFS_BLOCK);
-			one->next = c->spare;
-			c->spare = one;
-		}
+	/* Mapped, not allocated: no header in a page of its own, no memory for blocks never used. */
+	chunk->blocks = mmap(NULL, CHUNK_BLOCKS * CFS_BLOCK, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	MUST(chunk->blocks != MAP_FAILED);
+	chunk->next = c->chunks;
+	c->chunks = chunk;
+	for (unsigned i = 0; i < CHUNK_BLOCKS; i++) {
+		chunk->buf[i].data = chunk->blocks + (size_t)i * CFS_BLOCK;
+		list_add(&c->spare, &chunk->buf[i].lru);
 	}
-	one = c->spare;
-	c->spare = one->next;
-	return (uint8_t *)one;
-}
-
-static void block_free(struct cfs_cache *c, uint8_t *block)
-{
-	struct spare *one = (void *)block;
-
-	one->next = c->spare;
-	c->spare = one;
 }
 
 static size_t bucket(const struct cfs_cache *c, uint64_t vbn)
@@ -85,6 +73,7 @@ int cfs_cache_create(struct cfs *fs, size_t limit_bytes)
 		list_init(&c->by_owner[i]);
 	}
 	list_init(&c->lru);
+	list_init(&c->spare);
 	fs->cache = c;
 	return 0;
 }
@@ -99,8 +88,7 @@ static void unlink_buf(struct cfs_cache *c, struct cfs_buf *b)
 
 static void free_buf(struct cfs_cache *c, struct cfs_buf *b)
 {
-	block_free(c, b->data);
-	free(b);
+	list_add(&c->spare, &b->lru);
 }
 
 void cfs_cache_destroy(struct cfs *fs)
@@ -121,7 +109,7 @@ void cfs_cache_destroy(struct cfs *fs)
 		struct chunk *chunk = c->chunks;
 
 		c->chunks = chunk->next;
-		free(chunk->blocks);
+		munmap(chunk->blocks, CHUNK_BLOCKS * CFS_BLOCK);
 		free(chunk);
 	}
 	free(c->by_vbn);
@@ -160,24 +148,23 @@ static void evict(struct cfs_cache *c)
 	}
 }
 
-/* Cache mutex held; the buffer comes with one reference. */
-static struct cfs_buf *add(struct cfs_cache *c, uint64_t vbn, enum cfs_type type, uint64_t owner,
-			   uint8_t *data)
+/* Cache mutex held; the buffer comes with one reference and whatever its block held. */
+static struct cfs_buf *add(struct cfs_cache *c, uint64_t vbn, enum cfs_type type, uint64_t owner)
 {
-	struct cfs_buf *b = xcalloc(1, sizeof(*b));
+	struct cfs_buf *b;
 
-	b->vbn = vbn;
-	b->owner = owner;
-	b->type = type;
-	b->data = data;
-	b->refs = 1;
+	c->bytes += BUF_BYTES;
+	evict(c); /* first: the new one may take the place of the oldest */
+	if (list_empty(&c->spare))
+		add_chunk(c);
+	b = list_first(&c->spare, struct cfs_buf, lru);
+	list_del(&b->lru);
+	*b = (struct cfs_buf){.vbn = vbn, .owner = owner, .type = type, .data = b->data, .refs = 1};
 	list_init(&b->lru);
 	list_init(&b->dirty_link);
 	list_init(&b->touched_link);
 	list_add(&c->by_vbn[bucket(c, vbn)], &b->hash);
 	list_add(&c->by_owner[bucket(c, owner)], &b->owned);
-	c->bytes += BUF_BYTES;
-	evict(c);
 	return b;
 }
 
@@ -235,8 +222,8 @@ int cfs_buf_get(struct cfs *fs, uint64_t vbn, enum cfs_type type, uint64_t owner
 		struct cfs_buf **out)
 {
 	struct cfs_cache *c = fs->cache;
+	uint8_t data[CFS_BLOCK] __attribute__((aligned(CFS_BLOCK)));
 	struct cfs_buf *b;
-	uint8_t *data;
 	int rc;
 
 	if (!cfs_vbn_valid(fs, vbn))
@@ -257,11 +244,9 @@ int cfs_buf_get(struct cfs *fs, uint64_t vbn, enum cfs_type type, uint64_t owner
 			*out = b;
 		return rc;
 	}
-	data = xaligned(CFS_BLOCK, CFS_BLOCK);
 	rc = cfs_read(fs, vbn, data, CFS_BLOCK);
 	if (rc == 0)
 		rc = cfs_buf_insert(fs, vbn, type, owner, data, out);
-	free(data);
 	return rc;
 }
 
@@ -270,7 +255,6 @@ int cfs_buf_insert(struct cfs *fs, uint64_t vbn, enum cfs_type type, uint64_t ow
 {
 	struct cfs_cache *c = fs->cache;
 	struct cfs_buf *b;
-	uint8_t *copy;
 	int rc = validate(fs, vbn, type, owner, data);
 
 	if (rc < 0)
@@ -280,9 +264,8 @@ int cfs_buf_insert(struct cfs *fs, uint64_t vbn, enum cfs_type type, uint64_t ow
 	if (b) { /* somebody was faster; what is in memory is never older */
 		take_ref(b);
 	} else {
-		copy = block_new(c);
-		memcpy(copy, data, CFS_BLOCK);
-		b = add(c, vbn, type, owner, copy);
+		b = add(c, vbn, type, owner);
+		memcpy(b->data, data, CFS_BLOCK);
 	}
 	pthread_mutex_unlock(&c->lock);
 	rc = check_kind(b, type, owner);
@@ -318,7 +301,7 @@ struct cfs_buf *cfs_buf_new(struct cfs *fs, uint64_t vbn, enum cfs_type type, ui
 		unlink_buf(c, b);
 		free_buf(c, b);
 	}
-	b = add(c, vbn, type, owner, block_new(c));
+	b = add(c, vbn, type, owner);
 	memset(b->data, 0, CFS_BLOCK);
 	pthread_mutex_unlock(&c->lock);
 	((struct cfs_head *)b->data)->owner = le64_of(owner);

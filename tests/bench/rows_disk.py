@@ -3,7 +3,7 @@
 io_uring. `perilune disk bench` enters where a vring's request does."""
 import contextlib, functools, json, os, re, subprocess, tempfile, time
 
-from benchlib import BUILD, SECONDS, alternate, check_output, row, work_dir, written_file
+from benchlib import BUILD, SECONDS, alternate, by_turns, check_output, row, work_dir, written_file
 
 SIZE = 2 << 30            # of the disk, and of fio's and QEMU's files
 STRIDE = 1052672          # 1 MiB + 4 KiB: an odd number of blocks, so that it visits them all
@@ -71,13 +71,27 @@ def ours(*args):
     return float(r['iops'])
 
 
-def fio(rw, bs, depth, seed):
-    lun = written_file('peer.raw', SIZE)
-    out = check_output(['fio', '--name=peer', f'--filename={lun}', '--direct=1', '--ioengine=io_uring', f'--rw={rw}', f'--bs={bs}',
-                        f'--iodepth={depth}', f'--runtime={SECONDS:g}', '--time_based', f'--randseed={seed}', '--output-format=json'],
+def fio(depth, *args):
+    out = check_output(['fio', '--name=peer', '--direct=1', '--ioengine=io_uring', f'--iodepth={depth}', '--output-format=json', *args],
                        env=HUGE)
     job = json.loads(out)['jobs'][0]
     return job['read']['iops'] + job['write']['iops']
+
+
+def fio_seconds(rw, bs, depth, seed):
+    return fio(depth, f"--filename={written_file('peer.raw', SIZE)}", f'--rw={rw}', f'--bs={bs}', f'--runtime={SECONDS:g}', '--time_based',
+               f'--randseed={seed}')
+
+
+def fio_stride(op, count):
+    """The blocks of `disk bench` and `qemu-img bench` in their order, from a list."""
+    lun, log = written_file('peer.raw', SIZE), work_dir() / f'stride-{op}.log'
+    lines, at = [], 0
+    for _ in range(count):
+        lines.append(f'{lun} {op} {at} 4096\n')
+        at = (at + STRIDE) % SIZE
+    log.write_text(f'fio version 2 iolog\n{lun} add\n{lun} open\n{"".join(lines)}{lun} close\n')
+    return fio(32, f'--read_iolog={log}')
 
 
 def qcow2(fresh):
@@ -98,15 +112,15 @@ def qemu_stride(write, fresh, count):
 
 def pairs(our_args, rw, bs, depth):
     seeds = iter(range(1, 100))
-    return alternate(lambda: ours(*our_args), lambda: fio(rw, bs, depth, next(seeds)))
+    return by_turns(lambda: ours(*our_args), lambda: fio_seconds(rw, bs, depth, next(seeds)))
 
 
-@row('disk-randread-4k', 'IOPS', '>= 0.95')
+@row('disk-randread-4k', 'IOPS')
 def randread():
     return pairs(['--op', 'read', '--depth', '32'], 'randread', '4k', 32)
 
 
-@row('disk-randwrite-4k', 'IOPS', '>= 0.95')
+@row('disk-randwrite-4k', 'IOPS')
 def randwrite():
     return pairs(['--op', 'write', '--depth', '32'], 'randwrite', '4k', 32)
 
@@ -114,23 +128,36 @@ def randwrite():
 STRIDE_COUNT = 60000
 
 
+@functools.lru_cache(None)
 def stride(op):
+    """((ours, fio's), QEMU's): the runs serve two rows."""
     args = ['--op', op, '--pattern', 'stride', '--stride', str(STRIDE), '--depth', '32', '--requests', str(STRIDE_COUNT)]
-    return alternate(lambda: float(disk().json('disk', 'bench', 'bench:/full', *args)['iops']),
-                     lambda: qemu_stride(op == 'write', False, STRIDE_COUNT))
+    return by_turns(lambda: (float(disk().json('disk', 'bench', 'bench:/full', *args)['iops']), fio_stride(op, STRIDE_COUNT)),
+                    lambda: qemu_stride(op == 'write', False, STRIDE_COUNT))
 
 
-@row('disk-stride-read-4k', 'IOPS', '>= 1.5')
+@row('disk-stride-read-4k', 'IOPS')
 def stride_read():
-    return stride('read')
+    return [(ours, qemu) for (ours, _), qemu in stride('read')]
 
 
-@row('disk-stride-write-4k', 'IOPS', '>= 1.5')
+@row('disk-stride-write-4k', 'IOPS')
 def stride_write():
-    return stride('write')
+    return [(ours, qemu) for (ours, _), qemu in stride('write')]
 
 
-@row('disk-first-write-4k', 'IOPS', '>= 4')
+@row('device-stride-read-4k', 'IOPS', kind='native')
+def device_read():
+    """fio on a raw file against the same runs of QEMU: what the machine's disk leaves for anybody to reach."""
+    return [(fio, qemu) for (_, fio), qemu in stride('read')]
+
+
+@row('device-stride-write-4k', 'IOPS', kind='native')
+def device_write():
+    return [(fio, qemu) for (_, fio), qemu in stride('write')]
+
+
+@row('disk-first-write-4k', 'IOPS')
 def first_write():
     """A new volume each time: what a deleted disk gave back would be holes in the LUN file."""
     count = 20000
@@ -145,12 +172,12 @@ def first_write():
     return alternate(first, lambda: qemu_stride(True, True, count))
 
 
-@row('disk-seqread-1m', 'IOPS', '>= 0.95')
+@row('disk-seqread-1m', 'IOPS')
 def seqread():
     return pairs(['--op', 'read', '--pattern', 'stride', '--bs', '1M', '--depth', '8'], 'read', '1m', 8)
 
 
-@row('disk-seqwrite-1m', 'IOPS', '>= 0.95')
+@row('disk-seqwrite-1m', 'IOPS')
 def seqwrite():
     return pairs(['--op', 'write', '--pattern', 'stride', '--bs', '1M', '--depth', '8'], 'write', '1m', 8)
 
@@ -167,7 +194,7 @@ def files(lun, folder, count, end='leave'):
     return float(check_output([BUILD / 'tests/bench/cfs_files', lun, folder, end, str(count)], 600))
 
 
-@row('files-10000', 's', '<= 1.2')
+@row('files-10000', 's')
 def files_10000():
     """Against ten times the time of 1,000: as ten runs, so that both sides take as long."""
     lun = written_file('files.lun', 2 * GiB)
@@ -175,7 +202,7 @@ def files_10000():
         return alternate(lambda: files(lun, folder, 10000), lambda: sum(files(lun, folder, 1000) for _ in range(10)))
 
 
-@row('mount-10000-files', 's', '<= 1', of='ours')
+@row('mount-10000-files', 's')
 def mount_10000():
     lun = written_file('files.lun', 2 * GiB)
     with tempfile.TemporaryDirectory(dir=work_dir()) as folder:
@@ -184,15 +211,13 @@ def mount_10000():
             yield float(check_output([BUILD / 'tests/bench/cfs_files', lun, folder, 'mount', '0'])), None
 
 
-@row('alloc-4-hosts', 'op/s', '>= 1.5')
+@row('alloc-4-hosts', 'op/s')
 def alloc():
     """Hosts that create disks and allocate on one volume: four of them together against one."""
+    lun = written_file('alloc.lun', 16 * GiB)
     with tempfile.TemporaryDirectory(dir=work_dir()) as folder:
-        lun = f'{folder}/lun'
 
         def run(hosts):
-            with open(lun, 'wb') as f:
-                f.truncate(32 * GiB)
             check_output([BUILD / 'tests/bench/cfs_files', lun, folder, 'format', '0'])
             procs = [subprocess.Popen([str(BUILD / 'tests/bench/cfs_files'), lun, folder, 'alloc', str(i)], stdout=subprocess.PIPE,
                                       stderr=subprocess.DEVNULL, text=True) for i in range(hosts)]
@@ -200,14 +225,11 @@ def alloc():
         return alternate(lambda: run(4), lambda: run(1))
 
 
-@row('map-cache-rss', 'MiB', '<= 80', of='ours')
+@row('map-cache-rss', 'MiB')
 def map_cache():
     """What the daemon grows by while an 8 TiB disk is read at random, every leaf of its map in use."""
     with tempfile.TemporaryDirectory(dir=work_dir()) as folder:
-        lun = f'{folder}/lun'
-        with open(lun, 'wb') as f:
-            f.truncate(64 * GiB)
-        with volume(lun) as host:
+        with volume(written_file('first.lun', 4 * GiB)) as host:
             host.cli('disk', 'create', 'bench:/wide', '--size', '8T')
             host.cli('disk', 'bench', 'bench:/wide', '--op', 'write', '--pattern', 'stride', '--stride', str(10 << 20),
                      '--depth', '32', '--requests', '40000', timeout=600)

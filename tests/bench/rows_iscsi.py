@@ -7,10 +7,10 @@ from benchlib import BUILD, SECONDS, TOP, alternate, check_output, row
 sys.path.insert(0, str(TOP / 'tests/hosts'))
 
 
-@row('iscsi-randread-4k', 'IOPS', '>= 0.95')
+@row('iscsi-randread-4k', 'IOPS')
 def randread():
     from targets import Tgt
-    seconds = max(1, round(SECONDS))
+    seconds = max(1, round(3 * SECONDS))
     with Tgt(size='1G') as t:
         check_output([BUILD / 'tests/bench/blk_bench', t.url, 'write', 8, 1 << 20, 3])  # no holes
 

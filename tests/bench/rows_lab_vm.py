@@ -2,7 +2,7 @@
 """Our VMM and daemon against QEMU/KVM, both in the same machine of the lab, in turns: time to boot, a guest's I/O, memory."""
 import functools, re, time
 
-from benchlib import SECONDS, alternate, row
+from benchlib import SECONDS, alternate, by_turns, row
 from labs import APPEND, FIRST, INIT, STATE, guest_io, initramfs, lab, payload, qemu
 
 DISK_MIB = 512
@@ -49,12 +49,12 @@ def qemu_until(text, kernel, initrd):
     return seen(host(), f"'{text}'", '-', qemu(kernel, initrd, f'{STATE}/peer.raw'))
 
 
-@row('lab-boot-first-instruction', 'ms', '<= 0.4', kind='lab')
+@row('lab-boot-first-instruction', 'ms')
 def first_instruction():
     return alternate(lambda: ours_until('!', 'first'), lambda: qemu_until('!', f'{STATE}/payload', None))
 
 
-@row('lab-boot-init', 'ms', '<= 0.75', kind='lab')
+@row('lab-boot-init', 'ms')
 def boot_init():
     return alternate(lambda: ours_until('bench-init', 'init'),
                      lambda: qemu_until('bench-init', f'{STATE}/vmlinuz', f'{STATE}/first.cpio'))
@@ -116,7 +116,7 @@ def qemu_memory():
     return found
 
 
-@row('lab-vmm-memory', 'MiB', '<= 8', kind='lab', of='ours')
+@row('lab-vmm-memory', 'MiB')
 def memory():
     return alternate(our_memory, qemu_memory)
 
@@ -162,14 +162,14 @@ def both():
 
 def guest_rows(op):
     ours, theirs = both()
-    return alternate(lambda: ours.iops(op), lambda: theirs.iops(op))
+    return by_turns(lambda: ours.iops(op), lambda: theirs.iops(op))
 
 
-@row('lab-guest-randread-4k', 'IOPS', '>= 1.0', kind='lab')
+@row('lab-guest-randread-4k', 'IOPS')
 def guest_randread():
     return guest_rows('read')
 
 
-@row('lab-guest-randwrite-4k', 'IOPS', '>= 1.0', kind='lab')
+@row('lab-guest-randwrite-4k', 'IOPS')
 def guest_randwrite():
     return guest_rows('write')

@@ -63,24 +63,49 @@ bool guest_mem_gpa(const struct guest_mem *mem, const void *host, uint64_t *gpa)
 	return false;
 }
 
-void guest_mem_log(const struct guest_mem *mem, uint64_t gpa, uint64_t len)
+static void log_client(const struct guest_mem *mem, uint64_t gpa, uint64_t len)
 {
-	uint64_t page, last;
+	uint64_t last;
 
-	if (!mem->log || !len || gpa + len < gpa)
-		return;
-	last = MIN((gpa + len - 1) / GUEST_PAGE, mem->log_bytes * 8 - 1);
 	if (!mem->log_bytes)
 		return;
-	for (page = gpa / GUEST_PAGE; page <= last; page++)
+	last = MIN((gpa + len - 1) / GUEST_PAGE, mem->log_bytes * 8 - 1);
+	for (uint64_t page = gpa / GUEST_PAGE; page <= last; page++)
 		__atomic_fetch_or(&mem->log[page / 8], (uint8_t)(1u << (page % 8)),
 				  __ATOMIC_RELEASE);
+}
+
+static void log_file(const struct guest_mem *mem, uint64_t gpa, uint64_t len)
+{
+	for (unsigned i = 0; i < mem->count; i++) {
+		const struct guest_region *r = &mem->region[i];
+		uint64_t at, last;
+
+		if (gpa - r->gpa >= r->size)
+			continue;
+		at = r->offset + (gpa - r->gpa);
+		last = (at + MIN(len, r->size - (gpa - r->gpa)) - 1) / GUEST_PAGE;
+		for (uint64_t page = at / GUEST_PAGE; page <= last && page < mem->file_log_bits;
+		     page++)
+			__atomic_fetch_or(&mem->file_log[page / 64], 1ULL << (page % 64),
+					  __ATOMIC_RELEASE);
+	}
+}
+
+void guest_mem_log(const struct guest_mem *mem, uint64_t gpa, uint64_t len)
+{
+	if (!len || gpa + len < gpa)
+		return;
+	if (mem->log)
+		log_client(mem, gpa, len);
+	if (mem->file_log)
+		log_file(mem, gpa, len);
 }
 
 void guest_mem_log_host(const struct guest_mem *mem, const void *host, uint64_t len)
 {
 	uint64_t gpa;
 
-	if (mem->log && guest_mem_gpa(mem, host, &gpa))
+	if (guest_mem_logs(mem) && guest_mem_gpa(mem, host, &gpa))
 		guest_mem_log(mem, gpa, len);
 }

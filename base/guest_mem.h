@@ -4,8 +4,10 @@
  * here. The one checked way from an address a guest wrote to a pointer: nothing overflows, nothing
  * reaches past a region.
  *
- * The dirty log is vhost's (vhost-user spec, "Migration"): a bit for each 4 KiB page, bit
- * (page % 8) of byte (page / 8), set atomically after the write; it may lie in shared memory.
+ * There are two dirty logs, a bit for each 4 KiB page, set atomically after the write; both may lie in
+ * shared memory. The client's is vhost's (vhost-user spec, "Migration"), by guest physical address: bit
+ * (page % 8) of byte (page / 8). The host's goes by the offset in the memory's file: bit (page % 64) of word
+ * (page / 64).
  */
 #ifndef BASE_GUEST_MEM_H
 #define BASE_GUEST_MEM_H
@@ -22,6 +24,7 @@ struct guest_region {
 	uint64_t size;	    /* bytes; gpa + size does not overflow */
 	uint64_t user_addr; /* vhost-user: where the front-end has it; ring addresses are such */
 	uint8_t *host;	    /* where it is mapped here */
+	uint64_t offset;    /* of the first byte in the memory's file, for the host's log */
 };
 
 struct guest_mem {
@@ -29,6 +32,8 @@ struct guest_mem {
 	struct guest_region region[GUEST_MEM_REGIONS];
 	uint8_t *log;	    /* dirty log, or NULL: no logging */
 	uint64_t log_bytes; /* pages beyond it are not logged */
+	uint64_t *file_log; /* the host's, or NULL */
+	uint64_t file_log_bits;
 };
 
 /* Adds a region; -EINVAL when it is empty, overflows or overlaps, -E2BIG when there are too many. */
@@ -56,6 +61,10 @@ void *guest_mem_at_user(const struct guest_mem *mem, uint64_t user_addr, uint64_
 /* The way back: the guest physical address of a pointer into a region; false when it is in none. */
 bool guest_mem_gpa(const struct guest_mem *mem, const void *host, uint64_t *gpa);
 
+static inline bool guest_mem_logs(const struct guest_mem *mem)
+{
+	return mem->log || mem->file_log;
+}
 /* Marks pages as written; without a log nothing happens. */
 void guest_mem_log(const struct guest_mem *mem, uint64_t gpa, uint64_t len);
 /* As guest_mem_log, by pointer. */

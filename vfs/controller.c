@@ -6,7 +6,7 @@
  * A client that comes while the last one is still ending waits: its requests must not overtake
  * what is in flight (and what it did not hear of is done again for it).
  */
-#include "vfs/controller.h"
+#include "vfs/controller_impl.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -23,32 +23,6 @@
 #include "vfs/disk.h"
 #include "vfs/guard.h"
 #include "vfs/iothread.h"
-#include "vfs/vhost.h"
-#include "vfs/vhost_blk.h"
-#include "vfs/vhost_scsi.h"
-
-struct controller {
-	enum controller_kind kind;
-	struct iothread *thread;
-	struct loop *loop;
-	char *name;
-	const struct controller_events *events;
-	void *arg;
-	union {
-		struct vhost_device dev;
-		struct vhost_blk blk;
-		struct vhost_scsi scsi;
-	};
-	int listen_fd, next_fd; /* next_fd: a client that waits for its turn */
-	char *path;
-	struct loop_watch listen_watch;
-	bool listening;
-	bool closing;
-	unsigned disks; /* attached, or on their way out */
-	void (*closed)(void *arg);
-	void *closed_arg;
-	struct loop_work close_work;
-};
 
 static void serve_next(struct controller *ctl);
 static void close_step(struct controller *ctl);
@@ -60,6 +34,7 @@ static void session_ended(void *arg, const char *why)
 	struct controller *ctl = arg;
 
 	log_info("vhost", "%s: client gone: %s", ctl->name, why);
+	ctl->clients_lost = true;
 	if (ctl->events && ctl->events->gone)
 		ctl->events->gone(ctl->arg, why);
 	if (ctl->closing)
@@ -75,6 +50,7 @@ static int serve(struct controller *ctl, int fd)
 	if (rc < 0)
 		return rc;
 	log_debug("vhost", "%s: client connected", ctl->name);
+	ctl->clients_lost = false;
 	if (ctl->events && ctl->events->connected)
 		ctl->events->connected(ctl->arg);
 	return 0;
@@ -167,6 +143,9 @@ static int attach(struct controller *ctl, struct vfs_disk *disk, const struct co
 	disk->owner = ctl;
 	disk->full = disk_full;
 	disk->resized = disk_resized;
+	disk->rested = quiesce_disk_rested;
+	if (ctl->dev.quiet)
+		vfs_rest(disk, true);
 	return 0;
 }
 
@@ -187,6 +166,7 @@ static void disk_closed(void *arg)
 		d->detached(d->arg);
 	free(d);
 	ctl->disks--;
+	quiesce_look(ctl);
 	if (ctl->closing)
 		close_step(ctl);
 }
@@ -216,6 +196,7 @@ static int detach(struct controller *ctl, unsigned lun, void (*detached)(void *a
 		disk_full(disk, false);
 	disk->full = NULL;
 	disk->resized = NULL;
+	disk->rested = NULL;
 	vfs_close(disk, disk_closed, d);
 	return 0;
 }
@@ -258,6 +239,7 @@ static void close_work(struct loop_work *work)
 static void close_all(struct controller *ctl)
 {
 	ctl->closing = true;
+	quiesce_give_up(ctl);
 	if (ctl->path)
 		unlink(ctl->path);
 	free(ctl->path);
@@ -305,6 +287,7 @@ int controller_create(struct controller **out, const struct controller_options *
 	ctl->dev.name = ctl->name;
 	ctl->dev.sealed = o->sealed;
 	ctl->dev.read_only = o->read_only;
+	ctl->dev.quieter = quiesce_quieter;
 	if (o->kind == CONTROLLER_SCSI) {
 		ctl->dev.rings = queues + 2; /* control and event */
 		vhost_scsi_init(&ctl->scsi);

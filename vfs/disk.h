@@ -58,7 +58,14 @@ struct vfs_disk_ops {
 	 * once: the guest that asked for them is gone. May be NULL: none ever waits.
 	 */
 	void (*shed)(struct vfs_disk *disk);
+	/*
+	 * on: begins nothing by itself (giving back space) until off. Returns what keeps it from being at rest:
+	 * VFS_BUSY, then `rested` is told when that is over; VFS_UNFLUSHED; 0: nothing.
+	 */
+	unsigned (*rest)(struct vfs_disk *disk, bool on);
 };
+#define VFS_BUSY      1u /* requests, or work of its own, are under way */
+#define VFS_UNFLUSHED 2u /* what was written may lie in a volatile cache still */
 
 /* The head of every kind of disk. */
 struct vfs_disk {
@@ -73,7 +80,10 @@ struct vfs_disk {
 	bool is_full; /* the export's: what it was told last */
 	/* Told when the size changed; the export signals it to the guest. May be NULL. */
 	void (*resized)(struct vfs_disk *disk);
-	void *owner; /* the export's */
+	/* Told while it is to rest: nothing is under way any more. May be NULL. */
+	void (*rested)(struct vfs_disk *disk);
+	bool owes_loss; /* the export's: a flush of its own failed, which the guest has to hear of */
+	void *owner;	/* the export's */
 };
 
 static inline void vfs_submit(struct vfs_disk *disk, struct vfs_req *req)
@@ -83,6 +93,10 @@ static inline void vfs_submit(struct vfs_disk *disk, struct vfs_req *req)
 static inline void vfs_close(struct vfs_disk *disk, void (*closed)(void *arg), void *arg)
 {
 	disk->ops->close(disk, closed, arg);
+}
+static inline unsigned vfs_rest(struct vfs_disk *disk, bool on)
+{
+	return disk->ops->rest ? disk->ops->rest(disk, on) : 0;
 }
 static inline void vfs_shed(struct vfs_disk *disk)
 {

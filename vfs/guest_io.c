@@ -50,6 +50,11 @@ void guest_io_submit(struct guest_io *io, struct vfs_disk *disk, enum vfs_op op,
 {
 	struct vfs_req *req = &io->req;
 
+	if (op == VFS_FLUSH && disk->owes_loss) {
+		disk->owes_loss = false;
+		done(io, -EIO);
+		return;
+	}
 	io->disk = disk;
 	io->pieces = pieces;
 	io->count = count;

@@ -20,6 +20,7 @@ struct raw {
 	struct blk_chan *chan;
 	struct unflushed *unflushed;
 	unsigned in_flight;
+	bool resting;
 	struct loop_work close_work;
 	void (*closed)(void *arg);
 	void *closed_arg;
@@ -74,8 +75,12 @@ static void raw_done(struct blk_req *blk_req, int res)
 	if (res < 0 && res != -ESTALE && res != -EOPNOTSUPP)
 		res = -EIO;
 	req->done(req, res);
-	if (--raw->in_flight == 0 && raw->closed)
+	if (--raw->in_flight)
+		return;
+	if (raw->closed)
 		loop_defer(raw->disk.loop, &raw->close_work);
+	else if (raw->resting && raw->disk.rested)
+		raw->disk.rested(&raw->disk);
 }
 
 static void raw_submit(struct vfs_disk *disk, struct vfs_req *req)
@@ -126,7 +131,20 @@ static void raw_close(struct vfs_disk *disk, void (*closed)(void *arg), void *ar
 		loop_defer(disk->loop, &raw->close_work);
 }
 
-static const struct vfs_disk_ops raw_ops = {.submit = raw_submit, .close = raw_close};
+static unsigned raw_rest(struct vfs_disk *disk, bool on)
+{
+	struct raw *raw = container_of(disk, struct raw, disk);
+
+	raw->resting = on;
+	return (raw->in_flight ? VFS_BUSY : 0) |
+	       (unflushed_any(raw->unflushed) ? VFS_UNFLUSHED : 0);
+}
+
+static const struct vfs_disk_ops raw_ops = {
+	.submit = raw_submit,
+	.close = raw_close,
+	.rest = raw_rest,
+};
 
 int vfs_raw_open(struct blk *blk, struct loop *loop, const char *name, struct vfs_disk **out)
 {

@@ -132,5 +132,8 @@ void scsi_attention(struct scsi_target *target, int lun, enum scsi_asc asc);
 /* The write cache's setting, 1 at first (it is the guest's to change): for keeping it. */
 bool scsi_write_cache(const struct scsi_target *target, unsigned lun);
 void scsi_set_write_cache(struct scsi_target *target, unsigned lun, bool on);
+/* controller_save and controller_load (scsi_state.c). */
+int scsi_save(const struct scsi_target *target, void *state, size_t size);
+int scsi_load(struct scsi_target *target, const void *state, size_t size);
 
 #endif

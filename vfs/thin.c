@@ -339,6 +339,21 @@ void thin_idle(struct thin *thin)
 {
 	if (thin->closed && thin->in_flight == 0 && !thin->space_waiting && !thin->room_waiting)
 		loop_defer(thin->disk.loop, &thin->close_work);
+	else if (thin->resting && !thin->closed && thin->in_flight == 0 && thin->disk.rested)
+		thin->disk.rested(&thin->disk);
+}
+
+static unsigned thin_rest(struct vfs_disk *disk, bool on)
+{
+	struct thin *thin = container_of(disk, struct thin, disk);
+
+	if (thin->resting && !on) {
+		thin->resting = false;
+		leaf_reap_run(thin);
+	}
+	thin->resting = on;
+	return (thin->in_flight ? VFS_BUSY : 0) |
+	       (unflushed_any(thin->unflushed) ? VFS_UNFLUSHED : 0);
 }
 
 static void thin_close(struct vfs_disk *disk, void (*closed)(void *arg), void *arg)
@@ -366,6 +381,7 @@ static const struct vfs_disk_ops thin_ops = {
 	.submit = thin_submit,
 	.close = thin_close,
 	.shed = thin_shed,
+	.rest = thin_rest,
 };
 
 static void fill_info(struct thin *thin, const struct cfs_stat *st, const char *name)

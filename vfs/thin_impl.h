@@ -83,6 +83,7 @@ struct thin {
 	unsigned sheds;	    /* how often what waited was given up */
 	uint64_t flight_ns; /* of the volume */
 	bool thick;	    /* keeps its units, whatever is discarded */
+	bool resting;	    /* begins no work of its own */
 	void (*closed)(void *arg);
 	void *closed_arg;
 	struct loop_work close_work;

@@ -288,7 +288,7 @@ void leaf_reap_run(struct thin *thin)
 {
 	struct reap *reap;
 
-	if (thin->reap_running || thin->closed)
+	if (thin->reap_running || thin->closed || thin->resting)
 		return;
 	while (!list_empty(&thin->reap)) {
 		struct leaf *leaf = list_first(&thin->reap, struct leaf, reap_link);

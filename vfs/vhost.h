@@ -94,6 +94,11 @@ struct vhost_device {
 	bool sealed;	/* only sealed memory is taken */
 	bool read_only;
 	struct vhost_session *session; /* the client, or NULL */
+	bool quiet;		       /* no new requests are taken; those of a replay are */
+	/* Something has ended while it is quiet. May be NULL. */
+	void (*quieter)(struct vhost_device *dev);
+	uint64_t *file_log; /* the host's dirty log (guest_mem.h), or NULL */
+	uint64_t file_log_bits;
 	struct controller_stats stats; /* what requests add to */
 };
 
@@ -122,6 +127,12 @@ void vhost_session_kill(struct vhost_session *s, const char *why);
 /* The peer hung up already, though nobody has told us yet. */
 bool vhost_session_hung_up(const struct vhost_session *s);
 bool vhost_session_dead(const struct vhost_session *s);
+/* Nothing of it is in flight, unpublished, or to be taken again. */
+bool vhost_session_idle(const struct vhost_session *s);
+/* The device takes requests again. */
+void vhost_session_go_on(struct vhost_session *s);
+/* The device's logs have changed. */
+void vhost_session_update_log(struct vhost_session *s);
 unsigned vhost_session_in_flight(const struct vhost_session *s);
 uint64_t vhost_session_features(const struct vhost_session *s);
 /*

@@ -19,7 +19,10 @@ int vhost_memory_add(struct vhost_memory *m, const struct vhost_user_mem_region 
 		     bool sealed)
 {
 	unsigned i = m->mem.count;
-	struct guest_region region = {.gpa = r->gpa, .size = r->size, .user_addr = r->user_addr};
+	struct guest_region region = {.gpa = r->gpa,
+				      .size = r->size,
+				      .user_addr = r->user_addr,
+				      .offset = r->mmap_offset};
 	int rc;
 
 	if (r->mmap_offset + r->size < r->size)

@@ -56,7 +56,7 @@ static int get_features(struct vhost_session *s, struct vhost_user_msg *msg,
 	return VHOST_ANSWERED;
 }
 
-static void update_log(struct vhost_session *s)
+void vhost_session_update_log(struct vhost_session *s)
 {
 	bool on = s->log && (s->features >> VHOST_F_LOG_ALL_BIT & 1);
 
@@ -64,6 +64,10 @@ static void update_log(struct vhost_session *s)
 		return;
 	s->memory->mem.log = on ? s->log : NULL;
 	s->memory->mem.log_bytes = on ? s->log_bytes : 0;
+	s->memory->mem.file_log = s->dev->file_log;
+	s->memory->mem.file_log_bits = s->dev->file_log_bits;
+	for (unsigned i = 0; i < s->dev->rings; i++)
+		vhost_ring_update_log(&s->ring[i]);
 }
 
 static int set_features(struct vhost_session *s, struct vhost_user_msg *msg,
@@ -75,7 +79,7 @@ static int set_features(struct vhost_session *s, struct vhost_user_msg *msg,
 	if (extra)
 		return fail(-EINVAL, "features %#llx were not offered", (unsigned long long)extra);
 	s->features = msg->payload.u64;
-	update_log(s);
+	vhost_session_update_log(s);
 	/* Without protocol features rings are enabled as soon as they are started. */
 	if (!(s->features >> VHOST_USER_F_PROTOCOL_FEATURES_BIT & 1))
 		for (unsigned i = 0; i < s->dev->rings; i++)
@@ -126,7 +130,7 @@ static int use_memory(struct vhost_session *s, struct vhost_memory *m)
 {
 	vhost_memory_put(s->memory);
 	s->memory = m;
-	update_log(s);
+	vhost_session_update_log(s);
 	for (unsigned i = 0; i < s->dev->rings; i++) {
 		int rc = s->ring[i].started ? vhost_ring_resolve(&s->ring[i]) : 0;
 
@@ -178,7 +182,7 @@ static int set_log_base(struct vhost_session *s, struct vhost_user_msg *msg,
 	s->log_map = map;
 	s->log = map.base + log->mmap_offset;
 	s->log_bytes = log->mmap_size;
-	update_log(s);
+	vhost_session_update_log(s);
 	reply->payload.u64 = 0;
 	return VHOST_ANSWERED;
 }

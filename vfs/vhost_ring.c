@@ -298,7 +298,7 @@ void vhost_req_done(struct vhost_req *req, uint32_t written)
 	struct vhost_session *s = ring->session;
 
 	MUST(req->busy);
-	if (s->memory->mem.log && written) {
+	if (guest_mem_logs(&s->memory->mem)) { /* one that failed may have written, too */
 		log_pieces(s, req, req->iov + req->out, req->in);
 		log_pieces(s, req, req->cut, req->cuts);
 	}
@@ -338,7 +338,7 @@ static struct vhost_req *take_next(struct vhost_ring *ring)
 		head = ring->replay[ring->replay_at++];
 		req = begin(ring, head, true);
 	}
-	while (!req) {
+	while (!req && !ring->session->dev->quiet) {
 		int rc = vring_pop(&ring->q, &head);
 
 		if (rc < 0)
@@ -348,6 +348,13 @@ static struct vhost_req *take_next(struct vhost_ring *ring)
 		req = begin(ring, head, false);
 	}
 	return req;
+}
+
+static void no_kicks(struct vhost_ring *ring)
+{
+	vring_no_kicks(&ring->q);
+	if (ring->q.log_used)
+		guest_mem_log(&ring->session->memory->mem, ring->q.used_gpa, 2);
 }
 
 /*
@@ -361,14 +368,15 @@ static bool take(struct vhost_ring *ring)
 	struct vhost_req *req;
 
 	do {
-		vring_no_kicks(&ring->q);
+		no_kicks(ring);
 		while (budget && (req = take_next(ring))) {
 			dev->ops->request(dev, ring->session, req);
 			budget--;
 			if (!ring_runs(ring))
 				return false;
 		}
-		if (!ring_runs(ring))
+		/* Quiet: what waits is looked at when that is over. */
+		if (!ring_runs(ring) || (dev->quiet && ring->replay_at == ring->replay_count))
 			return false;
 	} while (budget && vring_want_kicks(&ring->q, &ring->session->memory->mem));
 	return !budget;
@@ -405,7 +413,9 @@ static void ring_work(struct loop_work *work)
 	if (ring_runs(ring) && ring->want_take) {
 		ring->want_take = false;
 		ring->taking = true;
-		if (dev->ops->manual_ring && dev->ops->manual_ring(dev, ring->index)) {
+		if (dev->quiet && ring->replay_at == ring->replay_count) {
+			ring->want_take = true;
+		} else if (dev->ops->manual_ring && dev->ops->manual_ring(dev, ring->index)) {
 			vring_want_kicks(&ring->q, &s->memory->mem);
 			dev->ops->kicked(dev, ring->index);
 		} else if (take(ring)) {
@@ -419,6 +429,8 @@ static void ring_work(struct loop_work *work)
 		return;
 	if (!ring->started && vhost_ring_idle(ring))
 		vhost_session_drained(s);
+	if (dev->quiet && dev->quieter)
+		dev->quieter(dev);
 }
 
 void vhost_ring_poke(struct vhost_ring *ring)
@@ -532,9 +544,19 @@ int vhost_ring_resolve(struct vhost_ring *ring)
 	ring->q.desc = desc;
 	ring->q.avail = avail;
 	ring->q.used = used;
-	ring->q.log_used = ring->addr.flags & VHOST_USER_VRING_LOG_FLAG;
-	ring->q.used_gpa = ring->addr.log;
+	vhost_ring_update_log(ring);
 	return 0;
+}
+
+void vhost_ring_update_log(struct vhost_ring *ring)
+{
+	const struct vhost_session *s = ring->session;
+	bool asked = ring->addr.flags & VHOST_USER_VRING_LOG_FLAG;
+
+	ring->q.log_used = asked;
+	ring->q.used_gpa = ring->addr.log;
+	if (ring->started && s->dev->file_log && !asked)
+		ring->q.log_used = guest_mem_gpa(&s->memory->mem, ring->q.used, &ring->q.used_gpa);
 }
 
 void vhost_ring_stop(struct vhost_ring *ring)

@@ -76,6 +76,8 @@ void vhost_close_fd(struct loop *loop, int *fd);
 void vhost_ring_init(struct vhost_ring *ring, struct vhost_session *s, unsigned index);
 /* Finds the ring's parts in the session's memory; when it is started, without losing its place. */
 int vhost_ring_resolve(struct vhost_ring *ring);
+/* Writes to the used ring are logged, or not, from now on. */
+void vhost_ring_update_log(struct vhost_ring *ring);
 /* Watches `fd` (taken) for kicks, in place of the one before, and starts the ring. */
 int vhost_ring_kick_fd(struct vhost_ring *ring, int fd);
 /* Something about it changed, look for work. */

@@ -118,6 +118,9 @@ static void restore(struct vhost_scsi *scsi)
 	if (!place)
 		return;
 	memcpy(&kept, place, sizeof(kept));
+	if (kept.magic !=
+	    KEPT_MAGIC) /* a client that is new here: its guest came from another host */
+		keep(scsi);
 	for (unsigned i = 0; kept.magic == KEPT_MAGIC && i < CONTROLLER_LUNS; i++)
 		if (kept.cache_off[i / 8] >> i % 8 & 1)
 			scsi_set_write_cache(scsi->target, i, false);

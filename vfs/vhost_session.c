@@ -99,6 +99,24 @@ bool vhost_session_dead(const struct vhost_session *s)
 	return s->dead;
 }
 
+bool vhost_session_idle(const struct vhost_session *s)
+{
+	for (unsigned i = 0; i < s->dev->rings; i++) {
+		const struct vhost_ring *ring = &s->ring[i];
+
+		if (!vhost_ring_idle(ring) || ring->replay_at < ring->replay_count)
+			return false;
+	}
+	return !s->in_flight;
+}
+
+void vhost_session_go_on(struct vhost_session *s)
+{
+	for (unsigned i = 0; i < s->dev->rings && !s->dead; i++)
+		if (s->ring[i].started)
+			vhost_ring_poke(&s->ring[i]);
+}
+
 unsigned vhost_session_in_flight(const struct vhost_session *s)
 {
 	return s->in_flight;

@@ -23,6 +23,8 @@
 #define LOOK_MS 400 /* a status waits so long for a look at the other hosts */
 /* An unmount waits so long for uses to end: who only looks is gone by then. */
 #define IDLE_MS 3000
+/* And so long for our own cleaning to end, which is no reason to say busy; it is tried again later. */
+#define CLEANER_MS 60000
 
 struct cfs *host_volume_fs(struct host_volume *volume)
 {
@@ -52,19 +54,28 @@ int host_volume_info(struct host_volume *v, struct cfs_info *out)
 
 /* --- finding ------------------------------------------------------------------------------------ */
 
+/* Caller holds the lock. */
+static struct host_volume *find(struct host_volumes *all, const char *name)
+{
+	struct host_volume *v;
+
+	list_for_each (v, &all->list, link)
+		if (!strcmp(v->name, name) || !strcmp(v->id, name))
+			return v;
+	return NULL;
+}
+
 int host_volume_get(struct host_volumes *all, const char *name, struct host_volume **out)
 {
 	struct host_volume *v;
 	int rc = -ENOENT;
 
 	pthread_mutex_lock(&all->lock);
-	list_for_each (v, &all->list, link) {
-		if (strcmp(v->name, name) && strcmp(v->id, name))
-			continue;
+	v = find(all, name);
+	if (v) {
 		v->uses++;
 		*out = v;
 		rc = 0;
-		break;
 	}
 	pthread_mutex_unlock(&all->lock);
 	if (rc < 0) {
@@ -205,45 +216,61 @@ static int busy(struct host_volume *v, const char *with)
 	return -EBUSY;
 }
 
-/* Caller holds the lock and one use. */
-static void wait_idle(struct host_volume *v)
-{
-	struct timespec until;
+/* Until when an unmount waits for those who use the volume, and for our own work on it. */
+struct patience {
+	struct timespec users, cleaner;
+};
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += IDLE_MS / 1000;
-	while (!v->vms && v->uses > 1) {
-		if (v->cleaning) /* our own work: it is no reason to say busy */
-			pthread_cond_wait(&v->all->idle, &v->all->lock);
-		else if (pthread_cond_timedwait(&v->all->idle, &v->all->lock, &until))
-			break;
-	}
+static void begin_waiting(struct patience *p)
+{
+	clock_gettime(CLOCK_MONOTONIC, &p->users);
+	p->cleaner = p->users;
+	p->users.tv_sec += IDLE_MS / 1000;
+	p->cleaner.tv_sec += CLEANER_MS / 1000;
 }
 
-int host_volume_unmount(struct host_volumes *all, const char *name)
+/*
+ * Nobody uses it, or somebody will go on to, or it is not there. Holds nothing: the volume may be frozen, and no
+ * other mount is to wait for that. False: too long.
+ */
+static bool wait_idle(struct host_volumes *all, const char *name, const struct patience *p)
 {
 	struct host_volume *v;
+	int rc = 0;
+
+	pthread_mutex_lock(&all->lock);
+	while (rc == 0 && (v = find(all, name)) && !v->vms && v->uses)
+		rc = pthread_cond_timedwait(&all->idle, &all->lock,
+					    v->cleaning ? &p->cleaner : &p->users);
+	pthread_mutex_unlock(&all->lock);
+	return rc == 0;
+}
+
+/* `mounting` is held. *out is found by nobody any more; NULL: it is not mounted. -EAGAIN: to be waited for. */
+static int take_out(struct host_volumes *all, const char *name, bool patient,
+		    struct host_volume **out)
+{
+	struct host_volume *v;
+	int rc = 0;
+
+	pthread_mutex_lock(&all->lock);
+	v = find(all, name);
+	if (v && v->vms)
+		rc = busy(v, "VMs that run here");
+	else if (v && v->uses)
+		rc = v->cleaning && patient ? -EAGAIN : busy(v, "tasks of this host");
+	else if (v)
+		list_del(&v->link);
+	pthread_mutex_unlock(&all->lock);
+	*out = v;
+	return rc;
+}
+
+/* `mounting` is held. */
+static int let_go(struct host_volumes *all, struct host_volume *v)
+{
 	int rc;
 
-	pthread_mutex_lock(&all->mounting);
-	rc = host_volume_get(all, name, &v);
-	if (rc < 0) {
-		rc = volume_missing_forget(all, name);
-		goto out;
-	}
-	pthread_mutex_lock(&all->lock);
-	wait_idle(v);
-	if (v->vms)
-		rc = busy(v, "VMs that run here");
-	else if (v->uses > 1)
-		rc = busy(v, "tasks of this host");
-	else
-		list_del(&v->link); /* nobody finds it any more */
-	pthread_mutex_unlock(&all->lock);
-	if (rc < 0) {
-		host_volume_put(v);
-		goto out;
-	}
 	host_promised_destroy(v->promised);
 	host_peers_await(all->host->peers, v->id);
 	host_peers_leave(all->host->peers, v->fs);
@@ -253,15 +280,34 @@ int host_volume_unmount(struct host_volumes *all, const char *name)
 		host_peers_join(all->host->peers, v->fs);
 		pthread_mutex_lock(&all->lock);
 		list_add_tail(&all->list, &v->link);
-		v->uses--;
 		pthread_mutex_unlock(&all->lock);
-		goto out;
+		return rc;
 	}
 	rc = host_db_put(all->host->db, HOST_VOLUMES, v->id, NULL);
 	volume_luns_release(all, v->lun, v->luns);
 	host_event(all->host->events, "volume", v->name, "unmounted");
 	free(v);
-out:
+	return rc;
+}
+
+int host_volume_unmount(struct host_volumes *all, const char *name)
+{
+	struct patience patience;
+	struct host_volume *v;
+	int rc;
+
+	begin_waiting(&patience);
+	for (;;) {
+		bool patient = wait_idle(all, name, &patience);
+
+		pthread_mutex_lock(&all->mounting);
+		rc = take_out(all, name, patient, &v);
+		if (rc != -EAGAIN)
+			break;
+		pthread_mutex_unlock(&all->mounting);
+	}
+	if (rc == 0)
+		rc = v ? let_go(all, v) : volume_missing_forget(all, name);
 	pthread_mutex_unlock(&all->mounting);
 	return rc;
 }

@@ -61,6 +61,36 @@ def test_the_next_daemon_removes_what_was_begun(host, cluster, lun):
     host.ok('volume', 'check', lun)
 
 
+def test_no_mount_waits_for_the_cleaning_of_another_volume(host, cluster, lun):
+    def leave():
+        """The cleaning that follows the mount may come in between."""
+        for i in range(30):
+            path = f'v1:/vms/.deleted-00-00000000-0000000000000001-{i:016x}'
+            host.run('file', 'mkdir', path)
+            host.run('file', 'put', '-', f'{path}/definition.json', stdin='left')
+        return len(hidden(host)) == 30
+
+    until(leave, 60, what='leftovers')
+    other = cluster.lun('other')
+    host.ok('volume', 'format', 'v2', other)
+    host.ok('volume', 'unmount', 'v1')
+    last = host.json('event', 'list')[-1]['id']
+    host.ok('volume', 'mount', lun)
+    host.ok('fault', 'add', lun, '--kind', 'delay=100', '--op', 'read')
+    until(lambda: any('what a daemon that died' in e['text'] for e in host.json('event', 'list', '--since', last)), 60,
+          what='the first removal')
+    host.ok('fault', 'add', lun, '--kind', 'delay=1500', '--op', 'read')
+    host.ok('fault', 'clear', host.json('fault', 'list')[0]['id'])
+    with subprocess.Popen([BIN / 'perilune', '--connect', host.dir, 'volume', 'unmount', 'v1'], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as p:
+        host.ok('volume', 'mount', other)
+        host.ok('volume', 'unmount', 'v2')
+        assert p.poll() is None
+        host.ok('fault', 'clear')
+        out, _ = p.communicate(timeout=60)
+        assert p.returncode == 0, out
+
+
 @pytest.mark.slow
 def test_another_host_removes_it_when_it_takes_over(host, cluster, lun):
     h2 = cluster.host('h2')

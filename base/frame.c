@@ -31,7 +31,7 @@ static const struct {
 	{FRAME_MIG_ABSENT, PEER_MIG_PAGES_MAX, 0},
 	{FRAME_MIG_ROUND, 8, 8},
 	{FRAME_MIG_STATE, PEER_MIG_STATE_MAX, 8},
-	{FRAME_MIG_OFFERED, 8, 8},
+	{FRAME_MIG_OFFERED, PEER_MIG_STATE_MAX, 8},
 };
 
 uint32_t frame_type_max(uint16_t type, unsigned flags)

@@ -12,6 +12,7 @@
 #include "base/peer_stream.h"
 #include "base/util.h"
 #include "host/daemon.h"
+#include "host/vm_move.h"
 #include "migrate/target.h"
 
 #define STREAMS_MAX 256u
@@ -173,7 +174,11 @@ static void *stream_main(void *arg)
 
 	if (rc == 0 && f.type == FRAME_MIG_JOIN && !f.flags)
 		rc = join(s, &f);
-	else if (rc == 0)
+	else if (rc == 0 && f.type == FRAME_MIG_BEGIN && !f.flags) {
+		rc = vm_arrival_begin(s->all->host, s->volume, s, &f);
+		if (rc == 0) /* its supervisor has the stream */
+			return NULL;
+	} else if (rc == 0)
 		rc = fail(-EBADMSG, "a stream that begins with a frame of type %u", f.type);
 	if (rc < 0)
 		log_debug("migrate", "a stream of host %s: %s", peer_stream_theirs(s->stream)->name,

@@ -9,6 +9,7 @@
 
 #include "host/daemon.h"
 #include "host/event.h"
+#include "host/vm_move.h"
 #include "host/volume.h"
 
 const char *vm_object(struct host_vm *vm, char dst[200])
@@ -122,6 +123,43 @@ int vm_ask(struct host_vm *vm, enum vm_ask ask, unsigned timeout_ms)
 	return rc <= 0 ? rc /* one that has ended is as was asked for */
 		       : fail(-ETIMEDOUT, "vm %s: no answer within %u s; it may still be obeyed",
 			      vm->name, timeout_ms / 1000);
+}
+
+/* The lock is held. Nobody will do what was asked for. */
+static bool nobody_does(const struct host_vm *vm)
+{
+	return vm->phase == VM_ENDED || (vm->move && vm->move->stop && !vm->doing);
+}
+
+int vm_do(struct host_vm *vm, int (*fn)(struct host_vm *vm, void *arg), void *arg)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&vm->lock);
+	while (vm->ask != VM_ASK_NONE && !nobody_does(vm))
+		pthread_cond_wait(&vm->changed, &vm->lock);
+	if (!nobody_does(vm)) {
+		vm->ask = VM_ASK_DO;
+		vm->do_fn = fn;
+		vm->do_arg = arg;
+		vm->ask_number++;
+		vm->answered = false;
+		vm_wake(vm);
+		while (!vm->answered && !nobody_does(vm))
+			pthread_cond_wait(&vm->changed, &vm->lock);
+		if (vm->answered)
+			rc = vm->answer.err ? err_restore(&vm->answer) : 0;
+		else
+			rc = -ECANCELED;
+		vm->ask = VM_ASK_NONE;
+		pthread_cond_broadcast(&vm->changed);
+	} else {
+		rc = -ECANCELED;
+	}
+	if (rc == -ECANCELED && vm->move && vm->move->why.err)
+		rc = err_restore(&vm->move->why);
+	pthread_mutex_unlock(&vm->lock);
+	return rc;
 }
 
 void vm_kill_soon(struct host_vm *vm)

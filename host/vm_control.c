@@ -171,7 +171,24 @@ static int reply_of(struct host_vm *vm, const struct vmctl_reply *reply)
 	return fail(reply->err, "vm %s: %s", vm->name, reply->text);
 }
 
-int vm_call(struct host_vm *vm, struct vmctl_msg *msg, unsigned timeout_ms)
+static int answer_of(struct host_vm *vm, struct vmctl_msg *in, enum vmctl_type want,
+		     struct vmctl_msg *answer)
+{
+	if (in->type == VMCTL_REPLY && (in->reply.err || want == VMCTL_REPLY)) {
+		if (answer)
+			*answer = *in;
+		return reply_of(vm, &in->reply);
+	}
+	if (in->type != want)
+		return fail(-EPROTO, "vm %s: its VMM answers with message %u", vm->name,
+			    (unsigned)in->type);
+	if (answer)
+		*answer = *in;
+	return 0;
+}
+
+int vm_call_for(struct host_vm *vm, struct vmctl_msg *msg, enum vmctl_type want,
+		struct vmctl_msg *answer, unsigned timeout_ms)
 {
 	uint64_t deadline = clock_boot_ns() + timeout_ms * NS_PER_MS;
 	struct vmctl_msg *in;
@@ -191,8 +208,10 @@ int vm_call(struct host_vm *vm, struct vmctl_msg *msg, unsigned timeout_ms)
 				  timeout_ms);
 		if (rc < 0)
 			break;
-		if (in->type == VMCTL_REPLY && in->tag == msg->tag) {
-			rc = reply_of(vm, &in->reply);
+		if ((in->type == VMCTL_REPLY || in->type == want) && in->tag == msg->tag) {
+			for (unsigned i = 0; i < in->fds_n; i++)
+				close(in->fds[i]);
+			rc = answer_of(vm, in, want, answer);
 			break;
 		}
 		rc = take(vm, in);
@@ -201,6 +220,11 @@ int vm_call(struct host_vm *vm, struct vmctl_msg *msg, unsigned timeout_ms)
 	}
 	free(in);
 	return rc;
+}
+
+int vm_call(struct host_vm *vm, struct vmctl_msg *msg, unsigned timeout_ms)
+{
+	return vm_call_for(vm, msg, VMCTL_REPLY, NULL, timeout_ms);
 }
 
 void vm_say_console(struct host_vm *vm, const uint8_t *data, size_t n)

@@ -313,7 +313,7 @@ int vm_disks_settle(struct host_vm *vm, bool rest)
 	return rc;
 }
 
-int vm_disks_open(struct host_vm *vm)
+int vm_disks_prepare(struct host_vm *vm)
 {
 	struct controller_options options = {
 		.kind = CONTROLLER_SCSI,
@@ -323,7 +323,17 @@ int vm_disks_open(struct host_vm *vm)
 		.events = &events,
 		.arg = vm,
 	};
-	int rc = chans_get(vm);
+	int rc = vm->controller ? 0 : chans_get(vm);
+
+	if (rc < 0 || vm->controller)
+		return rc;
+	options.thread = vm->all->io[vm->io];
+	return controller_create(&vm->controller, &options);
+}
+
+int vm_disks_open(struct host_vm *vm)
+{
+	int rc = vm_disks_prepare(vm);
 
 	if (rc < 0)
 		return rc;
@@ -333,8 +343,7 @@ int vm_disks_open(struct host_vm *vm)
 			 vm->name, err_message(rc));
 	if (!vm->adopt)
 		vm_addresses_rested(vm);
-	options.thread = vm->all->io[vm->io];
-	rc = controller_create(&vm->controller, &options);
+	rc = 0;
 	for (unsigned i = 0; i < vm->def.disks && rc == 0; i++) {
 		if (vm->def.disk[i].pending)
 			continue;

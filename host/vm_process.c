@@ -277,3 +277,45 @@ bool process_is_vmm(pid_t pid, const char *id)
 	}
 	return false;
 }
+
+/* --- its processor time ---------------------------------------------------------------------------- */
+
+#define PERIOD_US 100000u
+
+static int write_limit(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC), rc = 0;
+
+	if (fd < 0)
+		return -ENOENT;
+	if (write(fd, text, strlen(text)) < 0)
+		rc = -ENOENT;
+	close(fd);
+	return rc;
+}
+
+int process_cpu_share(const char *id, unsigned cpus, unsigned percent)
+{
+	char dir[480], path[520], text[64];
+	int rc = -ENOENT;
+
+	if (percent >= 100)
+		(void)str_format(text, sizeof(text), "max");
+	else
+		(void)str_format(text, sizeof(text), "%u %u",
+				 MAX(1000u, PERIOD_US / 100 * cpus * percent), PERIOD_US);
+	for (unsigned i = 0; i < CGROUPS && rc < 0; i++) {
+		cgroup_dir(i, id, dir, sizeof(dir));
+		(void)str_format(path, sizeof(path), "%s/cpu.max", dir);
+		rc = write_limit(path, text);
+		if (rc == 0)
+			break;
+		/* Version 1: the quota alone, its period is as long. */
+		(void)str_format(path, sizeof(path), "%s/cpu.cfs_quota_us", dir);
+		if (percent >= 100)
+			rc = write_limit(path, "-1");
+		else
+			rc = write_limit(path, text); /* "QUOTA PERIOD" reads as QUOTA */
+	}
+	return rc;
+}

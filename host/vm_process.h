@@ -30,5 +30,10 @@ void process_boot(char dst[40]);
 /* `pid` is a perilune-vmm with this id. */
 bool process_is_vmm(pid_t pid, const char *id);
 void process_forget_cgroup(const char *id);
+/*
+ * Its cgroup gets `percent` of the time of `cpus` processors; 100: without a limit. -ENOENT: there is no such
+ * group, or it cannot be limited.
+ */
+int process_cpu_share(const char *id, unsigned cpus, unsigned percent);
 
 #endif

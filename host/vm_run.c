@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "clusterfs/cfs.h"
 #include "host/daemon.h"
+#include "host/vm_move.h"
 #include "host/volume.h"
 
 /* --- its end -------------------------------------------------------------------------------------- */
@@ -24,6 +25,7 @@ static void take_apart(struct host_vm *vm)
 {
 	int rc;
 
+	vm_move_end(vm, "the VM ended");
 	if (vm->conn && !vm_process_ended(vm))
 		(void)vm_call_plain(vm, VMCTL_KILL, 1000); /* its last words; then it is killed */
 	vm_end_process(vm);
@@ -35,13 +37,27 @@ static void take_apart(struct host_vm *vm)
 	vm_forget(vm);
 }
 
+/* Another host runs it: what is here goes without a word to the volume. */
+static void part_with(struct host_vm *vm)
+{
+	vm_move_end(vm, "the VM is another host's");
+	vm_end_process(vm);
+	vm_disks_close(vm, false);
+	if (vm->vm_lock)
+		cfs_vm_forget(vm->vm_lock);
+	vm->vm_lock = NULL;
+	vm_forget(vm);
+}
+
 static void note_end(struct host_vm *vm, int rc, bool came_up)
 {
 	struct host_vms *all = vm->all;
-	const char *why = rc < 0 ? err_message(rc) : "stopped";
+	cleanup_free char *moved = xasprintf("moved to host %s", vm->move_to);
+	const char *why = rc < 0 ? err_message(rc) : vm->moved ? moved : "stopped";
 
 	if (came_up || rc == 0)
 		vm_tell(vm, why);
+	came_up &= !vm->moved;
 	pthread_mutex_lock(&all->lock);
 	if (rc < 0 && came_up)
 		json_object_set_new(all->crashes, vm->key, json_string(why));
@@ -64,7 +80,15 @@ static void end(struct host_vm *vm, const struct err_info *why)
 struct launch {
 	struct host_vm *vm;
 	json_t *record;
+	struct vm_arrival *arrival;
 };
+
+static int come_up(struct launch *l)
+{
+	if (l->arrival)
+		return vm_arrive(l->vm, l->arrival);
+	return l->record ? vm_adopt(l->vm, l->record) : vm_bring_up(l->vm);
+}
 
 static void *supervisor(void *arg)
 {
@@ -72,22 +96,30 @@ static void *supervisor(void *arg)
 	struct host_vm *vm = launch->vm;
 	struct err_info why = {0};
 	bool let_go = false, came_up;
-	int rc = launch->record ? vm_adopt(vm, launch->record) : vm_bring_up(vm);
+	bool arrives = launch->arrival;
+	int rc = come_up(launch);
 
 	/* A guest that had run before is missed; one that was never started is not. */
-	came_up = rc >= 0 || json_integer_value(json_object_get(launch->record, "pid"));
+	came_up = rc >= 0 ||
+		  (arrives ? vm->vm_lock != NULL
+			   : json_integer_value(json_object_get(launch->record, "pid")) &&
+				     !json_is_true(json_object_get(launch->record, "arriving")));
 	json_decref(launch->record);
 	free(launch);
 	if (rc >= 0) {
-		vm_tell(vm, vm->adopt ? "taken up from the daemon before" : "started");
+		if (!arrives)
+			vm_tell(vm, vm->adopt ? "taken up from the daemon before" : "started");
 		vm_set_phase(vm, VM_RUNNING);
 		rc = vm_turns(vm, &let_go);
 	}
 	if (rc < 0)
 		err_save(&why, rc);
 	if (let_go) {
+		vm_move_end(vm, "perilund is stopping");
 		vm_disks_close(vm, false);
 		vm_let_go(vm);
+	} else if (vm->moved) {
+		part_with(vm);
 	} else {
 		take_apart(vm);
 	}
@@ -110,7 +142,7 @@ struct host_vm *vm_find(struct host_vms *all, struct host_volume *volume, const 
 
 	pthread_mutex_lock(&all->lock);
 	list_for_each (vm, &all->list, link)
-		if (vm->volume == volume && !strcmp(vm->name, name)) {
+		if (vm->volume == volume && !strcmp(vm->name, name) && !vm->arriving) {
 			vm->uses++;
 			hit = vm;
 		}
@@ -189,8 +221,9 @@ static int check_free(struct host_vms *all, struct host_volume *volume, const ch
 	return 0;
 }
 
-int vm_launch(struct host_vms *all, struct host_volume *volume, const char *name,
-	      const struct vm_def *def, json_t *record, struct host_vm **out)
+static int launch_it(struct host_vms *all, struct host_volume *volume, const char *name,
+		     const struct vm_def *def, json_t *record, struct vm_arrival *arrival,
+		     struct host_vm **out)
 {
 	char volume_name[64], id[40];
 	struct launch *launch = xcalloc(1, sizeof(*launch));
@@ -198,7 +231,8 @@ int vm_launch(struct host_vms *all, struct host_volume *volume, const char *name
 	int rc;
 
 	cfs_names(host_volume_fs(volume), volume_name, id);
-	vm = create(all, volume, name, id, def, record != NULL);
+	vm = create(all, volume, name, id, def, record != NULL || arrival);
+	vm->arriving = arrival;
 	pthread_mutex_lock(&all->lock);
 	rc = all->ending ? fail(-ENOTCONN, "perilund is stopping") : check_free(all, volume, name);
 	if (rc == 0) {
@@ -218,9 +252,34 @@ int vm_launch(struct host_vms *all, struct host_volume *volume, const char *name
 	}
 	launch->vm = vm;
 	launch->record = json_incref(record);
+	launch->arrival = arrival;
 	MUST(pthread_create(&vm->thread, NULL, supervisor, launch) == 0);
 	pthread_detach(vm->thread);
 	pthread_setname_np(vm->thread, "vm");
 	*out = vm;
 	return 0;
+}
+
+int vm_launch(struct host_vms *all, struct host_volume *volume, const char *name,
+	      const struct vm_def *def, json_t *record, struct host_vm **out)
+{
+	return launch_it(all, volume, name, def, record, NULL, out);
+}
+
+int vm_launch_arrival(struct host_vms *all, struct host_volume *volume, const char *name,
+		      const struct vm_def *def, struct vm_arrival *arrival)
+{
+	struct host_vm *vm;
+	int rc = launch_it(all, volume, name, def, NULL, arrival, &vm);
+
+	if (rc == 0)
+		vm_put(vm);
+	return rc;
+}
+
+void vm_arrived(struct host_vm *vm)
+{
+	pthread_mutex_lock(&vm->all->lock);
+	vm->arriving = false;
+	pthread_mutex_unlock(&vm->all->lock);
 }

@@ -40,7 +40,10 @@ struct vfs_disk;
 enum vm_phase { VM_STARTING, VM_RUNNING, VM_PAUSED, VM_FROZEN, VM_ENDED };
 
 /* A request of another thread to the supervisor. LET_GO: the daemon ends, the VM runs on. */
-enum vm_ask { VM_ASK_NONE, VM_ASK_BUTTON, VM_ASK_RESET, VM_ASK_LET_GO };
+enum vm_ask { VM_ASK_NONE, VM_ASK_BUTTON, VM_ASK_RESET, VM_ASK_LET_GO, VM_ASK_DO };
+
+struct host_vm;
+struct vm_move;
 
 struct host_vm {
 	struct list link; /* in host_vms; guarded by its lock */
@@ -69,6 +72,11 @@ struct host_vm {
 	const char *changing; /* what works on its disks or definition, in words: vm_change_begin */
 	bool lasting;	      /* ... and others do not wait for it */
 	bool closing;	      /* its disks are being closed, for good */
+	int (*do_fn)(struct host_vm *vm, void *arg); /* VM_ASK_DO: vm_do, vm_move.h */
+	void *do_arg;
+	bool doing;	      /* ... has begun */
+	struct vm_move *move; /* it moves to another host; NULL: it does not */
+	char move_to[64];     /* where to */
 	uint64_t started_ns;
 	int client[CONSOLE_CLIENTS]; /* consoles' sockets for the supervisor; -1 */
 
@@ -77,7 +85,11 @@ struct host_vm {
 	atomic_bool gone; /* the vhost-user client went */
 	atomic_bool lost; /* the volume's epoch is over: it must end */
 
+	bool arriving; /* guarded by host_vms's lock: another host runs it still */
+
 	/* The supervisor's alone. */
+	bool loaded; /* it came from another host, and its VMM has never had a kernel */
+	bool moved;  /* its lock is another host's: nothing is given up any more */
 	struct cfs_vm_lock *vm_lock;
 	/*
 	 * What is open of def.disk[i]; NULL: not, or not yet. Changed by the supervisor, and by who has
@@ -192,12 +204,26 @@ int vm_turns(struct host_vm *vm, bool *let_go);
 /* What READY says happened while nobody listened becomes the events that were missed. */
 void vm_catch_up(struct host_vm *vm, const struct vmctl_status *status);
 
+/* --- vm_verbs.c: for other verbs ------------------------------------------------------------------ */
+
+struct host_call;
+/* Argument "name" as a VM that runs here, used; -EINVAL: it does not run; -EBUSY: it runs elsewhere. */
+int vm_need_running(struct host_call *call, struct host_vm **out);
+/* vm_migrate.c */
+int vm_migrate(struct host_call *call);
+
 /* --- vm_control.c: talking to the VMM, from the supervisor -------------------------------------- */
 
 /* Connects the control socket; *status (may be NULL) is what READY said. */
 int vm_connect(struct host_vm *vm, struct vmctl_status *status);
 /* Sends a request and waits for its REPLY; events and console output that come are taken. */
 int vm_call(struct host_vm *vm, struct vmctl_msg *msg, unsigned timeout_ms);
+/*
+ * The same, for a request whose answer is a message of type `want`: into `answer`, which may be NULL for a
+ * REPLY.
+ */
+int vm_call_for(struct host_vm *vm, struct vmctl_msg *msg, enum vmctl_type want,
+		struct vmctl_msg *answer, unsigned timeout_ms);
 /* vm_call of a request that is nothing but its type. */
 int vm_call_plain(struct host_vm *vm, enum vmctl_type type, unsigned timeout_ms);
 /* Takes what has come; -ECONNRESET, -EPROTO: the connection is over (and closed). */
@@ -215,6 +241,8 @@ void vm_disconnect(struct host_vm *vm);
  * Opens the disks, the VM's lock being held, and makes the controller; after vm_disks_settle.
  */
 int vm_disks_open(struct host_vm *vm);
+/* Before that, and without the lock: channels and controller, which take their time. */
+int vm_disks_prepare(struct host_vm *vm);
 /* Opens def.disk[index] alone; the guest does not see it yet. */
 int vm_disk_open(struct host_vm *vm, unsigned index);
 /* The guest sees it, and is told. */
@@ -272,6 +300,8 @@ void vm_let_go(struct host_vm *vm);
 void vm_end_strays(const char *id);
 /* The inventory's record, durable: before the VM's lock is taken, and again with the pid. */
 int vm_remember(struct host_vm *vm);
+/* The same for one that arrives: it is another host's until its lock says else. */
+int vm_remember_arrival(struct host_vm *vm);
 void vm_forget(struct host_vm *vm);
 
 /* --- vm_lease.c ------------------------------------------------------------------------------- */

@@ -80,7 +80,7 @@ static void remove_files(struct host_vm *vm)
 
 /* --- the inventory ------------------------------------------------------------------------------ */
 
-int vm_remember(struct host_vm *vm)
+static int remember(struct host_vm *vm, bool arrival)
 {
 	json_t *record = json_pack("{s:s, s:s, s:i, s:I, s:i, s:I, s:I}", "name", vm->name,
 				   "volume", host_volume_name(vm->volume), "pid", (int)vm->pid,
@@ -93,9 +93,23 @@ int vm_remember(struct host_vm *vm)
 	process_boot(boot);
 	json_object_set_new(record, "boot", json_string(boot));
 	json_object_set_new(record, "definition", vm_def_record(&vm->def));
+	if (vm->loaded)
+		json_object_set_new(record, "loaded", json_true());
+	if (arrival)
+		json_object_set_new(record, "arriving", json_true());
 	rc = host_db_put(vm->all->host->db, HOST_VMS, vm->key, record);
 	json_decref(record);
 	return rc;
+}
+
+int vm_remember(struct host_vm *vm)
+{
+	return remember(vm, false);
+}
+
+int vm_remember_arrival(struct host_vm *vm)
+{
+	return remember(vm, true);
 }
 
 void vm_forget(struct host_vm *vm)
@@ -225,6 +239,7 @@ int vm_take_up(struct host_vm *vm, json_t *record)
 	int rc;
 
 	vm->started_ns = number(record, "started_ns");
+	vm->loaded = json_is_true(json_object_get(record, "loaded"));
 	process_boot(now);
 	if (!boot || strcmp(boot, now) || !number(record, "pid"))
 		return fail(-ESRCH, "vm %s: its VMM is gone", vm->name);

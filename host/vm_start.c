@@ -114,16 +114,32 @@ int vm_bring_up(struct host_vm *vm)
 	return rc < 0 ? rc : given_up(vm);
 }
 
+static int not_ours(struct host_vm *vm, int why)
+{
+	cleanup_free char *path = vm_path(vm->name, "vm");
+	struct err_info saved;
+
+	err_save(&saved, why);
+	vm_end_process(vm);
+	(void)cfs_vm_decline(host_volume_fs(vm->volume), path); /* if it was on its way to here */
+	if (cfs_vm_owner(host_volume_fs(vm->volume), path, vm->move_to, sizeof(vm->move_to)) < 0)
+		vm->move_to[0] = 0;
+	vm->moved = true;
+	return err_restore(&saved);
+}
+
 /* No VMM: what it held is taken once more, so that it can be given up in order. */
 static int take_remains(struct host_vm *vm, int why)
 {
 	struct err_info saved;
+	int rc;
 
 	err_save(&saved, why);
 	vm_end_strays(vm->id);
-	if (take_lock(vm) == 0)
+	rc = take_lock(vm);
+	if (rc == 0)
 		(void)vm_disks_open(vm);
-	return err_restore(&saved);
+	return rc == -ENOENT ? not_ours(vm, err_restore(&saved)) : err_restore(&saved);
 }
 
 /* Lock and disks are ours still, by the epoch we go on in: INV-FS-3's restart, at the VM's level. */
@@ -141,10 +157,15 @@ int vm_adopt(struct host_vm *vm, json_t *record)
 		return take_remains(vm, err_restore(&why));
 	}
 	rc = take_lock(vm);
+	if (rc == -ENOENT) /* it moved, or another host started it: nothing of it is ours */
+		return not_ours(vm, rc);
 	if (rc == 0)
 		rc = vm_disks_open(vm);
 	if (rc == 0)
 		rc = vm_connect(vm, &status);
+	if (rc == 0 &&
+	    status.features & VMCTL_F_STATE) /* of a migration that ended with the daemon */
+		(void)vm_call_plain(vm, VMCTL_LOG_STOP, VM_CALL_MS);
 	if (rc == 0 && (status.state == VMCTL_STATE_NEW || status.state == VMCTL_STATE_CONFIGURED))
 		rc = fail(-ECANCELED, "vm %s: the daemon ended while it was being started",
 			  vm->name);
@@ -152,6 +173,10 @@ int vm_adopt(struct host_vm *vm, json_t *record)
 		rc = vm_connect_disks(vm);
 	if (rc == 0 && status.state == VMCTL_STATE_PAUSED)
 		rc = vm_call_plain(vm, VMCTL_RESUME, VM_CALL_MS);
+	if (rc == 0 && json_is_true(json_object_get(record, "arriving"))) {
+		vm->loaded = true;
+		(void)vm_remember(vm);
+	}
 	if (rc == 0)
 		vm_catch_up(vm, &status);
 	return rc;

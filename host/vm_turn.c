@@ -13,6 +13,8 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/util.h"
+#include "host/vm_move.h"
 
 #define DYING_MS     500 /* from the sockets' end to the process's */
 #define TURN_MS	     1000
@@ -60,6 +62,8 @@ static int reboot(struct host_vm *vm)
 	struct vmctl_config *config = xcalloc(1, sizeof(*config));
 	int rc = vm_load_kernel(vm, config);
 
+	if (rc == 0 && vm->loaded) /* its VMM never had a kernel */
+		rc = vm_configure(vm, config);
 	free(config);
 	vm->panicked = false;
 	vm_addresses_rested(vm);
@@ -93,6 +97,8 @@ static int handle_events(struct host_vm *vm)
 		vm->panicked = true;
 		pthread_mutex_unlock(&vm->lock);
 	}
+	if (HAS(vm, VMCTL_EVENT_RESET))
+		vm_move_break(vm, "the guest rebooted");
 	if (HAS(vm, VMCTL_EVENT_POWERED_OFF))
 		return 0;
 	if (HAS(vm, VMCTL_EVENT_CRASHED))
@@ -154,6 +160,7 @@ static int handle_pauses(struct host_vm *vm)
 static void answer(struct host_vm *vm, uint64_t number, int rc)
 {
 	pthread_mutex_lock(&vm->lock);
+	vm->doing = false;
 	if (vm->ask != VM_ASK_NONE && vm->ask_number == number) {
 		memset(&vm->answer, 0, sizeof(vm->answer));
 		if (rc < 0)
@@ -162,6 +169,26 @@ static void answer(struct host_vm *vm, uint64_t number, int rc)
 		pthread_cond_broadcast(&vm->changed);
 	}
 	pthread_mutex_unlock(&vm->lock);
+}
+
+/* Work of a task's thread on what is the supervisor's. GO_ON: who wanted it has gone. */
+static int do_it(struct host_vm *vm, uint64_t number)
+{
+	int (*fn)(struct host_vm *, void *) = NULL;
+	void *arg = NULL;
+	int rc;
+
+	pthread_mutex_lock(&vm->lock);
+	if (vm->ask == VM_ASK_DO && vm->ask_number == number) {
+		vm->doing = true;
+		fn = vm->do_fn;
+		arg = vm->do_arg;
+	}
+	pthread_mutex_unlock(&vm->lock);
+	if (!fn)
+		return GO_ON;
+	rc = fn(vm, arg);
+	return MIN(rc, 0);
 }
 
 static int handle_ask(struct host_vm *vm, bool *let_go)
@@ -194,11 +221,16 @@ static int handle_ask(struct host_vm *vm, bool *let_go)
 		vm->resetting = rc == 0;
 		answer(vm, number, rc);
 		break;
+	case VM_ASK_DO:
+		rc = do_it(vm, number);
+		if (rc != GO_ON)
+			answer(vm, number, rc);
+		break;
 	case VM_ASK_LET_GO:
 		*let_go = true;
 		return 0;
 	}
-	return GO_ON;
+	return vm->moved ? 0 : GO_ON;
 }
 
 static void take_clients(struct host_vm *vm)

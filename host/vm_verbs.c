@@ -126,7 +126,7 @@ static int find_running(struct host_call *call, struct host_vm **out)
 	return rc;
 }
 
-static int need_running(struct host_call *call, struct host_vm **out)
+int vm_need_running(struct host_call *call, struct host_vm **out)
 {
 	int rc = find_running(call, out);
 
@@ -418,7 +418,7 @@ static int vm_reboot(struct host_call *call)
 	int rc = need_timeout(call, &seconds);
 
 	if (rc == 0)
-		rc = need_running(call, &vm);
+		rc = vm_need_running(call, &vm);
 	if (rc < 0)
 		return rc;
 	memcpy(name, vm->name, sizeof(name));
@@ -453,7 +453,7 @@ static void attach_console(void *arg, int fd)
 static int vm_console(struct host_call *call)
 {
 	struct host_vm *vm;
-	int rc = need_running(call, &vm);
+	int rc = vm_need_running(call, &vm);
 
 	if (rc < 0)
 		return rc;
@@ -566,6 +566,7 @@ const struct host_verb host_vm_verbs[] = {
 	{"vm", "start", HOST_CHANGES | HOST_TASK, vm_start},
 	{"vm", "stop", HOST_CHANGES | HOST_TASK, vm_stop},
 	{"vm", "kill", HOST_CHANGES, vm_kill},
+	{"vm", "migrate", HOST_CHANGES | HOST_TASK, vm_migrate},
 	{"vm", "reboot", HOST_CHANGES | HOST_TASK, vm_reboot},
 	{"vm", "list", 0, vm_list},
 	{"vm", "show", 0, vm_show},

@@ -6,7 +6,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/err.h"
@@ -67,6 +66,11 @@ void mig_source_cancel(struct mig_source *s)
 	peer_stream_cancel(s->o.control);
 	for (unsigned i = 0; i < s->o.streams_n; i++)
 		peer_stream_cancel(s->o.streams[i]);
+}
+
+void mig_source_constant(struct mig_source *s, uint64_t ms)
+{
+	s->estimate.constant_ns = ms * NS_PER_MS;
 }
 
 /* --- rounds -------------------------------------------------------------------------------------- */
@@ -279,29 +283,27 @@ int mig_source_last_pages(struct mig_source *s)
 	return rc;
 }
 
-static int send_state(struct mig_source *s, int fd, uint64_t bytes, bool verify, uint64_t tag)
+static int send_state(struct mig_source *s, const void *state, uint32_t bytes, bool verify,
+		      uint64_t tag)
 {
-	cleanup_free uint8_t *state = xmalloc(MAX(bytes, 1));
 	struct mig_state m = {.has_checksum = verify};
 	struct mig_state_head head;
 	int rc = 0;
 
-	if (bytes == 0 || bytes > PEER_MIG_STATE_MAX - sizeof(head) ||
-	    pread(fd, state, bytes, 0) != (ssize_t)bytes)
-		return fail(-EIO, "the VMM's state of %llu bytes cannot be read",
-			    (unsigned long long)bytes);
+	if (bytes == 0 || bytes > PEER_MIG_STATE_MAX - sizeof(head))
+		return fail(-EIO, "the machine's state has %u bytes", bytes);
 	if (verify)
 		rc = mig_memory_checksum(s->o.memory_fd, s->o.memory, &m.checksum);
 	if (rc < 0)
 		return rc;
 	mig_state_encode(&m, &head);
 	return peer_stream_send(s->o.control, FRAME_MIG_STATE, 0, tag, &head, sizeof(head), state,
-				(uint32_t)bytes);
+				bytes);
 }
 
 enum { TAG_ROUND = 1000, TAG_STATE };
 
-int mig_source_state(struct mig_source *s, int state_fd, uint64_t bytes, bool verify,
+int mig_source_state(struct mig_source *s, const void *state, uint32_t bytes, bool verify,
 		     unsigned timeout_ms)
 {
 	le64 round = le64_of(s->marked);
@@ -315,7 +317,7 @@ int mig_source_state(struct mig_source *s, int state_fd, uint64_t bytes, bool ve
 	if (rc == 0)
 		rc = send_here(s);
 	if (rc == 0)
-		rc = send_state(s, state_fd, bytes, verify, TAG_STATE);
+		rc = send_state(s, state, bytes, verify, TAG_STATE);
 	if (rc == 0 && s->marked)
 		rc = peer_stream_answer(s->o.control, FRAME_MIG_ROUND, TAG_ROUND, timeout_ms,
 					&answer);
@@ -325,13 +327,15 @@ int mig_source_state(struct mig_source *s, int state_fd, uint64_t bytes, bool ve
 	return rc;
 }
 
-int mig_source_offered(struct mig_source *s, unsigned timeout_ms)
+int mig_source_offered(struct mig_source *s, const void *baggage, uint32_t bytes,
+		       unsigned timeout_ms)
 {
+	uint32_t most = PEER_MIG_STATE_MAX - sizeof(le64);
+	const le64 nothing = le64_of(0);
 	struct frame answer;
-	le64 nothing = le64_of(0);
 
-	return peer_stream_call(s->o.control, FRAME_MIG_OFFERED, &nothing, sizeof(nothing), NULL, 0,
-				timeout_ms, &answer);
+	return peer_stream_call(s->o.control, FRAME_MIG_OFFERED, &nothing, sizeof(nothing), baggage,
+				bytes <= most ? bytes : 0, timeout_ms, &answer);
 }
 
 void mig_source_progress(struct mig_source *s, struct mig_progress *out)

@@ -51,6 +51,9 @@ void mig_source_destroy(struct mig_source *s);
 /* Any thread: what waits, or will wait, in here returns -ECANCELED. */
 void mig_source_cancel(struct mig_source *s);
 
+/* What the blackout takes besides pages was measured anew: for the rounds to come. */
+void mig_source_constant(struct mig_source *s, uint64_t ms);
+
 /*
  * Rounds, until stopping the guest would be short enough; called again when it could not be stopped.
  * -ETIMEDOUT: it writes faster than it can be sent, at whatever share of the time.
@@ -60,13 +63,14 @@ int mig_source_rounds(struct mig_source *s);
 /* The guest stands still, nothing of its controller is under way, the log is synced: the last pages go. */
 int mig_source_last_pages(struct mig_source *s);
 /*
- * The same again for what saving dirtied (the log is synced), then the state: `bytes` of `state_fd`, and,
- * with `verify`, a checksum over all memory. 0: it is loaded there.
+ * The same again for what saving dirtied (the log is synced), then the state and, with `verify`, a checksum
+ * over all memory. 0: it is loaded there.
  */
-int mig_source_state(struct mig_source *s, int state_fd, uint64_t bytes, bool verify,
+int mig_source_state(struct mig_source *s, const void *state, uint32_t bytes, bool verify,
 		     unsigned timeout_ms);
-/* The lock is offered. 0: the VM runs there. Whatever else it returns: only the lock knows. */
-int mig_source_offered(struct mig_source *s, unsigned timeout_ms);
+/* The lock is offered. 0: the VM runs there, they say. Only the lock knows. */
+int mig_source_offered(struct mig_source *s, const void *baggage, uint32_t bytes,
+		       unsigned timeout_ms);
 void mig_source_progress(struct mig_source *s, struct mig_progress *out);
 
 #endif

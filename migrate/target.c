@@ -215,6 +215,15 @@ static int load(struct mig_target *t, const struct mig_target_ops *ops, void *ar
 	return rc < 0 ? rc : answer(t->control, FRAME_MIG_STATE, tag, 0);
 }
 
+static int accept_it(const struct mig_target_ops *ops, void *arg, const struct frame *f)
+{
+	const uint8_t *baggage;
+	uint32_t n;
+	int rc = mig_offered_decode(f, &baggage, &n);
+
+	return rc < 0 ? rc : ops->accept(arg, baggage, n);
+}
+
 /* Our own error is behind the one that a cancelled stream tells. */
 static int true_error(struct mig_target *t, int rc)
 {
@@ -247,7 +256,7 @@ int mig_target_run(struct mig_target *t, const struct mig_target_ops *ops, void 
 			rc = load(t, ops, arg, &f);
 			loaded = rc == 0;
 		} else if (f.type == FRAME_MIG_OFFERED && loaded) {
-			rc = ops->accept(arg);
+			rc = accept_it(ops, arg, &f);
 			if (rc == 0) /* it runs here, whether they hear of it or not */
 				(void)answer(t->control, FRAME_MIG_OFFERED, tag, 0);
 			return rc;

@@ -80,6 +80,20 @@ void mig_join_encode(const uint8_t token[MIG_TOKEN_BYTES], unsigned stream, stru
 	memcpy(out->token, token, MIG_TOKEN_BYTES);
 }
 
+int mig_offered_decode(const struct frame *f, const uint8_t **baggage, uint32_t *n)
+{
+	le64 zero;
+
+	if (f->bytes < sizeof(zero))
+		return fail(-EBADMSG, "an offer of %u bytes", f->bytes);
+	memcpy(&zero, f->body, sizeof(zero));
+	if (le64_get(zero))
+		return fail(-EBADMSG, "an offer that is not understood");
+	*baggage = f->body + sizeof(zero);
+	*n = f->bytes - (uint32_t)sizeof(zero);
+	return 0;
+}
+
 int mig_round_decode(const struct frame *f, uint64_t *round)
 {
 	le64 v;

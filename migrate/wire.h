@@ -13,7 +13,7 @@
  *	control stream, the guest standing still:
  *	MIG_STATE {last round, state}              when all streams have had that round: loads; answers
  *	   compare-and-write: the lock is offered
- *	MIG_OFFERED                                compare-and-write: the lock is accepted; disks, guest
+ *	MIG_OFFERED {what is known of the disks}   compare-and-write: the lock is accepted; disks, guest
  *	                                           resumed; answers
  *
  * Either side ends it before that by a BYE on the control stream, or by hanging up. After the offer only
@@ -81,6 +81,9 @@ uint32_t mig_ranges_encode(const struct mig_range *ranges, unsigned n, uint8_t *
 
 int mig_join_decode(const struct frame *f, uint8_t token[MIG_TOKEN_BYTES], unsigned *stream);
 void mig_join_encode(const uint8_t token[MIG_TOKEN_BYTES], unsigned stream, struct mig_join *out);
+
+/* MIG_OFFERED: le64 0, then the baggage (clusterfs/cfs.h), which may be nothing. */
+int mig_offered_decode(const struct frame *f, const uint8_t **baggage, uint32_t *n);
 
 int mig_round_decode(const struct frame *f, uint64_t *round);
 

@@ -170,6 +170,16 @@ static const struct cli_option reboot_options[] = {
 	{NULL, CLI_FLAG, NULL, NULL, false},
 };
 
+static const struct cli_option migrate_options[] = {
+	{"to", CLI_TEXT, "HOST", "the host that is to run it, a member of its volume", true},
+	{"max-downtime", CLI_SIZE, "MS", "how long the guest may stand still, in ms (300)", false},
+	{"bandwidth", CLI_SIZE, "B", "bytes a second at most while it runs (as fast as it goes)",
+	 false},
+	{"streams", CLI_SIZE, "N", "connections for its memory, 1 to 16 (2)", false},
+	{"verify", CLI_FLAG, NULL, "compare all memory once more while it stands still", false},
+	{NULL, CLI_FLAG, NULL, NULL, false},
+};
+
 static const struct cli_option console_options[] = {
 	{"follow", CLI_LOCAL, NULL, "go on after the end of input, until the VM stops", false},
 	{"log", CLI_LOCAL, NULL, "what it has said on this host, also when it is off", false},
@@ -204,6 +214,8 @@ const struct cli_verb cli_vm_verbs[] = {
 	 NULL, 0, "", NULL},
 	{"vm", "reboot", "name=VM", "shut the guest down and start it again",
 	 "perilune vm reboot web1", reboot_options, 0, "", NULL},
+	{"vm", "migrate", "name=VM", "move it to another host while it runs",
+	 "perilune vm migrate web1 --to host2", migrate_options, 0, "", NULL},
 	{"vm", "list", "", "the VMs of all mounted volumes, and where they run", "perilune vm list",
 	 NULL, 0, "name=NAME,volume=VOLUME,state=STATE,host=HOST,memory%=MEMORY,cpus=CPUS", NULL},
 	{"vm", "show", "name=VM", "one VM: definition and state", "perilune vm show web1", NULL, 0,

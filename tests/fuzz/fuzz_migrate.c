@@ -57,13 +57,17 @@ static void decode(const struct frame *f)
 {
 	uint8_t token[MIG_TOKEN_BYTES];
 	struct mig_state state;
+	const uint8_t *baggage;
 	uint64_t round;
 	unsigned stream;
+	uint32_t n;
 
 	if (f->type == FRAME_MIG_PAGES || f->type == FRAME_MIG_ABSENT)
 		ranges(f);
 	if (f->type == FRAME_MIG_JOIN && mig_join_decode(f, token, &stream) == 0)
 		MUST(stream < MIG_STREAMS_MAX);
+	if (f->type == FRAME_MIG_OFFERED && mig_offered_decode(f, &baggage, &n) == 0)
+		MUST(baggage + n == f->body + f->bytes);
 	if (f->type == FRAME_MIG_ROUND)
 		(void)mig_round_decode(f, &round);
 	if (f->type == FRAME_MIG_STATE && mig_state_decode(f, &state) == 0)

@@ -493,12 +493,14 @@ static void tell_cpu(struct stub *s, uint32_t tag)
 {
 	struct vmctl_msg *m = xcalloc(1, sizeof(*m));
 	cleanup_free char *weak = xasprintf("%s/weak-cpu-%d", s->dir, (int)getppid());
+	const struct cpu_leaf maker = {.reg = {1, 0x68747541, 0x444d4163, 0x69746e65}};
 	struct cpu_leaf one = {.function = 1, .reg = {0, 0, 1u << 28 | 1u << 20, 1u << 25}};
 
 	if (s->dir[0] && access(weak, F_OK) == 0)
 		one.reg[CPU_ECX] = 1u << 20; /* no AVX */
 	m->type = VMCTL_CPU;
 	m->tag = tag;
+	(void)cpu_table_set_leaf(&m->cpu, &maker);
 	(void)cpu_table_set_leaf(&m->cpu, &one);
 	send_msg(s, m);
 	free(m);

@@ -131,10 +131,12 @@ static int on_load(void *arg, const struct mig_state *s)
 	return w->load_rc ? (fail)(w->load_rc, "this state makes no sense") : 0;
 }
 
-static int on_accept(void *arg)
+static int on_accept(void *arg, const uint8_t *baggage, uint32_t n)
 {
 	struct world *w = arg;
 
+	assert_int_equal(n, 5);
+	assert_memory_equal(baggage, "disks", 5);
 	w->accepts++;
 	return 0;
 }
@@ -231,14 +233,6 @@ static void begin(struct world *w, uint64_t max_downtime_ms, bool busy)
 	}
 }
 
-static int state_fd(struct world *w)
-{
-	int fd = memfd_create("state", MFD_CLOEXEC);
-
-	assert_int_equal(write(fd, w->state, sizeof(w->state)), sizeof(w->state));
-	return fd;
-}
-
 static int teardown(void **state)
 {
 	struct world *w = *state;
@@ -264,16 +258,14 @@ static int teardown(void **state)
 
 static void finish(struct world *w)
 {
-	cleanup_fd int fd = state_fd(w);
-
 	assert_int_equal(mig_source_last_pages(w->source), 0);
 	/* What saving dirties, among it pages of the last round. */
 	for (uint64_t p = 1; p < 40; p++) {
 		memset(w->from.map + p * MIG_PAGE, 0xe7, MIG_PAGE);
 		w->log[0] |= 1ULL << p;
 	}
-	assert_int_equal(mig_source_state(w->source, fd, sizeof(w->state), true, LIMIT), 0);
-	assert_int_equal(mig_source_offered(w->source, LIMIT), 0);
+	assert_int_equal(mig_source_state(w->source, w->state, sizeof(w->state), true, LIMIT), 0);
+	assert_int_equal(mig_source_offered(w->source, "disks", 5, LIMIT), 0);
 	assert_int_equal(w->loads, 1);
 	assert_int_equal(w->accepts, 1);
 	assert_memory_equal(w->from.map, w->to.map, MEMORY);
@@ -349,14 +341,13 @@ static void test_cancelled(void **state)
 static void test_refused(void **state)
 {
 	struct world *w = *state;
-	cleanup_fd int fd = state_fd(w);
 	int rc;
 
 	w->load_rc = -EUCLEAN;
 	begin(w, 300, false);
 	assert_int_equal(mig_source_rounds(w->source), 0);
 	assert_int_equal(mig_source_last_pages(w->source), 0);
-	rc = mig_source_state(w->source, fd, sizeof(w->state), true, LIMIT);
+	rc = mig_source_state(w->source, w->state, sizeof(w->state), true, LIMIT);
 	assert_int_equal(rc, -EUCLEAN);
 	assert_non_null(strstr(err_message(rc), "makes no sense"));
 	assert_int_equal(w->accepts, 0);

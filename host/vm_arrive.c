@@ -1,0 +1,418 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * vm_arrive.c: a VM comes from another host. Refusals first, each in words, before anything moves; then a
+ * VMM that has nothing to run, memory into it, its state, and, when the source has offered the lock, the
+ * compare-and-write by which the VM is ours. Only then are its disks opened and the VMM told to resume.
+ */
+#include "host/vm_move.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/cpu_table.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/peer_stream.h"
+#include "clusterfs/cfs.h"
+#include "host/daemon.h"
+#include "host/migrations.h"
+#include "host/volume.h"
+#include "migrate/memory.h"
+#include "migrate/target.h"
+#include "vfs/controller.h"
+
+#define ACCEPT_MS 50 /* between tries to find out who has the lock */
+#define DISKS_MS  250
+#define DISKS_TRY 20
+
+struct vm_arrival {
+	struct host *host;
+	struct host_stream *stream;
+	struct peer_stream *control;
+	uint64_t tag; /* of BEGIN */
+	unsigned slot, streams;
+	uint32_t epoch;
+	char from[64];
+	uint64_t started_ns;
+	struct cpu_table cpu;
+	struct mig_target *target;
+	struct host_vm *vm;
+	uint8_t *controller;
+	uint32_t controller_bytes;
+};
+
+static void step(struct vm_arrival *a, const char *name)
+{
+	host_step(a->host, name);
+}
+
+/* --- what was asked for -------------------------------------------------------------------------------- */
+
+static int parse_cpu(const char *text, struct cpu_table *out)
+{
+	size_t n = text ? strlen(text) / 2 : 0;
+	cleanup_free uint8_t *bytes = xmalloc(n + 1);
+
+	for (size_t i = 0; i < n; i++) {
+		char two[3] = {text[2 * i], text[2 * i + 1], 0}, *end;
+
+		bytes[i] = (uint8_t)strtoul(two, &end, 16);
+		if (*end)
+			return fail(-EBADMSG, "a processor that is not understood");
+	}
+	return cpu_table_decode(bytes, n, out) < 0 ? -EBADMSG : 0;
+}
+
+static int parse(struct vm_arrival *a, json_t *doc, const char **name, struct vm_def *def)
+{
+	json_int_t version = json_integer_value(json_object_get(doc, "version"));
+	json_int_t streams = json_integer_value(json_object_get(doc, "streams"));
+	int rc;
+
+	*name = json_string_value(json_object_get(doc, "name"));
+	if (version != MIG_VERSION)
+		return fail(-EPROTONOSUPPORT,
+			    "host %s moves VMs by version %lld, this one by %d; bring both to one "
+			    "release",
+			    a->from, (long long)version, MIG_VERSION);
+	if (!*name || streams < 1 || streams > MIG_STREAMS_MAX)
+		return fail(-EBADMSG, "a migration without a name, or with %lld streams",
+			    (long long)streams);
+	a->streams = (unsigned)streams;
+	a->started_ns = (uint64_t)json_integer_value(json_object_get(doc, "started_ns"));
+	rc = vm_check_name(*name);
+	if (rc == 0)
+		rc = parse_cpu(json_string_value(json_object_get(doc, "cpu")), &a->cpu);
+	return rc < 0 ? rc : vm_def_parse(json_object_get(doc, "definition"), *name, def);
+}
+
+/* --- refusals ------------------------------------------------------------------------------------------- */
+
+static int available_memory(uint64_t *out)
+{
+	FILE *f = fopen("/proc/meminfo", "re");
+	unsigned long long kib = 0;
+	char line[128];
+
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "MemAvailable: %llu", &kib) == 1)
+			break;
+	if (f)
+		fclose(f);
+	*out = kib * KiB;
+	return kib ? 0 : fail(-EIO, "/proc/meminfo: not understood");
+}
+
+static int check_memory(const struct vm_def *def)
+{
+	uint64_t there = 0;
+	int rc = available_memory(&there);
+
+	if (rc == 0 && there < def->memory)
+		rc = fail(-ENOMEM, "%llu MiB of memory are free, the VM has %llu",
+			  (unsigned long long)(there / MiB),
+			  (unsigned long long)(def->memory / MiB));
+	return rc;
+}
+
+/* The lock says that they run it; its disks are on the volume. */
+static int check_volume(struct vm_arrival *a, struct host_volume *volume, const char *name,
+			const struct vm_def *def)
+{
+	cleanup_free char *path = vm_path(name, "vm");
+	struct cfs *fs = host_volume_fs(volume);
+	struct cfs_vm_where where;
+	struct cfs_stat st;
+	int rc = cfs_vm_where(fs, path, &where);
+
+	if (rc == 0 &&
+	    (where.state != CFS_VM_RUNS || where.slot != a->slot || where.epoch != a->epoch))
+		rc = fail(-EPERM, "vm %s: its lock does not say that host %s runs it", name,
+			  a->from);
+	for (unsigned i = 0; i < def->disks && rc == 0; i++) {
+		rc = cfs_stat(fs, def->disk[i].path, &st);
+		if (rc < 0 && !def->disk[i].pending)
+			rc = fail_prefix(rc, "disk %s:%s", host_volume_name(volume),
+					 def->disk[i].path);
+		else
+			rc = 0;
+	}
+	return rc;
+}
+
+int vm_arrival_begin(struct host *host, const char *volume_id, struct host_stream *stream,
+		     const struct frame *f)
+{
+	struct vm_arrival *a = xcalloc(1, sizeof(*a));
+	struct vm_def *def = xcalloc(1, sizeof(*def));
+	const struct peer_hello *theirs = peer_stream_theirs(host_stream_of(stream));
+	struct host_volume *volume = NULL;
+	json_t *doc = json_loadb((const char *)f->body, f->bytes, JSON_REJECT_DUPLICATES, NULL);
+	const char *name = NULL;
+	int rc;
+
+	a->host = host;
+	a->stream = stream;
+	a->control = host_stream_of(stream);
+	a->tag = f->tag;
+	a->slot = theirs->slot;
+	a->epoch = theirs->epoch;
+	memcpy(a->from, theirs->name, sizeof(a->from));
+	rc = doc ? parse(a, doc, &name, def) : fail(-EBADMSG, "a migration that is no JSON");
+	step(a, "target.asked");
+	if (rc == 0)
+		rc = host_volume_get(host->volumes, volume_id, &volume);
+	if (rc == 0)
+		rc = check_memory(def);
+	if (rc == 0)
+		rc = check_volume(a, volume, name, def);
+	if (rc == 0) { /* takes the use of the volume */
+		rc = vm_launch_arrival(host->vms, volume, name, def, a);
+		volume = NULL;
+	}
+	if (volume)
+		host_volume_put(volume);
+	json_decref(doc);
+	free(def);
+	if (rc < 0)
+		free(a);
+	return rc;
+}
+
+void vm_arrival_free(struct vm_arrival *a, int err)
+{
+	struct err_info why;
+
+	err_save(&why, err);
+	if (a->target) {
+		host_migrations_forget(a->host->migrations, a->target);
+		mig_target_destroy(a->target);
+	}
+	free(a->controller);
+	(void)err_restore(&why);
+	host_stream_end(a->stream, err);
+	(void)err_restore(&why);
+	free(a);
+}
+
+/* --- a VMM with nothing to run ---------------------------------------------------------------------------- */
+
+static int check_cpu(struct vm_arrival *a)
+{
+	struct vmctl_msg *msg = xcalloc(2, sizeof(*msg));
+	int rc;
+
+	msg->type = VMCTL_GET_CPU;
+	rc = vm_call_for(a->vm, msg, VMCTL_CPU, msg + 1, VM_CALL_MS);
+	if (rc == 0)
+		rc = cpu_table_check(&a->cpu, &msg[1].cpu);
+	if (rc == 0) {
+		msg->type = VMCTL_SET_CPU;
+		msg->cpu = a->cpu;
+		rc = vm_call(a->vm, msg, VM_CALL_MS);
+	}
+	free(msg);
+	return rc;
+}
+
+static int make_machine(struct vm_arrival *a)
+{
+	struct vmctl_config *config = xcalloc(1, sizeof(*config));
+	struct vmctl_status status = {0};
+	struct host_vm *vm = a->vm;
+	int rc = vm_remember_arrival(vm);
+
+	config->boot = VMCTL_BOOT_NONE;
+	vm_set_step(vm, "arriving");
+	if (rc == 0)
+		rc = vm_spawn(vm);
+	if (rc == 0)
+		rc = vm_remember_arrival(vm);
+	if (rc == 0)
+		rc = vm_connect(vm, &status);
+	if (rc == 0 && !(status.features & VMCTL_F_STATE))
+		rc = fail(-EPROTONOSUPPORT, "its monitor is too old for moving VMs");
+	if (rc == 0)
+		rc = vm_configure(vm, config);
+	if (rc == 0)
+		rc = check_cpu(a);
+	if (rc == 0)
+		rc = vm_disks_prepare(vm);
+	free(config);
+	return rc;
+}
+
+static int answer_begin(struct vm_arrival *a)
+{
+	char token[2 * MIG_TOKEN_BYTES + 1], *at = token, *text;
+	json_t *doc;
+	int rc;
+
+	for (unsigned i = 0; i < MIG_TOKEN_BYTES; i++)
+		at += str_format(at, 3, "%02x", mig_target_token(a->target)[i]);
+	doc = json_pack("{s:s}", "token", token);
+	text = json_dumps(doc, JSON_COMPACT);
+	json_decref(doc);
+	rc = peer_stream_send(a->control, FRAME_MIG_BEGIN, FRAME_ANSWER, a->tag, text,
+			      (uint32_t)strlen(text), NULL, 0);
+	free(text);
+	return rc < 0 ? rc : peer_stream_flush(a->control);
+}
+
+/* --- what comes --------------------------------------------------------------------------------------------- */
+
+static int check_sum(struct vm_arrival *a, const struct mig_state *s)
+{
+	uint64_t sum;
+	int rc = mig_memory_checksum(a->vm->memory_fd, a->vm->def.memory, &sum);
+
+	if (rc == 0 && sum != s->checksum)
+		rc = fail(-EILSEQ, "the memory that came is not that of the source");
+	return rc;
+}
+
+static int load_vmm(struct vm_arrival *a, const uint8_t *state, uint32_t bytes)
+{
+	cleanup_fd int fd = memfd_create("state", MFD_CLOEXEC);
+	struct vmctl_msg *msg;
+	int rc;
+
+	if (fd < 0 || write(fd, state, bytes) != (ssize_t)bytes)
+		return fail(-errno, "no place for the state: %s", strerror(errno));
+	msg = xcalloc(1, sizeof(*msg));
+	msg->type = VMCTL_LOAD;
+	msg->load.bytes = bytes;
+	msg->fds[0] = fd;
+	msg->fds_n = 1;
+	rc = vm_call(a->vm, msg, VM_CALL_MS);
+	free(msg);
+	return rc;
+}
+
+static int on_load(void *arg, const struct mig_state *s)
+{
+	struct vm_arrival *a = arg;
+	struct vm_state_head head;
+	uint32_t vmm;
+	int rc = 0;
+
+	step(a, "target.state");
+	if (s->n <= sizeof(head))
+		return fail(-EBADMSG, "a state of %u bytes", s->n);
+	memcpy(&head, s->bytes, sizeof(head));
+	vmm = le32_get(head.vmm_bytes);
+	a->controller_bytes = le32_get(head.controller_bytes);
+	if (!vmm || vmm > VMCTL_STATE_MAX || a->controller_bytes > CONTROLLER_STATE_MAX ||
+	    (uint64_t)sizeof(head) + vmm + a->controller_bytes != s->n)
+		return fail(-EBADMSG, "a state of %u and %u in %u bytes", vmm, a->controller_bytes,
+			    s->n);
+	free(a->controller);
+	a->controller = xmalloc(a->controller_bytes + 1);
+	memcpy(a->controller, s->bytes + sizeof(head) + vmm, a->controller_bytes);
+	if (s->has_checksum)
+		rc = check_sum(a, s);
+	if (rc == 0)
+		rc = load_vmm(a, s->bytes + sizeof(head), vmm);
+	step(a, "target.loaded");
+	return rc;
+}
+
+/* 0: the VM is ours; else it is not, for sure. Nothing runs meanwhile. */
+static int accept_lock(struct vm_arrival *a, const uint8_t *baggage, uint32_t n)
+{
+	struct host_vm *vm = a->vm;
+	cleanup_free char *path = vm_path(vm->name, "vm");
+	bool said = false;
+	int rc;
+
+	for (;;) {
+		rc = cfs_vm_accept(host_volume_fs(vm->volume), path, a->slot, a->epoch,
+				   n ? baggage : NULL, n, &vm->vm_lock);
+		if (rc == 0 || rc == -ENOENT || atomic_load(&vm->lost))
+			return rc;
+		if (!said)
+			log_warn("migrate", "vm %s: not known yet who has its lock: %s", vm->name,
+				 err_message(rc));
+		said = true;
+		sleep_ms(ACCEPT_MS);
+	}
+}
+
+/* It is ours: storage that fails for a moment must not end it. */
+static int open_disks(struct vm_arrival *a)
+{
+	struct host_vm *vm = a->vm;
+	int rc = 0;
+
+	for (int i = 0; i < DISKS_TRY; i++) {
+		rc = vm_disks_open(vm);
+		if (rc == 0)
+			break;
+		log_warn("migrate", "vm %s: %s", vm->name, err_message(rc));
+		vm_disks_close(vm, true);
+		vm->closing = false;
+		sleep_ms(DISKS_MS);
+	}
+	if (rc == 0)
+		rc = controller_load(vm->controller, a->controller, a->controller_bytes);
+	return rc < 0 ? rc : vm_connect_disks(vm);
+}
+
+static int on_accept(void *arg, const uint8_t *baggage, uint32_t n)
+{
+	struct vm_arrival *a = arg;
+	struct host_vm *vm = a->vm;
+	char text[128];
+	int rc;
+
+	step(a, "target.called");
+	rc = accept_lock(a, baggage, n);
+	if (rc < 0)
+		return rc;
+	step(a, "target.accepted");
+	vm_arrived(vm);
+	rc = open_disks(a);
+	step(a, "target.disks");
+	if (rc == 0)
+		rc = vm_call_plain(vm, VMCTL_RESUME, VM_CALL_MS);
+	if (rc < 0)
+		return rc;
+	vm->loaded = true;
+	(void)str_format(text, sizeof(text), "came from host %s", a->from);
+	vm_tell(vm, text);
+	step(a, "target.resumed");
+	return 0;
+}
+
+static const struct mig_target_ops target_ops = {.load = on_load, .accept = on_accept};
+
+int vm_arrive(struct host_vm *vm, struct vm_arrival *a)
+{
+	int rc;
+
+	a->vm = vm;
+	vm->started_ns = a->started_ns;
+	rc = make_machine(a);
+	step(a, "target.configured");
+	if (rc == 0)
+		rc = mig_target_create(&a->target, vm->memory_fd, vm->def.memory, a->streams,
+				       a->control);
+	if (rc == 0) {
+		host_migrations_expect(a->host->migrations, a->target);
+		rc = answer_begin(a);
+	}
+	if (rc == 0)
+		rc = mig_target_run(a->target, &target_ops, a);
+	if (rc == 0)
+		(void)vm_remember(vm);
+	else
+		log_info("migrate", "vm %s: did not come from host %s: %s", vm->name, a->from,
+			 err_message(rc));
+	vm_arrival_free(a, rc);
+	return rc;
+}

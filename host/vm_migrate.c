@@ -1,0 +1,667 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * vm_migrate.c: `vm migrate`: a VM leaves this host while it runs. A task's thread talks to the target and sends
+ * memory; the supervisor does what touches VMM and lock, the whole standstill in one piece (stand_still).
+ */
+#include "host/vm_move.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/cpu_table.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/peer_stream.h"
+#include "clusterfs/cfs.h"
+#include "host/daemon.h"
+#include "host/peers.h"
+#include "host/verbs.h"
+#include "host/volume.h"
+#include "migrate/source.h"
+#include "vfs/controller.h"
+
+#define STREAMS_DEFAULT	 2u
+#define DOWNTIME_DEFAULT 300u /* ms */
+#define DOWNTIME_MAX	 600000u
+#define CHANGE_MS	 10000
+#define BEGIN_MS	 30000 /* the target makes a VMM */
+#define JOIN_MS		 10000
+#define LOADED_MS	 15000 /* the guest stands still */
+#define RUNNING_MS	 5000
+#define DRAIN_MS	 1000 /* longer, and it runs on for another round */
+#define SETTLE_MS	 50   /* between looks at who has the lock */
+#define BLACKOUT_MS	 30   /* of a standstill, without pages and checkpoint: a first guess */
+#define TRIES		 5
+#define BAGGAGE_BYTES	 (256 * 1024)
+
+struct leaving {
+	struct host_call *call;
+	struct host_vm *vm;
+	struct vm_move move;
+	const char *to;
+	uint64_t max_downtime, bandwidth, streams_n;
+	bool verify;
+	struct cpu_table cpu;
+	unsigned slot; /* the target's life */
+	uint32_t epoch;
+	struct peer_stream *control, *streams[MIG_STREAMS_MAX];
+	uint8_t token[MIG_TOKEN_BYTES];
+	int log_fd;
+	uint64_t *log;
+	uint64_t log_bytes;
+	unsigned throttled;
+	uint64_t began_ns, stopped_ns, downtime_ns;
+	struct mig_progress last;
+};
+
+/* --- ended by others ---------------------------------------------------------------------------------- */
+
+void vm_move_break(struct host_vm *vm, const char *why)
+{
+	pthread_mutex_lock(&vm->lock);
+	if (vm->move && !vm->move->stop) {
+		vm->move->stop = true;
+		vm->move->why.err = -ECANCELED;
+		(void)str_format(vm->move->why.message, sizeof(vm->move->why.message),
+				 "vm %s: not moved: %s", vm->name, why);
+		if (vm->move->source)
+			mig_source_cancel(vm->move->source);
+		pthread_cond_broadcast(&vm->changed);
+	}
+	pthread_mutex_unlock(&vm->lock);
+}
+
+void vm_move_end(struct host_vm *vm, const char *why)
+{
+	vm_move_break(vm, why);
+	pthread_mutex_lock(&vm->lock);
+	while (vm->move)
+		pthread_cond_wait(&vm->changed, &vm->lock);
+	pthread_mutex_unlock(&vm->lock);
+}
+
+static int check_stop(struct leaving *l)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&l->vm->lock);
+	if (l->move.stop)
+		rc = err_restore(&l->move.why);
+	pthread_mutex_unlock(&l->vm->lock);
+	return rc;
+}
+
+/* The VM's own reason is behind the error that a cancelled stream tells. */
+static int true_error(struct leaving *l, int rc)
+{
+	struct err_info mine;
+	int why;
+
+	if (rc != -ECANCELED)
+		return rc;
+	err_save(&mine, rc);
+	why = check_stop(l);
+	return why < 0 ? why : err_restore(&mine);
+}
+
+static void step(struct leaving *l, const char *name)
+{
+	host_step(l->call->host, name);
+}
+
+/* --- what the target must know ------------------------------------------------------------------------- */
+
+static int get_cpu(struct host_vm *vm, void *arg)
+{
+	struct leaving *l = arg;
+	struct vmctl_msg *msg = xcalloc(2, sizeof(*msg));
+	int rc;
+
+	msg->type = VMCTL_GET_CPU;
+	rc = vm_call_for(vm, msg, VMCTL_CPU, msg + 1, VM_CALL_MS);
+	if (rc == 0)
+		l->cpu = msg[1].cpu;
+	free(msg);
+	return rc < 0 ? fail_prefix(rc, "vm %s: its monitor cannot move it", vm->name) : 0;
+}
+
+static char *hex(const uint8_t *bytes, size_t n)
+{
+	char *text = xmalloc(2 * n + 1), *at = text;
+
+	for (size_t i = 0; i < n; i++)
+		at += str_format(at, 3, "%02x", bytes[i]);
+	*at = 0;
+	return text;
+}
+
+static json_t *make_begin(struct leaving *l)
+{
+	cleanup_free uint8_t *cpu = xmalloc(VMCTL_PAYLOAD_MAX);
+	int n = cpu_table_encode(&l->cpu, cpu, VMCTL_PAYLOAD_MAX);
+	cleanup_free char *text = hex(cpu, n > 0 ? (size_t)n : 0);
+	struct vm_def *def = xmalloc(sizeof(*def));
+	json_t *doc;
+
+	vm_get_def(l->vm, def);
+	doc = json_pack("{s:i, s:s, s:o, s:s, s:I, s:I, s:b}", "version", MIG_VERSION, "name",
+			l->vm->name, "definition", vm_def_record(def), "cpu", text, "streams",
+			(json_int_t)l->streams_n, "started_ns", (json_int_t)l->vm->started_ns,
+			"verify", l->verify);
+	free(def);
+	return doc;
+}
+
+static int take_token(struct leaving *l, const struct frame *f)
+{
+	json_t *doc = json_loadb((const char *)f->body, f->bytes, 0, NULL);
+	const char *text = json_string_value(json_object_get(doc, "token"));
+	int rc = text && strlen(text) == 2 * MIG_TOKEN_BYTES ? 0 : -EBADMSG;
+
+	for (unsigned i = 0; rc == 0 && i < MIG_TOKEN_BYTES; i++) {
+		char two[3] = {text[2 * i], text[2 * i + 1], 0}, *end;
+
+		l->token[i] = (uint8_t)strtoul(two, &end, 16);
+		rc = *end ? -EBADMSG : 0;
+	}
+	json_decref(doc);
+	return rc < 0 ? fail(rc, "host %s: its answer is not understood", l->to) : 0;
+}
+
+/* The target's refusals come before anything moves: here. */
+static int begin(struct leaving *l)
+{
+	struct host *host = l->call->host;
+	struct cfs *fs = host_volume_fs(l->vm->volume);
+	struct frame answer;
+	json_t *doc;
+	char *text;
+	int rc = vm_do(l->vm, get_cpu, l);
+
+	if (rc == 0)
+		rc = host_peers_stream(host->peers, fs, l->to, &l->control);
+	if (rc < 0)
+		return rc;
+	l->slot = peer_stream_theirs(l->control)->slot;
+	l->epoch = peer_stream_theirs(l->control)->epoch;
+	doc = make_begin(l);
+	text = json_dumps(doc, JSON_COMPACT);
+	json_decref(doc);
+	if (!text || strlen(text) > PEER_MIG_BEGIN_MAX)
+		rc = fail(-EMSGSIZE, "vm %s: its definition is too large", l->vm->name);
+	if (rc == 0)
+		rc = peer_stream_call(l->control, FRAME_MIG_BEGIN, text, (uint32_t)strlen(text),
+				      NULL, 0, BEGIN_MS, &answer);
+	free(text);
+	return rc < 0 ? rc : take_token(l, &answer);
+}
+
+static int join(struct leaving *l)
+{
+	struct cfs *fs = host_volume_fs(l->vm->volume);
+	struct mig_join body;
+	struct frame answer;
+	int rc = 0;
+
+	for (unsigned i = 0; i < l->streams_n && rc == 0; i++) {
+		rc = host_peers_stream(l->call->host->peers, fs, l->to, &l->streams[i]);
+		mig_join_encode(l->token, i, &body);
+		if (rc == 0)
+			rc = peer_stream_call(l->streams[i], FRAME_MIG_JOIN, &body, sizeof(body),
+					      NULL, 0, JOIN_MS, &answer);
+	}
+	return rc;
+}
+
+/* --- the log -------------------------------------------------------------------------------------------- */
+
+static int make_log(struct leaving *l)
+{
+	void *map;
+
+	l->log_bytes = vmctl_log_bytes(l->vm->def.memory);
+	l->log_fd = memfd_create("log", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (l->log_fd < 0 || ftruncate(l->log_fd, (off_t)l->log_bytes) < 0 ||
+	    fcntl(l->log_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+		return fail(-errno, "vm %s: a log of its memory: %s", l->vm->name, strerror(errno));
+	map = mmap(NULL, l->log_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, l->log_fd, 0);
+	if (map == MAP_FAILED)
+		return fail(-errno, "vm %s: a log of its memory: %s", l->vm->name, strerror(errno));
+	l->log = map;
+	return 0;
+}
+
+static int log_start(struct host_vm *vm, void *arg)
+{
+	struct leaving *l = arg;
+	struct vmctl_msg *msg = xcalloc(1, sizeof(*msg));
+	int rc;
+
+	msg->type = VMCTL_LOG_START;
+	msg->fds[0] = l->log_fd;
+	msg->fds_n = 1;
+	controller_log(vm->controller, l->log, vm->def.memory / VMCTL_LOG_PAGE);
+	rc = vm_call(vm, msg, VM_CALL_MS);
+	free(msg);
+	return rc;
+}
+
+static int log_stop(struct host_vm *vm, void *arg)
+{
+	(void)arg;
+	controller_log(vm->controller, NULL, 0);
+	return vm_call_plain(vm, VMCTL_LOG_STOP, VM_CALL_MS);
+}
+
+static int log_sync(struct host_vm *vm, void *arg)
+{
+	(void)arg;
+	return vm_call_plain(vm, VMCTL_LOG_SYNC, VM_CALL_MS);
+}
+
+/* --- rounds --------------------------------------------------------------------------------------------- */
+
+/* With the log goes a checkpoint, so that the one in the standstill finds little to do. */
+static int on_sync(void *arg)
+{
+	struct leaving *l = arg;
+	uint64_t before = clock_boot_ns();
+	int rc = cfs_vm_checkpoint(l->vm->vm_lock);
+
+	if (rc < 0)
+		return rc;
+	mig_source_constant(l->move.source, BLACKOUT_MS + (clock_boot_ns() - before) / NS_PER_MS);
+	rc = vm_do(l->vm, log_sync, l);
+	step(l, "source.round");
+	return rc;
+}
+
+static int on_progress(void *arg, const struct mig_progress *p)
+{
+	struct leaving *l = arg;
+	char what[160], eta[32] = "";
+	int rc;
+
+	l->last = *p;
+	if (p->eta_ms != UINT64_MAX)
+		(void)str_format(eta, sizeof(eta), ", %llu s left",
+				 (unsigned long long)(p->eta_ms / 1000));
+	(void)str_format(what, sizeof(what), "round %u: %llu MiB to send at %llu MiB/s%s%s",
+			 p->round + 1, (unsigned long long)(p->remaining / MiB),
+			 (unsigned long long)(p->rate / MiB), eta,
+			 p->throttle ? ", the guest is slowed down" : "");
+	rc = check_stop(l);
+	return rc < 0 ? rc
+		      : host_progress(l->call, p->sent + p->zeroes,
+				      p->sent + p->zeroes + p->remaining, what);
+}
+
+static int on_throttle(void *arg, unsigned percent)
+{
+	struct leaving *l = arg;
+
+	l->throttled = percent;
+	return vm_throttle(l->vm, percent);
+}
+
+static const struct mig_source_ops source_ops = {
+	.sync = on_sync, .progress = on_progress, .throttle = on_throttle};
+
+static int make_source(struct leaving *l)
+{
+	struct mig_source_options o = {
+		.memory_fd = l->vm->memory_fd,
+		.memory = l->vm->def.memory,
+		.log = l->log,
+		.control = l->control,
+		.streams_n = (unsigned)l->streams_n,
+		.bandwidth = l->bandwidth,
+		.max_downtime_ms = l->max_downtime,
+		.constant_ms = BLACKOUT_MS,
+		.ops = &source_ops,
+		.arg = l,
+	};
+	struct mig_source *source;
+	int rc;
+
+	memcpy(o.streams, l->streams, sizeof(o.streams));
+	rc = mig_source_create(&source, &o);
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&l->vm->lock);
+	l->move.source = source;
+	if (l->move.stop)
+		rc = err_restore(&l->move.why);
+	pthread_mutex_unlock(&l->vm->lock);
+	return rc;
+}
+
+/* --- the standstill: all of this in the supervisor ---------------------------------------------------------- */
+
+static int save(struct host_vm *vm, int fd, uint32_t *bytes)
+{
+	struct vmctl_msg *msg = xcalloc(2, sizeof(*msg));
+	int rc;
+
+	msg->type = VMCTL_SAVE;
+	msg->fds[0] = fd;
+	msg->fds_n = 1;
+	rc = vm_call_for(vm, msg, VMCTL_REPLY, msg + 1, VM_CALL_MS);
+	*bytes = msg[1].reply.value;
+	free(msg);
+	return rc;
+}
+
+/* The VMM's part and the controller's as one. */
+static int make_state(struct host_vm *vm, uint8_t **out, uint32_t *bytes)
+{
+	cleanup_fd int fd = memfd_create("state", MFD_CLOEXEC);
+	struct vm_state_head head;
+	uint32_t vmm = 0;
+	uint8_t *state;
+	int rc, n;
+
+	if (fd < 0 || ftruncate(fd, VMCTL_STATE_MAX) < 0)
+		return fail(-errno, "vm %s: its state: %s", vm->name, strerror(errno));
+	rc = save(vm, fd, &vmm);
+	if (rc < 0)
+		return rc;
+	if (!vmm || vmm > VMCTL_STATE_MAX)
+		return fail(-EPROTO, "vm %s: a state of %u bytes", vm->name, vmm);
+	state = xmalloc(sizeof(head) + vmm + CONTROLLER_STATE_MAX);
+	n = controller_save(vm->controller, state + sizeof(head) + vmm, CONTROLLER_STATE_MAX);
+	if (n < 0 || pread(fd, state + sizeof(head), vmm, 0) != (ssize_t)vmm) {
+		free(state);
+		return n < 0 ? n : fail(-EIO, "vm %s: its state cannot be read", vm->name);
+	}
+	head = (struct vm_state_head){le32_of(vmm), le32_of((uint32_t)n)};
+	memcpy(state, &head, sizeof(head));
+	*out = state;
+	*bytes = (uint32_t)sizeof(head) + vmm + (uint32_t)n;
+	return 0;
+}
+
+/* Everything is there, and loaded. Nothing of it decides anything. */
+static int hand_state_over(struct leaving *l)
+{
+	struct host_vm *vm = l->vm;
+	uint8_t *state = NULL;
+	uint32_t bytes = 0;
+	int rc = log_sync(vm, l);
+
+	if (rc == 0)
+		rc = mig_source_last_pages(l->move.source);
+	if (rc == 0)
+		rc = make_state(vm, &state, &bytes);
+	step(l, "source.saved");
+	if (rc == 0) /* once more what that has written */
+		rc = log_sync(vm, l);
+	if (rc == 0)
+		rc = mig_source_state(l->move.source, state, bytes, l->verify, LOADED_MS);
+	free(state);
+	return rc;
+}
+
+static void offer(struct leaving *l)
+{
+	void *baggage = NULL;
+	size_t size = 0;
+	int rc = cfs_vm_offer(l->vm->vm_lock, l->slot, l->epoch);
+
+	step(l, "source.offered");
+	if (rc == 0 && cfs_vm_baggage(l->vm->vm_lock, BAGGAGE_BYTES, &baggage, &size) < 0)
+		size = 0;
+	if (rc == 0)
+		rc = mig_source_offered(l->move.source, baggage, (uint32_t)MIN(size, UINT32_MAX),
+					RUNNING_MS);
+	free(baggage);
+	if (rc < 0)
+		log_info("migrate",
+			 "vm %s: host %s has not said that it runs: %s; its lock will tell",
+			 l->vm->name, l->to, err_message(rc));
+	step(l, "source.told");
+}
+
+/* Only the lock knows: 0 it is ours, -ENOENT another's, -ESTALE nobody can say any more. */
+static int settle(struct host_vm *vm)
+{
+	bool said = false;
+	int rc;
+
+	for (;;) {
+		rc = cfs_vm_retract(vm->vm_lock);
+		if (rc == 0 || rc == -ENOENT)
+			return rc;
+		if (atomic_load(&vm->lost))
+			return -ESTALE;
+		if (!said)
+			log_warn("migrate",
+				 "vm %s: stands still: not known yet who has its lock: %s",
+				 vm->name, err_message(rc));
+		said = true;
+		sleep_ms(SETTLE_MS);
+	}
+}
+
+/* It stays here: everything as before. What does not work now is tried again by the supervisor. */
+static void go_on(struct host_vm *vm)
+{
+	int rc;
+
+	controller_unquiesce(vm->controller);
+	rc = vm_call_plain(vm, VMCTL_RESUME, VM_CALL_MS);
+	if (rc == 0)
+		return;
+	log_warn("migrate", "vm %s: %s", vm->name, err_message(rc));
+	vm_set_phase(vm, VM_PAUSED);
+}
+
+static int stays(struct host_vm *vm, int why)
+{
+	struct err_info saved;
+
+	err_save(&saved, why);
+	go_on(vm);
+	return err_restore(&saved);
+}
+
+/* 0: it is the other host's. -EAGAIN: it could not be stopped now. Else it runs on here. */
+static int stand_still(struct host_vm *vm, void *arg)
+{
+	struct leaving *l = arg;
+	int rc;
+
+	if (vm->phase != VM_RUNNING || vm->resetting)
+		return fail(-EAGAIN, "vm %s: is %s", vm->name, vm_state_name(vm));
+	l->stopped_ns = clock_boot_ns();
+	rc = vm_call_plain(vm, VMCTL_PAUSE, VM_CALL_MS);
+	if (rc < 0)
+		return rc;
+	step(l, "source.paused");
+	rc = controller_quiesce(vm->controller, DRAIN_MS);
+	if (rc < 0)
+		return stays(vm, rc == -ETIMEDOUT ? -EAGAIN : rc);
+	step(l, "source.drained");
+	rc = hand_state_over(l);
+	step(l, "source.loaded");
+	if (rc < 0)
+		return stays(vm, rc);
+	offer(l);
+	l->downtime_ns = clock_boot_ns() - l->stopped_ns;
+	rc = settle(vm);
+	if (rc == 0)
+		return stays(vm,
+			     fail(-EHOSTUNREACH, "vm %s: host %s did not take it; it runs on here",
+				  vm->name, l->to));
+	vm->moved = true;
+	step(l, "source.moved");
+	return rc == -ENOENT ? 0
+			     : fail(rc, "vm %s: this host lost its place on the volume", vm->name);
+}
+
+/* --- from the beginning to the end ---------------------------------------------------------------------------- */
+
+static int rounds(struct leaving *l)
+{
+	int rc = -EAGAIN;
+
+	for (int i = 0; i < TRIES && rc == -EAGAIN; i++) {
+		rc = mig_source_rounds(l->move.source);
+		if (rc == 0)
+			rc = host_progress(l->call, l->last.sent, l->last.sent, "handing it over");
+		if (rc == 0)
+			rc = vm_do(l->vm, stand_still, l);
+	}
+	return rc == -EAGAIN ? fail(-ETIMEDOUT,
+				    "vm %s: its storage did not answer within %d ms, %d times; it"
+				    " cannot be stopped for the move",
+				    l->vm->name, DRAIN_MS, TRIES)
+			     : rc;
+}
+
+static int move_it(struct leaving *l)
+{
+	int rc;
+
+	(void)host_progress(l->call, 0, 0, "asking the other host");
+	rc = begin(l);
+	step(l, "source.begun");
+	if (rc == 0)
+		rc = join(l);
+	if (rc == 0)
+		rc = make_log(l);
+	if (rc == 0)
+		rc = vm_do(l->vm, log_start, l);
+	if (rc == 0)
+		rc = make_source(l);
+	if (rc == 0)
+		rc = rounds(l);
+	return rc < 0 ? true_error(l, rc) : 0;
+}
+
+/* Lets go of the VM, which may be gone or going. */
+static void clean_up(struct leaving *l, int rc)
+{
+	struct host_vm *vm = l->vm;
+	struct err_info why;
+
+	err_save(&why, rc);
+	if (l->throttled)
+		(void)vm_throttle(vm, 0);
+	if (l->log && rc < 0)
+		(void)vm_do(vm, log_stop, l);
+	pthread_mutex_lock(&vm->lock);
+	struct mig_source *source = l->move.source;
+	l->move.source = NULL;
+	pthread_mutex_unlock(&vm->lock);
+	mig_source_destroy(source);
+	(void)err_restore(&why);
+	for (unsigned i = 0; i < l->streams_n; i++)
+		peer_stream_end(l->streams[i], 0);
+	peer_stream_end(l->control, rc);
+	pthread_mutex_lock(&vm->lock);
+	vm->move = NULL;
+	if (rc < 0)
+		vm->move_to[0] = 0;
+	pthread_cond_broadcast(&vm->changed);
+	pthread_mutex_unlock(&vm->lock);
+	if (l->log)
+		munmap(l->log, l->log_bytes);
+	if (l->log_fd >= 0)
+		close(l->log_fd);
+	(void)err_restore(&why);
+}
+
+static json_t *report(const struct leaving *l)
+{
+	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:i}", "name", l->vm->name, "to", l->to,
+			 "downtime_ms", (json_int_t)(l->downtime_ns / NS_PER_MS), "total_ms",
+			 (json_int_t)((clock_boot_ns() - l->began_ns) / NS_PER_MS), "sent",
+			 (json_int_t)l->last.sent, "zeroes", (json_int_t)l->last.zeroes, "rounds",
+			 (int)l->last.round);
+}
+
+static int leave(struct leaving *l)
+{
+	struct host_vm *vm = l->vm;
+	char text[256];
+	int rc = vm_change_begin(vm, "it moves to another host", true, CHANGE_MS);
+
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&vm->lock);
+	if (vm->phase == VM_RUNNING && !vm->closing) {
+		vm->move = &l->move;
+		(void)str_format(vm->move_to, sizeof(vm->move_to), "%s", l->to);
+	} else {
+		rc = fail(-EINVAL, "vm %s: does not run now; try again", vm->name);
+	}
+	pthread_mutex_unlock(&vm->lock);
+	if (rc == 0) {
+		rc = move_it(l);
+		clean_up(l, rc);
+	}
+	if (rc < 0) {
+		struct err_info why;
+
+		err_save(&why, rc);
+		(void)str_format(text, sizeof(text), "not moved to host %s: %.180s", l->to,
+				 why.message);
+		vm_tell(vm, text);
+		(void)err_restore(&why);
+	}
+	vm_change_end(vm);
+	return rc;
+}
+
+static int take_options(struct leaving *l)
+{
+	struct host_call *call = l->call;
+	bool self;
+	int rc = host_arg_need(call, "to", &l->to);
+
+	if (rc == 0)
+		rc = host_peers_is_self(call->host, l->to, &self);
+	if (rc == 0 && self)
+		rc = fail(-EINVAL, "--to %s: that is this host", l->to);
+	if (rc == 0)
+		rc = host_arg_u64(call, "max-downtime", DOWNTIME_DEFAULT, &l->max_downtime);
+	if (rc == 0 && (l->max_downtime < 1 || l->max_downtime > DOWNTIME_MAX))
+		rc = fail(-EINVAL, "--max-downtime: 1 to %u ms", DOWNTIME_MAX);
+	if (rc == 0)
+		rc = host_arg_u64(call, "bandwidth", 0, &l->bandwidth);
+	if (rc == 0)
+		rc = host_arg_u64(call, "streams", STREAMS_DEFAULT, &l->streams_n);
+	if (rc == 0 && (l->streams_n < 1 || l->streams_n > MIG_STREAMS_MAX))
+		rc = fail(-EINVAL, "--streams: 1 to %u", MIG_STREAMS_MAX);
+	l->verify = host_arg_bool(call, "verify");
+	return rc;
+}
+
+int vm_migrate(struct host_call *call)
+{
+	struct leaving *l = xcalloc(1, sizeof(*l));
+	int rc;
+
+	l->call = call;
+	l->log_fd = -1;
+	l->began_ns = clock_boot_ns();
+	rc = take_options(l);
+	if (rc == 0)
+		rc = vm_need_running(call, &l->vm);
+	if (rc == 0) {
+		rc = leave(l);
+		if (rc == 0)
+			(void)vm_wait_ended(l->vm, VM_CALL_MS);
+		if (rc == 0)
+			call->result = report(l);
+		vm_put(l->vm);
+	}
+	free(l);
+	return rc;
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * vm_move.h (private to host): a VM that moves, on either host. See migrate/wire.h for what is said and
+ * clusterfs/cfs.h for what decides: a VMM is told to resume only after the compare-and-write that made the
+ * VM's lock ours, or left it so.
+ *
+ * Here (vm_migrate.c): a task's thread sends the memory; what touches VMM or lock is done by the supervisor,
+ * the whole standstill in one piece. There (vm_arrive.c): the supervisor does it all; data streams have threads.
+ * A daemon that is started again asks the lock, too: ours: the VM goes on; not ours: its VMM is ended.
+ */
+#ifndef HOST_VM_MOVE_H
+#define HOST_VM_MOVE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <jansson.h>
+
+#include "host/vm_run.h"
+
+struct frame;
+struct host_stream;
+struct mig_source;
+struct vm_arrival;
+
+/* A state on its way: the VMM's (VMCTL_SAVE), then the controller's (controller_save). */
+struct vm_state_head {
+	le32 vmm_bytes;	       /* 0x00 */
+	le32 controller_bytes; /* 0x04 */
+};
+
+/* What is under way in a task's thread; host_vm.move, guarded by its lock. */
+struct vm_move {
+	struct mig_source *source; /* NULL: not yet, or no more */
+	bool stop;		   /* it is to end, for: */
+	struct err_info why;
+};
+
+/* --- vm_ask.c -------------------------------------------------------------------------------------- */
+
+/*
+ * The supervisor runs `fn` and this returns what it returned; -ECANCELED when the VM ends first, or the move is
+ * to end and `fn` has not begun.
+ */
+int vm_do(struct host_vm *vm, int (*fn)(struct host_vm *vm, void *arg), void *arg);
+
+/* --- vm_migrate.c ---------------------------------------------------------------------------------- */
+
+/* Supervisor: what the guest does ends the move, if there is one: `why`, constant. Waits for nothing. */
+void vm_move_break(struct host_vm *vm, const char *why);
+/* Supervisor, which takes the VM apart: the same, and waits until it has let go of the VM. */
+void vm_move_end(struct host_vm *vm, const char *why);
+
+/* --- vm_arrive.c ----------------------------------------------------------------------------------- */
+
+/*
+ * A MIG_BEGIN came on `stream`, which stands on the volume with this id: refuses, or makes a VM known whose
+ * supervisor has the stream from then on. In the stream's own thread.
+ */
+int vm_arrival_begin(struct host *host, const char *volume_id, struct host_stream *stream,
+		     const struct frame *frame);
+/* Supervisor: until it runs here, or does not. Ends the stream. */
+int vm_arrive(struct host_vm *vm, struct vm_arrival *arrival);
+void vm_arrival_free(struct vm_arrival *arrival, int err);
+
+/* --- vm_run.c -------------------------------------------------------------------------------------- */
+
+/* As vm_launch, for one that arrives. Nobody finds it (vm_find) until vm_arrived. Takes `arrival` when 0. */
+int vm_launch_arrival(struct host_vms *all, struct host_volume *volume, const char *name,
+		      const struct vm_def *def, struct vm_arrival *arrival);
+void vm_arrived(struct host_vm *vm);
+
+/* --- vm_throttle.c --------------------------------------------------------------------------------- */
+
+/* The VM's processor time: `percent` less of it, 0: all. In a task's thread. */
+int vm_throttle(struct host_vm *vm, unsigned percent);
+
+/* --- step.c ---------------------------------------------------------------------------------------- */
+
+/*
+ * A place where a test stops this host: when STATE/steps/NAME is there, says so in STATE/steps/NAME.reached
+ * and goes on when it is gone, or after two minutes.
+ */
+void host_step(struct host *host, const char *name);
+
+#endif

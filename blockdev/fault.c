@@ -178,6 +178,23 @@ static void volatile_done(struct victim *v, int res)
 	victim_free(v);
 }
 
+/* NO_SPACE: what lies there has been read. Where there is nothing yet, the array would have to find space. */
+static void no_space_done(struct victim *v, int res)
+{
+	static const uint8_t zero[4096];
+	uint64_t n = v->orig->length;
+	bool fresh = false;
+
+	for (uint64_t at = 0; res == 0 && at < n && !fresh; at += sizeof(zero))
+		fresh = memcmp(v->copy + at, zero, (size_t)MIN(n - at, sizeof(zero))) == 0;
+	if (res == 0 && !fresh) {
+		victim_release(v);
+		return;
+	}
+	victim_answer(v, res ? res : -ENOSPC, false);
+	victim_free(v);
+}
+
 static void below_done(struct blk_req *req, int res)
 {
 	struct victim *v = container_of(req, struct victim, req);
@@ -195,6 +212,9 @@ static void below_done(struct blk_req *req, int res)
 		return;
 	case FAULT_VOLATILE:
 		volatile_done(v, res);
+		return;
+	case FAULT_NO_SPACE:
+		no_space_done(v, res);
 		return;
 	case FAULT_LOST_ANSWER:
 	case FAULT_TEAR:
@@ -259,15 +279,20 @@ static void tear(struct victim *v)
 	send_below(v);
 }
 
-static void send_volatile(struct victim *v)
+/* A write: what lies there is read first. */
+static void read_before(struct victim *v)
 {
 	struct blk_req *req = &v->req;
 
-	if (req->op == BLK_WRITE && !(req->flags & BLK_FUA)) {
-		v->copy = xaligned(4096, req->length);
-		v->iov[0] = (struct iovec){v->copy, req->length};
-		blk_prep_rw(req, BLK_READ, req->offset, v->iov, 1, req->length, 0);
-	}
+	v->copy = xaligned(4096, req->length);
+	v->iov[0] = (struct iovec){v->copy, req->length};
+	blk_prep_rw(req, BLK_READ, req->offset, v->iov, 1, req->length, 0);
+}
+
+static void send_volatile(struct victim *v)
+{
+	if (v->req.op == BLK_WRITE && !(v->req.flags & BLK_FUA))
+		read_before(v);
 	v->mark = fault_cache_mark(of(v->chan->blk)->cache);
 	send_below(v);
 }
@@ -299,6 +324,14 @@ static void strike(struct victim *v)
 		return;
 	case FAULT_VOLATILE:
 		send_volatile(v);
+		return;
+	case FAULT_NO_SPACE:
+		if (v->req.op != BLK_WRITE) {
+			victim_release(v);
+			return;
+		}
+		read_before(v);
+		send_below(v);
 		return;
 	case FAULT_LATE_WRITE:
 		if (blk_gate_shut(blk_lowest(v->chan->blk), v->orig)) {

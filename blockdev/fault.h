@@ -27,6 +27,7 @@ enum fault_kind {
 	FAULT_VOLATILE,	   /* writes are kept in mind until a flush, for FAULT_POWER_LOSS */
 	FAULT_POWER_LOSS,  /* once: sessions are lost, and what was VOLATILE and is not flushed */
 	FAULT_NO_RESERVATIONS, /* the LUN says that it has none */
+	FAULT_NO_SPACE, /* writes to 4 KiB that are all zero: -ENOSPC, as a thin array that is full */
 	FAULT_KINDS
 };
 

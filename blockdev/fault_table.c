@@ -53,6 +53,7 @@ static const char *const kind_names[FAULT_KINDS] = {
 	[FAULT_VOLATILE] = "volatile",
 	[FAULT_POWER_LOSS] = "power-loss",
 	[FAULT_NO_RESERVATIONS] = "no-reservations",
+	[FAULT_NO_SPACE] = "no-space",
 };
 
 static const struct {
@@ -218,7 +219,7 @@ static bool strikes(struct entry *e, unsigned op, uint64_t offset, uint64_t leng
 		return (now - e->since_ns) / NS_PER_MS / f->value % 2 == 1;
 	if (f->kind == FAULT_CORRUPT)
 		return op == FAULT_READ;
-	if (f->kind == FAULT_TEAR)
+	if (f->kind == FAULT_TEAR || f->kind == FAULT_NO_SPACE)
 		return op == FAULT_WRITE;
 	if (f->kind == FAULT_VOLATILE)
 		return op != FAULT_READ;

@@ -72,8 +72,8 @@ const char *vm_state_why(struct host_vm *vm)
 
 	pthread_mutex_lock(&vm->lock);
 	if (vm->phase == VM_PAUSED)
-		why = "no space for its writes: grow the volume or delete something, then it goes"
-		      " on by itself";
+		why = "no space for its writes: grow the volume or delete something, or make room"
+		      " on its array; then it goes on by itself";
 	else if (vm->phase == VM_FROZEN)
 		why = "the volume's lease is over; it goes on by itself when that runs again";
 	else if (vm->phase == VM_RUNNING && vm->panicked)

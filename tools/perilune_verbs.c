@@ -29,7 +29,7 @@ const struct cli_verb cli_lun_verbs[] = {
 static const struct cli_option fault_options[] = {
 	{"kind", CLI_TEXT, "KIND",
 	 "fail, hang, delay=MS, drop=PCT, flap=MS, corrupt, tear, lost-answer, late-write,"
-	 " forget-keys, no-reservations, volatile, power-loss",
+	 " forget-keys, no-reservations, no-space, volatile, power-loss",
 	 true},
 	{"op", CLI_TEXT, "OP", "read, write, cas, flush or all", false},
 	{"range", CLI_TEXT, "A-B", "only there, in bytes", false},

@@ -85,6 +85,36 @@ def test_a_deletion_goes_on(host, shell, cluster, lun, who):
     host.ok('volume', 'check', lun)
 
 
+def test_a_full_array_pauses_too(cluster):
+    """A thin array without space (DATA PROTECT 27/07): no error, no matter who writes; and on it goes when there is some."""
+    lun = cluster.lun()
+    host = cluster.host('h1')
+    host.ok('volume', 'format', 'v1', lun)
+    host.ok('volume', 'mount', lun)
+    host.ok('disk', 'create', 'v1:/a.disk', '--size', '64M')
+    create(host)
+    host.ok('vm', 'start', 'g')
+    with Shell(host) as shell:
+        shell.expect('ready')
+        shell.run('w 0 100 16 3', 'w ok')
+        shell.run('f', 'f ok')
+        host.ok('fault', 'add', lun, '--kind', 'no-space')
+        shell.type('w 200 300 16 7')
+        until(lambda: state(host) == 'paused', 60, what='the guest being paused')
+        assert any('no space' in e for e in paused_events(host))
+        assert {'object': 'g', 'text': 'paused'} in host.json('status')['alarms']
+        assert host.json('fault', 'list')[0]['hits'] > 0 and 'w ok' not in shell.said()
+        host.ok('fault', 'clear')
+        shell.expect('w ok')
+        until(lambda: state(host) == 'running')
+        shell.run('r 0 100 16 3', 'r ok')
+        shell.run('r 200 300 16 7', 'r ok')
+        shell.run('f', 'f ok')
+    host.ok('vm', 'kill', 'g')
+    host.ok('volume', 'unmount', 'v1')
+    host.ok('volume', 'check', lun)
+
+
 def test_one_that_is_paused_can_be_stopped_reset_killed_and_taken_up(host, shell, lun):
     fill_until_paused(host, shell)
     assert 'no space' in host.fails('timed-out', 'vm', 'stop', 'g', '--timeout', '1')['message']

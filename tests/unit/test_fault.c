@@ -286,6 +286,28 @@ static void test_no_reservations(void **state)
 	assert_int_equal(blk_read(f->blk, 0, f->b, 4096), 0);
 }
 
+/* A full array takes what lies on blocks that it has, and nothing else. */
+static void test_no_space(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t *zero = xaligned(4096, 8192);
+
+	memset(zero, 0, 8192);
+	assert_int_equal(blk_write(f->blk, MiB, f->a, 4096, 0), 0);
+	add(f, "no-space", NULL, NULL);
+	assert_int_equal(blk_write(f->blk, MiB, f->a, 4096, BLK_FUA), 0);
+	assert_int_equal(blk_write(f->blk, MiB + 4096, f->a, 4096, 0), -ENOSPC);
+	assert_int_equal(blk_write(f->blk, MiB, zero, 8192, 0), -ENOSPC);
+	assert_int_equal(blk_read(f->blk, MiB, f->b, 4096), 0);
+	assert_memory_equal(f->b, f->a, 4096);
+	assert_int_equal(blk_read(f->blk, MiB + 4096, f->b, 4096), 0);
+	assert_memory_equal(f->b, zero, 4096);
+	assert_int_equal(blk_flush(f->blk), 0);
+	fault_clear(0);
+	assert_int_equal(blk_write(f->blk, MiB + 4096, f->a, 4096, 0), 0);
+	free(zero);
+}
+
 static void test_stack_and_close(void **state)
 {
 	struct fixture *f = *state;
@@ -343,6 +365,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_parts_open, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_late_write, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_no_reservations, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_no_space, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stack_and_close, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_power_loss, setup, teardown),
 	};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Timers of the loop: order, arming again, cancelling. */
+/* Timers of the loop: order, arming again, cancelling; completions and what they defer. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -70,11 +70,67 @@ static void test_cancel(void **state)
 	loop_destroy(loop);
 }
 
+/* --- completions ---------------------------------------------------------------------------------- */
+
+#define NOPS 64u
+
+struct batch {
+	struct loop *loop;
+	struct loop_work work;
+	unsigned done, published, most; /* most: answers that waited for the deferred work */
+	bool inside;			/* of a callback */
+	struct nop {
+		struct loop_op op;
+		struct batch *batch;
+	} nop[NOPS];
+};
+
+static void nop_done(struct loop_op *op, int res)
+{
+	struct batch *b = container_of(op, struct nop, op)->batch;
+
+	assert_int_equal(res, 0);
+	b->inside = true;
+	b->done++;
+	b->most = MAX(b->most, b->done - b->published);
+	loop_defer(b->loop, &b->work);
+	b->inside = false;
+}
+
+static void publish(struct loop_work *work)
+{
+	struct batch *b = container_of(work, struct batch, work);
+
+	assert_false(b->inside);
+	b->published = b->done;
+	if (b->done == NOPS)
+		loop_stop(b->loop);
+}
+
+/* Many completions at once: whoever waits for the first does not wait for the last. */
+static void test_batches(void **state)
+{
+	struct batch b = {.work.fn = publish};
+
+	(void)state;
+	assert_int_equal(loop_create(&b.loop, 2 * NOPS), 0);
+	for (unsigned i = 0; i < NOPS; i++) {
+		b.nop[i].batch = &b;
+		b.nop[i].op.done = nop_done;
+		io_uring_prep_nop(loop_sqe(b.loop, &b.nop[i].op));
+	}
+	assert_int_equal(loop_run(b.loop), 0);
+	assert_int_equal(b.published, NOPS);
+	assert_in_range(b.most, 1, NOPS / 4);
+	loop_destroy(b.loop);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_arm_again),
 		cmocka_unit_test(test_cancel),
+		cmocka_unit_test(test_batches),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -71,6 +71,20 @@ struct blk_options {
 	 * are the kernel's until then.
 	 */
 	unsigned timeout_ms;
+	/*
+	 * For a LUN that is passed through to one user (BLK_SCSI). iscsi: nothing is probed and nothing is
+	 * sent but what the user sends; blk_info is empty but for the name, and there is one channel and one
+	 * session, by `initiator` and `isid`, and no blocking call. Kernel devices: as ever. Others: -EINVAL.
+	 */
+	bool pass;
+	bool lazy;   /* ... the channel may be opened while the target is out of reach */
+	bool drains; /* ... what blk_info.reinstatement said when it was probed */
+	/*
+	 * ... asked before each login but the first, and between login and first use of each: other than 0
+	 * keeps the session from being used, until asked again. May block. `look_arg` is for it.
+	 */
+	int (*look)(void *arg);
+	void *look_arg;
 	const char *force_id; /* names a LUN that has no identity of its own, or NULL */
 	bool read_only;	      /* whatever changes the medium is answered -EROFS */
 	uint32_t
@@ -114,7 +128,37 @@ uint64_t blk_session_count(const struct blk *blk);
 
 /* --- channels -------------------------------------------------------------------------------- */
 
-enum blk_op { BLK_READ, BLK_WRITE, BLK_FLUSH, BLK_DISCARD, BLK_WRITE_ZEROES, BLK_CAS, BLK_OPS };
+enum blk_op {
+	BLK_READ,
+	BLK_WRITE,
+	BLK_FLUSH,
+	BLK_DISCARD,
+	BLK_WRITE_ZEROES,
+	BLK_CAS,
+	BLK_SCSI,
+	BLK_OPS,
+};
+
+/*
+ * BLK_SCSI: a command as it is, and its answer as it is, attentions, BUSY and conflicts included: nothing is
+ * sent again. `iov` of the request is its data, `length` their bytes; `offset` is 0. -EOPNOTSUPP: no SCSI here.
+ * A command whose session is lost is answered -ENOTCONN once nothing of it can happen any more: the session is up
+ * again by the same name and ISID, and where that does not drain the old one, the flight time is over. One
+ * that was not sent waits for the session. It has changed the medium or not.
+ */
+#define BLK_SENSE_MAX 96u
+enum blk_data { BLK_DATA_NONE, BLK_DATA_IN, BLK_DATA_OUT };
+struct blk_scsi {
+	uint8_t cdb[16];
+	unsigned cdb_length;
+	enum blk_data data;
+	/* the answer */
+	uint8_t status;
+	uint8_t sense[BLK_SENSE_MAX];
+	unsigned sense_bytes;
+	uint64_t moved; /* bytes of data transferred */
+	bool overrun;	/* there was more */
+};
 
 #define BLK_FUA	    1u /* WRITE, CAS: durable when answered */
 #define BLK_UNGATED 2u /* the lease does not apply: beats, claims, format, recovery's proofs */
@@ -134,6 +178,7 @@ struct blk_req {
 	uint64_t offset, length; /* CAS: one logical block */
 	const struct iovec *iov; /* READ, WRITE: any alignment that O_DIRECT takes: 512 bytes */
 	int iovcnt;		 /* CAS: iov[0] is compared, iov[1] written */
+	struct blk_scsi *scsi;	 /* SCSI */
 	void (*done)(struct blk_req *req, int res); /* 0 or -errno as above */
 	bool maybe_done; /* on error: the command may have been executed, or may still be */
 	uint8_t priv[192] __attribute__((aligned(8))); /* the backend's */

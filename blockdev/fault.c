@@ -61,6 +61,7 @@ static unsigned op_bit(enum blk_op op)
 		return FAULT_CAS;
 	case BLK_FLUSH:
 		return FAULT_FLUSH;
+	case BLK_SCSI:
 	case BLK_OPS:
 		break;
 	}

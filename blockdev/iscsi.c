@@ -497,6 +497,12 @@ int blk_iscsi_open(const char *name, const struct blk_options *options, struct b
 	rc = iscsi_parse_url(name, &blk->target);
 	if (rc == 0 && options->chap_file)
 		rc = iscsi_read_chap(options->chap_file, &blk->target);
+	if (rc == 0 && options->pass) {
+		blk->node.info.kind = BLK_ISCSI;
+		blk->node.info.reinstatement = options->drains;
+		*out = &blk->node;
+		return 0;
+	}
 	if (rc == 0)
 		rc = probe(blk);
 	if (rc == 0 && blk->node.info.cas == BLK_CAS_BATON)

@@ -8,6 +8,11 @@
  * given to it is answered -ENOTCONN, maybe_done; nothing is sent again on another session by us
  * (INV-BLK-1). What the target itself has ended with a status (attention, busy) is sent again here.
  *
+ * A LUN that is passed through to one user (BLK_SCSI) keeps to the user what the target says, attentions
+ * of a new session too. What is lost with a session is answered when the next one is up: by its name and ISID it
+ * has drained the old one (or the flight time is over), so that the user may do it again (INV-BLK-1). What
+ * was not sent waits as long as it takes.
+ *
  * All in the loop's thread but the bringing thread, which owns the session while it runs, and posts.
  * Those who post hold the anchor, which outlives the channel while a post is on its way.
  */
@@ -27,7 +32,11 @@
 #define TICK_MS	       20  /* busy targets are asked again, time-outs noticed, this often */
 #define BRING_PAUSE_MS 100 /* between a failed attempt to come up and the next */
 #define UNREGISTER_MS  1000
-#define MAX_FLYING     256 /* a session's commands given to libiscsi at once */
+#define MAX_FLYING     256  /* a session's commands given to libiscsi at once */
+#define PASS_PAUSE_MS  1000 /* as BRING_PAUSE_MS, where nobody is waiting for an error */
+#define PASS_FLIGHT_MS 3000 /* as a volume's flight time */
+#define PASS_RW_MS     30000 /* a READ or WRITE that is passed through is lost with its session then */
+#define PASS_OTHER_MS  600000 /* other commands may take that long */
 
 enum state { DOWN, BRINGING, UP };
 
@@ -58,6 +67,8 @@ struct iscsi_chan {
 	struct list waiting; /* struct ireq.link, by age */
 	struct list later;   /* to be sent again at the next tick */
 	struct list flying;  /* given to libiscsi */
+	struct list lost;    /* passed through: went with a session, see lost_until_ns */
+	uint64_t lost_until_ns;
 	unsigned nflying;
 	bool dropping; /* callbacks only collect */
 	struct loop_timer tick;
@@ -103,6 +114,11 @@ static void answer(struct ireq *ir, int res, bool maybe_done)
 
 	req->maybe_done = maybe_done && blk_op_changes(req->op);
 	blk_complete(req, res);
+}
+
+static bool passed(const struct iscsi_chan *c)
+{
+	return c->chan.blk->options.pass;
 }
 
 static bool gate_shut(struct ireq *ir)
@@ -178,6 +194,28 @@ static void again(struct ireq *ir, enum scsi_resend how)
 	}
 }
 
+/* libiscsi keeps raw sense data behind their length where data would lie. */
+static void take_sense(struct blk_scsi *s, const struct scsi_task *task)
+{
+	if (task->status != SCSI_STATUS_CHECK_CONDITION || task->datain.size < 2)
+		return;
+	s->sense_bytes = MIN((unsigned)be16_get(task->datain.data),
+			     MIN((unsigned)task->datain.size - 2, BLK_SENSE_MAX));
+	memcpy(s->sense, task->datain.data + 2, s->sense_bytes);
+}
+
+static void hand_up(struct ireq *ir, uint8_t status, const struct scsi_task *task)
+{
+	struct blk_scsi *s = ir->req->scsi;
+	uint64_t missing = task->residual_status == SCSI_RESIDUAL_UNDERFLOW ? task->residual : 0;
+
+	s->status = status;
+	take_sense(s, task);
+	s->moved = ir->req->length - MIN(missing, ir->req->length);
+	s->overrun = task->residual_status == SCSI_RESIDUAL_OVERFLOW;
+	answer(ir, 0, false);
+}
+
 static void command_done(struct iscsi_context *ctx, int status, void *data, void *private_data)
 {
 	struct ireq *ir = private_data;
@@ -203,7 +241,9 @@ static void command_done(struct iscsi_context *ctx, int status, void *data, void
 		atomic_fetch_add(&c->chan.power_count, 1);
 	ir->task = NULL;
 	how = scsi_resend((uint8_t)status, &sense);
-	if (status == SCSI_GOOD)
+	if (ir->req->op == BLK_SCSI)
+		hand_up(ir, (uint8_t)status, task);
+	else if (status == SCSI_GOOD)
 		good(ir, task);
 	else if (how != SCSI_FINAL)
 		again(ir, how);
@@ -235,6 +275,15 @@ static int build(struct ireq *ir, uint8_t *cdb, unsigned *cdb_length, const stru
 	*iov = req->iov;
 	*iovcnt = req->iovcnt;
 	*length = req->length;
+	if (req->op == BLK_SCSI) {
+		static const int dirs[] = {[BLK_DATA_NONE] = SCSI_XFER_NONE,
+					   [BLK_DATA_IN] = SCSI_XFER_READ,
+					   [BLK_DATA_OUT] = SCSI_XFER_WRITE};
+
+		*cdb_length = req->scsi->cdb_length;
+		memcpy(cdb, req->scsi->cdb, *cdb_length);
+		return dirs[req->scsi->data];
+	}
 	if (req->op == BLK_FLUSH || ir->syncing) {
 		cdb[0] = 0x91;
 		*length = 0;
@@ -277,6 +326,7 @@ static int build(struct ireq *ir, uint8_t *cdb, unsigned *cdb_length, const stru
 		ir->data = (struct iovec){(void *)zero_block, blk->node.info.block_size};
 		break;
 	case BLK_FLUSH:
+	case BLK_SCSI:
 	case BLK_OPS:
 		MUST(!"an operation of blk.h");
 	}
@@ -284,6 +334,18 @@ static int build(struct ireq *ir, uint8_t *cdb, unsigned *cdb_length, const stru
 	*iovcnt = 1;
 	*length = ir->data.iov_len;
 	return SCSI_XFER_WRITE;
+}
+
+static uint64_t timeout_ms(const struct blk_chan *chan, const struct blk_req *req)
+{
+	if (req->op != BLK_SCSI)
+		return blk_chan_timeout_ms(chan);
+	switch (req->scsi->cdb[0] & 0x1f) { /* READ and WRITE of 6, 10, 12, 16 bytes */
+	case 0x08:
+	case 0x0a:
+		return PASS_RW_MS;
+	}
+	return PASS_OTHER_MS;
 }
 
 /* libiscsi takes iovecs of the same shape; it borrows them, and the buffers, until the callback. */
@@ -303,6 +365,8 @@ static bool send_one(struct iscsi_chan *c, struct ireq *ir)
 		scsi_task_set_iov_in(ir->task, (struct scsi_iovec *)iov, n);
 	else if (dir == SCSI_XFER_WRITE)
 		scsi_task_set_iov_out(ir->task, (struct scsi_iovec *)iov, n);
+	if (passed(c)) /* it may have waited for long */
+		ir->deadline_ns = clock_boot_ns() + timeout_ms(&c->chan, ir->req) * NS_PER_MS;
 	list_add_tail(&c->flying, &ir->link);
 	c->nflying++;
 	if (iscsi_scsi_command_async(c->sess->ctx, c->sess->target->lun, ir->task, command_done,
@@ -329,6 +393,10 @@ static void send_waiting(struct iscsi_chan *c)
 	while (!list_empty(&c->waiting) && c->nflying < MAX_FLYING && !c->sess->lost) {
 		struct ireq *ir = list_first(&c->waiting, struct ireq, link);
 
+		if (passed(c) && gate_shut(ir)) { /* it waits for the lease as well */
+			arm_tick(c);
+			break;
+		}
 		list_del(&ir->link);
 		if (gate_shut(ir)) { /* it may have waited for the session */
 			answer(ir, -ESTALE, ir->syncing);
@@ -445,8 +513,10 @@ static void fail_all(struct list *list, int res, bool sent)
 		if (ir->task)
 			scsi_free_scsi_task(ir->task);
 		ir->task = NULL;
-		answer(ir, clock_boot_ns() >= ir->deadline_ns ? -ETIMEDOUT : res,
-		       sent || ir->syncing);
+		if (ir->req->op != BLK_SCSI && clock_boot_ns() >= ir->deadline_ns)
+			answer(ir, -ETIMEDOUT, sent || ir->syncing);
+		else
+			answer(ir, res, sent || ir->syncing);
 	}
 }
 
@@ -466,16 +536,44 @@ static void drop(struct iscsi_chan *c, const char *why)
 	c->dropping = false;
 	free(s);
 	c->nflying = 0;
+	if (passed(c)) {
+		if (list_empty(&c->lost))
+			c->lost_until_ns = 0;
+		if (!c->chan.blk->info.reinstatement)
+			c->lost_until_ns = clock_boot_ns() + PASS_FLIGHT_MS * NS_PER_MS;
+		list_splice_tail(&c->lost, &c->flying);
+	}
 	list_splice_tail(&flying, &c->flying);
 	fail_all(&flying, -ENOTCONN, true);
-	if (!list_empty(&c->waiting))
+	if (!list_empty(&c->waiting) || !list_empty(&c->lost))
 		kick(c);
+}
+
+/* What went with the last session can happen no more: its user may do it again. */
+static void answer_lost(struct iscsi_chan *c)
+{
+	struct list lost = LIST_INIT(lost);
+
+	if (list_empty(&c->lost) || c->state != UP || clock_boot_ns() < c->lost_until_ns)
+		return;
+	list_splice_tail(&lost, &c->lost);
+	fail_all(&lost, -ENOTCONN, true);
 }
 
 static void post(struct anchor *a, unsigned what)
 {
 	if (atomic_fetch_or(&a->posts, what) == 0)
 		loop_post(a->loop, &a->work);
+}
+
+/* Whether the user may still use the LUN: who was kicked out by a login looks before the next one. */
+static int look(const struct iscsi_chan *c)
+{
+	const struct blk_options *o = &c->chan.blk->options;
+
+	return o->look && o->look(o->look_arg)
+		       ? fail(-ESTALE, "LUN %s: is not to be used now", c->chan.blk->info.name)
+		       : 0;
 }
 
 static void *bring_main(void *arg)
@@ -487,11 +585,13 @@ static void *bring_main(void *arg)
 	if (since < BRING_PAUSE_MS * NS_PER_MS)
 		sleep_ms(BRING_PAUSE_MS - since / NS_PER_MS);
 	err_clear();
-	if (!c->sess->ctx)
+	if (passed(c))
+		rc = look(c);
+	if (rc == 0 && !c->sess->ctx)
 		rc = iscsi_login_as(blk_of(c), c->sess, c->chan.index,
 				    blk_chan_timeout_ms(&c->chan));
 	if (rc == 0)
-		rc = iscsi_enrol(blk_of(c), c->sess);
+		rc = passed(c) ? look(c) : iscsi_enrol(blk_of(c), c->sess);
 	c->brought = rc;
 	if (rc < 0)
 		err_save(&c->brought_err, rc);
@@ -529,6 +629,7 @@ static void brought(struct iscsi_chan *c)
 			atomic_fetch_add(&c->chan.came_up, 1);
 		stands(c);
 		attach(c);
+		answer_lost(c);
 		kick(c);
 		return;
 	}
@@ -541,6 +642,10 @@ static void brought(struct iscsi_chan *c)
 	c->sess = NULL;
 	c->state = DOWN;
 	c->last_try_ns = clock_boot_ns();
+	if (passed(c)) { /* as long as it takes; see tick */
+		arm_tick(c);
+		return;
+	}
 	if (rc != -ESTALE && rc != -EBADE && rc != -ETIMEDOUT)
 		rc = -ENOTCONN;
 	list_splice_tail(&waiting, &c->later);
@@ -557,7 +662,9 @@ static void kick(struct iscsi_chan *c)
 	if (c->state == BRINGING)
 		return;
 	if (c->state == DOWN) {
-		if (!list_empty(&c->waiting) || !list_empty(&c->later))
+		if (passed(c) && clock_boot_ns() < c->last_try_ns + PASS_PAUSE_MS * NS_PER_MS)
+			return;
+		if (!list_empty(&c->waiting) || !list_empty(&c->later) || !list_empty(&c->lost))
 			bring(c);
 		return;
 	}
@@ -593,11 +700,14 @@ static void tick(struct loop_timer *timer)
 		late |= now >= ir->deadline_ns;
 	if (late && c->state == UP)
 		drop(c, "a command was not answered in time");
-	expire_waiting(c, now);
+	if (passed(c))
+		answer_lost(c);
+	else
+		expire_waiting(c, now);
 	list_splice_tail(&c->waiting, &c->later);
-	if (!list_empty(&c->waiting))
+	if (!list_empty(&c->waiting) || (c->state == DOWN && !list_empty(&c->lost)))
 		kick(c);
-	if (c->nflying || !list_empty(&c->waiting) || c->state == BRINGING)
+	if (c->nflying || !list_empty(&c->waiting) || !list_empty(&c->lost) || c->state == BRINGING)
 		arm_tick(c);
 }
 
@@ -637,6 +747,8 @@ static void anchor_work(struct loop_work *work)
 		if (c->state == UP)
 			drop(c, "reset");
 		fail_all(&waiting, -ENOTCONN, false);
+		list_splice_tail(&waiting, &c->lost);
+		fail_all(&waiting, -ENOTCONN, true);
 	}
 	if (posts & POST_UNREGISTER)
 		unregister(c);
@@ -695,18 +807,22 @@ int iscsi_chan_open(struct blk_chan *chan)
 	list_init(&c->waiting);
 	list_init(&c->later);
 	list_init(&c->flying);
+	list_init(&c->lost);
 	c->tick.fn = tick;
 	c->sess = xcalloc(1, sizeof(*c->sess));
 	rc = iscsi_login_as(blk_of(c), c->sess, chan->index, blk_chan_timeout_ms(chan));
 	if (rc == 0)
-		rc = iscsi_enrol(blk_of(c), c->sess);
+		rc = passed(c) ? look(c) : iscsi_enrol(blk_of(c), c->sess);
 	if (rc < 0) {
 		isess_close(c->sess, false);
 		free(c->sess);
-		return rc;
+		c->sess = NULL;
+		if (!passed(c) || !chan->blk->options.lazy)
+			return rc;
+	} else {
+		c->state = UP;
+		stands(c);
 	}
-	c->state = UP;
-	stands(c);
 	c->anchor = xcalloc(1, sizeof(*c->anchor));
 	*c->anchor = (struct anchor){
 		.work.fn = anchor_work, .flush.fn = flush_work, .chan = c, .loop = chan->loop};
@@ -720,7 +836,8 @@ void iscsi_chan_close(struct blk_chan *chan)
 	struct iscsi_chan *c = of(chan);
 	struct anchor *a = c->anchor;
 
-	MUST(list_empty(&c->waiting) && list_empty(&c->later) && list_empty(&c->flying));
+	MUST(list_empty(&c->waiting) && list_empty(&c->later) && list_empty(&c->flying) &&
+	     list_empty(&c->lost));
 	if (c->state == BRINGING)
 		pthread_join(c->thread, NULL);
 	pthread_mutex_lock(&chan->blk->lock); /* after this nobody posts */
@@ -764,7 +881,7 @@ void iscsi_chan_submit(struct blk_chan *chan, struct blk_req *req)
 	ir->task = NULL;
 	ir->syncing = false;
 	ir->power = atomic_load_explicit(&chan->power_count, memory_order_relaxed);
-	ir->deadline_ns = clock_boot_ns() + blk_chan_timeout_ms(chan) * NS_PER_MS;
+	ir->deadline_ns = clock_boot_ns() + timeout_ms(chan, req) * NS_PER_MS;
 	list_add_tail(&c->waiting, &ir->link);
 	if (c->state == UP && !c->watch)
 		attach(c);

@@ -29,6 +29,8 @@
 #include "blockdev/scsi.h"
 #include "blockdev/uring.h"
 
+#define RAW_TIMEOUT_MS 600000 /* of a command that is passed through: a guest has its own */
+
 struct blk_kernel {
 	struct blk node;
 	int fd;
@@ -74,6 +76,38 @@ static int sg_exec(struct scsi_nexus *nexus, struct scsi_cmd *cmd)
 	cmd->status = io.status;
 	cmd->got = cmd->length - (uint32_t)MAX(io.resid, 0);
 	scsi_parse_sense(sense, io.sb_len_wr, &cmd->sense);
+	return 0;
+}
+
+/* A command as it is; its data lie where the request's do. */
+static int sg_raw(struct blk_kernel *k, struct blk_req *req)
+{
+	static const int dirs[] = {[BLK_DATA_NONE] = SG_DXFER_NONE,
+				   [BLK_DATA_IN] = SG_DXFER_FROM_DEV,
+				   [BLK_DATA_OUT] = SG_DXFER_TO_DEV};
+	struct blk_scsi *s = req->scsi;
+	struct sg_io_hdr io = {.interface_id = 'S',
+			       .dxfer_direction = dirs[s->data],
+			       .cmd_len = (unsigned char)s->cdb_length,
+			       .mx_sb_len = BLK_SENSE_MAX,
+			       .iovec_count = (unsigned short)req->iovcnt,
+			       .dxfer_len = (unsigned)req->length,
+			       .dxferp = (void *)req->iov,
+			       .cmdp = s->cdb,
+			       .sbp = s->sense,
+			       .timeout = RAW_TIMEOUT_MS};
+
+	if (blk_gate_shut(&k->node, req))
+		return -ESTALE;
+	if (ioctl(k->fd, SG_IO, &io) < 0)
+		return errno == ENOTTY ? -EOPNOTSUPP : -EIO;
+	if (io.host_status == 3) /* DID_TIME_OUT */
+		return -ETIMEDOUT;
+	if (io.host_status && io.status == SCSI_GOOD)
+		return -ENOTCONN;
+	s->status = io.status;
+	s->sense_bytes = MIN(io.sb_len_wr, BLK_SENSE_MAX);
+	s->moved = req->length - (uint64_t)MAX(io.resid, 0);
 	return 0;
 }
 
@@ -124,6 +158,8 @@ static int blocking(struct blk_chan *chan, struct blk_req *req)
 
 	if (req->op == BLK_CAS)
 		return sg_cas(k, req);
+	if (req->op == BLK_SCSI)
+		return sg_raw(k, req);
 	if (blk_gate_shut(chan->blk, req))
 		return -ESTALE;
 	if (ioctl(k->fd, BLKDISCARD, range) == 0)
@@ -140,6 +176,10 @@ static void kernel_submit(struct blk_chan *chan, struct blk_req *req)
 		return;
 	if (req->op == BLK_CAS && k->cas)
 		casfile_submit(k->cas, chan, req);
+	else if (req->op == BLK_SCSI && k->scsi)
+		offload_submit(k->offload, req);
+	else if (req->op == BLK_SCSI)
+		blk_complete(req, -EOPNOTSUPP);
 	else if (req->op == BLK_CAS ? chan->blk->info.cas == BLK_CAS_ATS : chan->blk->info.unmap)
 		offload_submit(k->offload, req);
 	else

@@ -20,6 +20,7 @@
 static const char *const op_names[BLK_OPS] = {
 	[BLK_READ] = "read",	   [BLK_WRITE] = "write", [BLK_FLUSH] = "flush",
 	[BLK_DISCARD] = "discard", [BLK_CAS] = "cas",	  [BLK_WRITE_ZEROES] = "write-zeroes",
+	[BLK_SCSI] = "scsi",
 };
 
 const char *blk_cas_name(enum blk_cas cas)
@@ -44,6 +45,7 @@ bool blk_op_changes(enum blk_op op)
 	case BLK_DISCARD:
 	case BLK_WRITE_ZEROES:
 	case BLK_CAS:
+	case BLK_SCSI: /* for all we know */
 		return true;
 	case BLK_READ:
 	case BLK_FLUSH:
@@ -66,6 +68,10 @@ int blk_open(const char *name, const struct blk_options *options, struct blk **o
 		return blk_iscsi_open(name, options, out);
 	if (stat(name, &st) < 0)
 		return fail(-errno, "LUN %s: %s", name, strerror(errno));
+	if (options->pass && !S_ISBLK(st.st_mode))
+		return fail(-EINVAL,
+			    "LUN %s: a file speaks no SCSI; only iSCSI LUNs and SCSI devices do",
+			    name);
 	if (S_ISREG(st.st_mode))
 		return blk_file_open(name, options, out);
 	if (S_ISBLK(st.st_mode))
@@ -222,7 +228,7 @@ void blk_node_free(struct blk *blk)
 {
 	struct blk *lower = blk->lower;
 
-	if (blk->service_chan)
+	if (blk->service_chan) /* one that is passed through has none */
 		blk_service_run(blk->service, close_service_chan, blk->service_chan);
 	MUST(list_empty(&blk->chans));
 	if (!lower)
@@ -279,7 +285,7 @@ static void check(const struct blk_chan *chan, const struct blk_req *req)
 	uint64_t size = __atomic_load_n(&info->size, __ATOMIC_RELAXED), sum = 0;
 
 	MUST(req->op < BLK_OPS);
-	if (req->op == BLK_FLUSH)
+	if (req->op == BLK_FLUSH || req->op == BLK_SCSI)
 		return;
 	MUST(((req->offset | req->length) & (info->block_size - 1)) == 0);
 	MUST(req->length > 0);
@@ -350,6 +356,10 @@ void blk_submit(struct blk_chan *chan, struct blk_req *req)
 		blk->ops->submit(chan, req);
 		return;
 	}
+	if (req->op == BLK_SCSI && !blk->options.pass) {
+		blk_complete(req, -EOPNOTSUPP);
+		return;
+	}
 	if (blk->options.read_only && blk_op_changes(req->op)) {
 		blk_complete(req, -EROFS);
 		return;
@@ -359,7 +369,7 @@ void blk_submit(struct blk_chan *chan, struct blk_req *req)
 		return;
 	}
 	max = limit_of(blk, req->op);
-	if (req->length > max || req->iovcnt > BLK_IOV_MAX) {
+	if (req->op != BLK_SCSI && (req->length > max || req->iovcnt > BLK_IOV_MAX)) {
 		blk_split(chan, req, max);
 		return;
 	}

@@ -162,6 +162,8 @@ static const char *op_words(enum blk_op op)
 		return "discard";
 	case BLK_WRITE_ZEROES:
 		return "write of zeroes";
+	case BLK_SCSI:
+		return "SCSI command";
 	case BLK_CAS:
 	case BLK_OPS:
 		break;

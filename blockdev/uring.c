@@ -182,6 +182,7 @@ bool uring_submit(struct blk_chan *chan, struct blk_req *req, int fd)
 		return true;
 	case BLK_DISCARD:
 	case BLK_CAS:
+	case BLK_SCSI:
 	case BLK_OPS:
 		break;
 	}

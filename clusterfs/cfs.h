@@ -233,6 +233,8 @@ int cfs_vm_lock(struct cfs *fs, const char *path, unsigned wait_ms, struct cfs_v
  */
 int cfs_vm_adopt(struct cfs *fs, const char *path, struct cfs_vm_lock **out);
 uint64_t cfs_vm_lock_vbn(const struct cfs_vm_lock *lock);
+/* What stands on the disk now, read by any thread: 0 it names this host's life; -ESTALE: it does not; -EIO ... */
+int cfs_vm_lock_look(const struct cfs_vm_lock *lock);
 int cfs_vm_unlock(struct cfs_vm_lock *lock);
 /* The host that runs it, or that has it while it moves; -ENOENT when nobody does. */
 int cfs_vm_owner(struct cfs *fs, const char *path, char *host, size_t size);

@@ -141,6 +141,16 @@ int cfs_vm_adopt(struct cfs *fs, const char *path, struct cfs_vm_lock **out)
 	return rc < 0 ? rc : take(fs, path, vbn, 0, out);
 }
 
+int cfs_vm_lock_look(const struct cfs_vm_lock *vm)
+{
+	struct cfs_lock_record r;
+	int rc = cfs_lock_read(vm->fs, vm->vbn, &r);
+
+	if (rc < 0)
+		return rc;
+	return runs_here(vm->fs, vm->vbn, &r) && r.state == CFS_LOCK_ACTIVE ? 0 : -ESTALE;
+}
+
 uint64_t cfs_vm_lock_vbn(const struct cfs_vm_lock *vm)
 {
 	return vm->vbn;

@@ -73,6 +73,22 @@ static bool lun_used(const struct vm_def *d, unsigned lun)
 	return false;
 }
 
+static void parse_pass(json_t *doc, struct vm_def_disk *disk)
+{
+	const char *name = json_string_value(json_object_get(doc, "pass"));
+	json_int_t isid = json_integer_value(json_object_get(doc, "isid"));
+	json_int_t block = json_integer_value(json_object_get(doc, "block"));
+
+	if (!name || str_format(disk->name, sizeof(disk->name), "%s", name) < 0)
+		return;
+	disk->pass = true;
+	disk->shared = json_is_true(json_object_get(doc, "shared"));
+	disk->unfiltered = json_is_true(json_object_get(doc, "unfiltered"));
+	disk->drains = json_is_true(json_object_get(doc, "drains"));
+	disk->isid = (uint32_t)isid & 0xffffff;
+	disk->block = block == 4096 ? 4096 : 512;
+}
+
 /* A path, of one whose address is its place in the list; or an object. */
 static int parse_disk(json_t *doc, const char *name, struct vm_def *d)
 {
@@ -81,6 +97,7 @@ static int parse_disk(json_t *doc, const char *name, struct vm_def *d)
 	json_int_t lun = d->disks;
 
 	if (json_is_object(doc)) {
+		parse_pass(doc, disk);
 		path = json_string_value(json_object_get(doc, "path"));
 		lun = json_integer_value(json_object_get(doc, "lun"));
 		disk->pending = json_is_true(json_object_get(doc, "pending"));
@@ -184,11 +201,19 @@ static json_t *disk_record(const struct vm_def_disk *disk, unsigned index)
 {
 	json_t *d;
 
-	if (disk->lun == index && !disk->pending)
+	if (disk->lun == index && !disk->pending && !disk->pass)
 		return json_string(disk->path);
 	d = json_pack("{s:s, s:i}", "path", disk->path, "lun", (int)disk->lun);
 	if (disk->pending)
 		json_object_set_new(d, "pending", json_true());
+	if (!disk->pass)
+		return d;
+	json_object_set_new(d, "pass", json_string(disk->name));
+	json_object_set_new(d, "isid", json_integer(disk->isid));
+	json_object_set_new(d, "block", json_integer(disk->block));
+	json_object_set_new(d, "shared", json_boolean(disk->shared));
+	json_object_set_new(d, "unfiltered", json_boolean(disk->unfiltered));
+	json_object_set_new(d, "drains", json_boolean(disk->drains));
 	return d;
 }
 
@@ -377,18 +402,31 @@ void vm_def_remove(struct vm_def *d, unsigned index, bool rest)
 		d->freed_lun[d->freed++] = (uint16_t)lun;
 }
 
+char *vm_def_disk_name(const struct vm_def_disk *disk, const char *volume)
+{
+	return disk->pass ? xstrdup(disk->name) : xasprintf("%s:%s", volume, disk->path);
+}
+
 json_t *vm_def_json(const struct vm_def *d, const char *volume)
 {
 	json_t *disks = json_array(), *attached = json_array();
 
 	for (unsigned i = 0; i < d->disks; i++) {
-		cleanup_free char *name = xasprintf("%s:%s", volume, d->disk[i].path);
+		const struct vm_def_disk *disk = &d->disk[i];
+		cleanup_free char *name = vm_def_disk_name(disk, volume);
+		json_t *one;
 
-		if (d->disk[i].pending)
+		if (disk->pending)
 			continue;
 		json_array_append_new(disks, json_string(name));
-		json_array_append_new(attached, json_pack("{s:s, s:i}", "disk", name, "lun",
-							  (int)d->disk[i].lun));
+		one = json_pack("{s:s, s:i, s:s}", "disk", name, "lun", (int)disk->lun, "kind",
+				disk->pass ? "lun" : "disk");
+		if (disk->pass) {
+			json_object_set_new(one, "id", json_string(disk->path));
+			json_object_set_new(one, "shared", json_boolean(disk->shared));
+			json_object_set_new(one, "unfiltered", json_boolean(disk->unfiltered));
+		}
+		json_array_append_new(attached, one);
 	}
 	return json_pack("{s:s, s:I, s:i, s:o, s:o, s:[], s:s, s:s, s:s}", "id", d->id, "memory",
 			 (json_int_t)d->memory, "cpus", (int)d->cpus, "disks", disks, "attached",

@@ -16,10 +16,18 @@ struct cfs;
 #define VM_DIR	     "/vms"
 
 struct vm_def_disk {
-	char path[256]; /* on the VM's own volume */
+	char path[256]; /* on the VM's own volume; of a LUN that is passed through: its id */
 	unsigned lun;	/* its address in the guest */
 	/* Coming or going: not the VM's, but its lock may name the VM. See vm_hotplug.c. */
 	bool pending;
+	/* A LUN that is passed through, see vm_pass.h. */
+	bool pass;
+	bool shared;	 /* other VMs may have it too */
+	bool unfiltered; /* commands that harm more than its blocks are let through */
+	bool drains;	 /* a login by the same name and ISID ends the old session */
+	char name[256];	 /* a path, or an iscsi:// URL */
+	uint32_t isid;	 /* 24 bits, with the VM's own initiator name */
+	uint32_t block;	 /* bytes, logical */
 };
 
 struct vm_def {
@@ -51,7 +59,9 @@ int vm_def_store(struct cfs *fs, const char *path, const struct vm_def *def);
 int vm_def_replace(struct cfs *fs, const char *name, const struct vm_def *def);
 /* Takes over `from`'s disks and freed addresses. */
 void vm_def_take_disks(struct vm_def *def, const struct vm_def *from);
-/* The disk's index, or -ENOENT; `path` as on the volume. */
+/* What people call it: "VOLUME:/path", or the LUN's name; owned by the caller. */
+char *vm_def_disk_name(const struct vm_def_disk *disk, const char *volume);
+/* The disk's index, or -ENOENT; `path` as on the volume, or a LUN's id. */
 int vm_def_find(const struct vm_def *def, const char *path);
 /*
  * An address for another disk: the lowest one that is neither used nor rests; if there is none the one that

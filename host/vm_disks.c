@@ -15,6 +15,7 @@
 #include "base/util.h"
 #include "clusterfs/cfs.h"
 #include "host/daemon.h"
+#include "host/vm_pass.h"
 #include "host/vm_run.h"
 #include "host/volume.h"
 #include "vfs/chans.h"
@@ -144,9 +145,12 @@ int vm_disk_open(struct host_vm *vm, unsigned i)
 	const char *path = vm->def.disk[i].path;
 	cleanup_free char *name = xasprintf("%s:%s", host_volume_name(vm->volume), path);
 	struct vm_open_disk *open = &vm->open[i];
-	int rc = cfs_open(host_volume_fs(vm->volume), path, CFS_OPEN_WRITE,
-			  cfs_vm_lock_vbn(vm->vm_lock), &open->file);
+	int rc;
 
+	if (vm->def.disk[i].pass)
+		return vm_pass_open(vm, i);
+	rc = cfs_open(host_volume_fs(vm->volume), path, CFS_OPEN_WRITE,
+		      cfs_vm_lock_vbn(vm->vm_lock), &open->file);
 	if (rc < 0) {
 		open->file = NULL;
 		return fail_prefix(rc, "vm %s: disk %s", vm->name, name);
@@ -222,6 +226,7 @@ int vm_disk_close(struct host_vm *vm, unsigned i)
 	}
 	rc = open->file ? cfs_close(open->file) : 0;
 	open->file = NULL;
+	vm_pass_close(vm, i);
 	return rc;
 }
 
@@ -264,7 +269,8 @@ int vm_disk_grow(struct host_vm *vm, unsigned disk, uint64_t size)
 int vm_disk_settle(struct cfs *fs, const struct vm_def_disk *disk, uint64_t owner)
 {
 	struct cfs_file *file;
-	int rc = cfs_open(fs, disk->path, CFS_OPEN_WRITE, owner, &file);
+	int rc = disk->pass ? -ENOENT /* it has no lock of ours */
+			    : cfs_open(fs, disk->path, CFS_OPEN_WRITE, owner, &file);
 
 	if (rc == 0)
 		return cfs_close(file);
@@ -380,6 +386,7 @@ void vm_disks_close(struct host_vm *vm, bool give_up)
 		if (rc < 0)
 			log_warn("host", "vm %s: disk %s: %s", vm->name, vm->def.disk[i].path,
 				 err_message(rc));
+		vm_pass_close(vm, i);
 		*open = (struct vm_open_disk){0};
 	}
 }

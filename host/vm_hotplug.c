@@ -28,13 +28,14 @@
 #include "host/holder.h"
 #include "host/names.h"
 #include "host/verbs.h"
+#include "host/vm_pass.h"
 #include "host/vm_run.h"
 #include "host/volume.h"
 #include "vfs/controller.h"
 
 #define CHANGE_MS    60000 /* it may be starting; another disk may be on its way out */
 #define LOOK_MS	     10
-#define IDLE_MS	     100   /* without a command for that long: the guest does not use it now */
+#define IDLE_MS	     300   /* without a command for that long: the guest does not use it now */
 #define DRAIN_MS     5000  /* in use for that long: it is in use */
 #define SILENT_MS    100   /* after its flush */
 #define UNHEARD_MS   500   /* for a guest that cannot be told */
@@ -58,8 +59,9 @@ struct plug {
 	struct host_call *call;
 	struct host_volume *volume; /* the VM's, used */
 	const char *name;	    /* the VM's */
-	const char *text, *path;    /* the disk: as it was said; on the volume */
-	int want;		    /* the address that was asked for; -1: any */
+	const char *text;	    /* the disk, or LUN, as it was said */
+	struct vm_def_disk disk;
+	int want; /* the address that was asked for; -1: any */
 	bool force;
 	unsigned lun;
 };
@@ -67,10 +69,14 @@ struct plug {
 static int take_disk(struct plug *p)
 {
 	char volume[64];
-	int rc = host_split_name(p->text, volume, &p->path);
+	const char *path;
+	int rc = host_split_name(p->text, volume, &path);
 
 	if (rc < 0)
 		return rc;
+	if (str_format(p->disk.path, sizeof(p->disk.path), "%s", path) < 0)
+		return fail(-EINVAL, "%s: a disk's path has at most %zu bytes", p->text,
+			    sizeof(p->disk.path) - 1);
 	if (strcmp(volume, host_volume_name(p->volume)))
 		return fail(
 			-EINVAL,
@@ -83,7 +89,7 @@ static int take_disk(struct plug *p)
 static int check_kind(struct plug *p)
 {
 	struct cfs_stat st;
-	int rc = cfs_stat(host_volume_fs(p->volume), p->path, &st);
+	int rc = cfs_stat(host_volume_fs(p->volume), p->disk.path, &st);
 
 	if (rc == 0 && st.kind != CFS_DISK)
 		rc = fail(-EINVAL, "%s: a %s, not a disk", p->text, host_kind_name(st.kind));
@@ -107,19 +113,28 @@ static int has_not(struct plug *p)
 	return rc;
 }
 
+/* Who has it, for -EBUSY of its lock. */
+static int name_holder(struct plug *p, int rc)
+{
+	return p->disk.pass ? rc : host_name_holder(p->volume, p->disk.path, rc);
+}
+
 /* Puts it at the end of `def`, as the VM's or on its way. */
 static int add(struct plug *p, struct vm_def *def, bool pending)
 {
-	int at = vm_def_find(def, p->path), rc;
+	int at = vm_def_find(def, p->disk.path), rc;
 
 	if (at >= 0)
 		return has_it_already(p, def->disk[at].lun);
 	rc = vm_def_pick_lun(def, p->name, p->want, &p->lun);
 	if (rc == 0)
-		rc = vm_def_add(def, p->name, p->path, p->lun);
-	if (rc == 0)
-		def->disk[def->disks - 1].pending = pending;
-	return rc;
+		rc = vm_def_add(def, p->name, p->disk.path, p->lun);
+	if (rc < 0)
+		return rc;
+	p->disk.lun = p->lun;
+	p->disk.pending = pending;
+	def->disk[def->disks - 1] = p->disk;
+	return 0;
 }
 
 static int store(struct host_vm *vm, const struct vm_def *def)
@@ -165,7 +180,7 @@ static int attach_here(struct plug *p, struct host_vm *vm, struct vm_def *def)
 	last = def->disks - 1;
 	rc = vm_disk_open(vm, last);
 	if (rc < 0)
-		return undo(vm, def, host_name_holder(vm->volume, p->path, rc));
+		return undo(vm, def, name_holder(p, rc));
 	def->disk[last].pending = false;
 	rc = store(vm, def);
 	if (rc == 0)
@@ -228,11 +243,11 @@ static int add_to_definition(struct plug *p, struct vm_def *def, uint64_t owner)
 	struct cfs_file *file;
 	int rc = add(p, def, false);
 
-	if (rc < 0)
+	if (rc < 0 || p->disk.pass)
 		return rc;
-	rc = cfs_open(host_volume_fs(p->volume), p->path, CFS_OPEN_WRITE, owner, &file);
+	rc = cfs_open(host_volume_fs(p->volume), p->disk.path, CFS_OPEN_WRITE, owner, &file);
 	if (rc < 0)
-		return host_name_holder(p->volume, p->path, rc);
+		return name_holder(p, rc);
 	return cfs_close(file);
 }
 
@@ -333,13 +348,26 @@ static int ask_guest(struct plug *p, struct host_vm *vm)
 	return 0;
 }
 
+/* By its path, or what a LUN is called, or its id. */
+static int find_attached(const struct plug *p, const struct vm_def *def)
+{
+	for (unsigned i = 0; i < def->disks; i++) {
+		const struct vm_def_disk *d = &def->disk[i];
+
+		if (d->pass ? !strcmp(d->name, p->text) || !strcmp(d->path, p->text)
+			    : p->disk.path[0] && !strcmp(d->path, p->disk.path))
+			return (int)i;
+	}
+	return -ENOENT;
+}
+
 static int detach_here(struct plug *p, struct host_vm *vm, struct vm_def *def)
 {
 	int rc = vm_disks_settle(vm, true), at;
 
 	if (rc < 0)
 		return rc;
-	at = vm_def_find(&vm->def, p->path);
+	at = find_attached(p, &vm->def);
 	if (at < 0)
 		return has_not(p);
 	p->lun = vm->def.disk[at].lun;
@@ -376,7 +404,7 @@ static int detach_live(struct plug *p, struct host_vm *vm)
 
 static int remove_from_definition(struct plug *p, struct vm_def *def, uint64_t owner)
 {
-	int at = vm_def_find(def, p->path);
+	int at = find_attached(p, def);
 
 	(void)owner;
 	if (at < 0)
@@ -417,26 +445,71 @@ static json_t *result_of(const struct plug *p, bool live)
 			 "live", live);
 }
 
+/* The definition, for what a LUN needs to know of its VM. */
+static int attach_lun(struct plug *p, bool *live)
+{
+	struct vm_def *def = xmalloc(sizeof(*def));
+	struct host *host = p->call->host;
+	struct cfs_file *guard;
+	int rc = vm_def_load(host_volume_fs(p->volume), p->name, def), at;
+
+	if (rc == 0)
+		rc = vm_pass_probe(host, def, p->text, &p->disk);
+	at = rc < 0 ? -ENOENT : vm_def_find(def, p->disk.path);
+	if (at >= 0 && !def->disk[at].pending)
+		rc = has_it_already(p, def->disk[at].lun);
+	free(def);
+	if (rc < 0)
+		return rc;
+	p->disk.shared = host_arg_bool(p->call, "shared");
+	p->disk.unfiltered = host_arg_bool(p->call, "unfiltered");
+	rc = vm_pass_begin(host, p->volume, p->name, &p->disk, &guard);
+	if (rc < 0)
+		return rc;
+	rc = on_vm(p, attach_live, add_to_definition, live);
+	vm_pass_done(guard);
+	return rc;
+}
+
+/* What of --disk and --lun was said. */
+static int take_what(struct plug *p, bool *lun)
+{
+	const char *disk = host_arg(p->call, "disk");
+
+	p->text = host_arg(p->call, "lun");
+	*lun = p->text != NULL;
+	if (disk && p->text)
+		return fail(-EINVAL, "vm attach: --disk or --lun, not both");
+	if (!disk && !p->text)
+		return fail(-EINVAL, "vm attach: say what: --disk or --lun");
+	if (disk && (host_arg_bool(p->call, "shared") || host_arg_bool(p->call, "unfiltered")))
+		return fail(-EINVAL, "vm attach: --shared and --unfiltered go with --lun");
+	if (disk)
+		p->text = disk;
+	return 0;
+}
+
 static int vm_attach(struct host_call *call)
 {
 	struct plug p = {.call = call, .want = -1};
 	uint64_t want;
-	bool live;
+	bool live, lun = false;
 	int rc = host_arg_u64(call, "lun_number", UINT64_MAX, &want);
 
 	if (rc == 0)
-		rc = host_arg_need(call, "disk", &p.text);
+		rc = take_what(&p, &lun);
 	if (rc == 0 && want != UINT64_MAX)
 		p.want = want < VM_LUNS ? (int)want : VM_LUNS;
 	if (rc == 0)
 		rc = vm_named(call, &p.volume, &p.name);
 	if (rc < 0)
 		return rc;
-	rc = take_disk(&p);
-	if (rc == 0)
+	if (!lun)
+		rc = take_disk(&p);
+	if (rc == 0 && !lun)
 		rc = check_kind(&p);
 	if (rc == 0)
-		rc = on_vm(&p, attach_live, add_to_definition, &live);
+		rc = lun ? attach_lun(&p, &live) : on_vm(&p, attach_live, add_to_definition, &live);
 	if (rc == 0) {
 		call->result = result_of(&p, live);
 		host_event(call->host->events, "vm", p.name, "disk %s attached as LUN %u", p.text,
@@ -456,7 +529,8 @@ static int vm_detach(struct host_call *call)
 		rc = vm_named(call, &p.volume, &p.name);
 	if (rc < 0)
 		return rc;
-	rc = take_disk(&p);
+	if (strstr(p.text, ":/") && !strstr(p.text, "://"))
+		rc = take_disk(&p);
 	if (rc == 0)
 		rc = on_vm(&p, detach_live, remove_from_definition, &live);
 	if (rc == 0) {

@@ -21,6 +21,7 @@
 #include "host/vm_console.h"
 #include "host/vm_def.h"
 
+struct blk;
 struct cfs;
 struct cfs_file;
 struct cfs_vm_lock;
@@ -98,6 +99,8 @@ struct host_vm {
 	struct vm_open_disk {
 		struct cfs_file *file;
 		struct vfs_disk *disk; /* the controller's */
+		struct blk *blk;       /* of a LUN that is passed through */
+		void *lease;	       /* ... the volume's, mapped: it gates the LUN too */
 	} open[VM_DISKS_MAX];
 	unsigned io; /* index of the I/O thread */
 	struct vfs_chans *chans;

@@ -187,7 +187,14 @@ static const struct cli_option console_options[] = {
 };
 
 static const struct cli_option attach_options[] = {
-	{"disk", CLI_TEXT, "V:/p", "a disk on the VM's own volume", true},
+	{"disk", CLI_TEXT, "V:/p", "a disk on the VM's own volume", false},
+	{"lun", CLI_TEXT, "LUN",
+	 "instead: a whole LUN, passed through: an iscsi:// URL, a SCSI device, or the id of one"
+	 " that is known here",
+	 false},
+	{"shared", CLI_FLAG, NULL, "other VMs that say so may have the LUN too", false},
+	{"unfiltered", CLI_FLAG, NULL,
+	 "let FORMAT UNIT, WRITE BUFFER and EXTENDED COPY through to the LUN", false},
 	{"lun-number", CLI_SIZE, "N",
 	 "its address in the guest, 0 to 1023 (the lowest that is free and was not freed under"
 	 " the guest that runs)",

@@ -49,6 +49,24 @@ struct vfs_disk_info {
 	bool read_only;
 };
 
+/* A SCSI command for a disk that is a LUN (pass.h). The caller's, as its data, until `done` ran, once. */
+struct vfs_scsi {
+	const uint8_t *cdb;
+	unsigned cdb_length; /* at most 16 */
+	bool to_guest;	     /* the direction of its data */
+	const struct iovec *iov;
+	unsigned iovcnt;
+	uint64_t bytes; /* sum of iov; 0: no data */
+	/* `res` 0: there is a status; else -errno as BLK_SCSI (blockdev/blk.h) */
+	void (*done)(struct vfs_scsi *s, int res);
+	/* the answer */
+	uint8_t status;
+	uint8_t *sense; /* 96 bytes, the caller's */
+	unsigned sense_bytes;
+	uint64_t moved;
+	bool overrun;
+};
+
 struct vfs_disk_ops {
 	void (*submit)(struct vfs_disk *disk, struct vfs_req *req);
 	/* Ends when nothing is in flight; then calls `closed` and frees the disk. */
@@ -63,14 +81,24 @@ struct vfs_disk_ops {
 	 * VFS_BUSY, then `rested` is told when that is over; VFS_UNFLUSHED; 0: nothing.
 	 */
 	unsigned (*rest)(struct vfs_disk *disk, bool on);
+	/* NULL: no LUN, the SCSI is ours. */
+	void (*scsi)(struct vfs_disk *disk, struct vfs_scsi *s);
 };
 #define VFS_BUSY      1u /* requests, or work of its own, are under way */
 #define VFS_UNFLUSHED 2u /* what was written may lie in a volatile cache still */
+
+/* What is so of a disk with ops->scsi. */
+struct vfs_pass {
+	bool by_requests;      /* READ and WRITE are submitted, not sent as commands */
+	bool unfiltered;       /* any command may be sent */
+	uint32_t max_transfer; /* bytes of one command */
+};
 
 /* The head of every kind of disk. */
 struct vfs_disk {
 	const struct vfs_disk_ops *ops;
 	struct vfs_disk_info info;
+	struct vfs_pass pass;
 	struct loop *loop;
 	/*
 	 * Told by the disk, in its loop: the volume is full (true) and requests are parked, or space

@@ -60,8 +60,9 @@ int scsi_attach(struct scsi_target *t, struct vfs_disk *disk, const struct contr
 	list_init(&lun->commands);
 	t->lun[o->lun] = lun;
 	scsi_attention(t, -1, ASC_LUNS_CHANGED);
-	lun->attention[0] = ASC_POWER_ON;
-	lun->attentions = 1;
+	lun->attentions = 0;
+	if (!disk->ops->scsi) /* a LUN that is passed through says so itself */
+		lun->attention[lun->attentions++] = ASC_POWER_ON;
 	return 0;
 }
 
@@ -206,6 +207,10 @@ void scsi_result(struct scsi_cmd *cmd, int res)
 	case EROFS:
 		scsi_check(cmd, KEY_DATA_PROTECT, ASC_WRITE_PROTECTED);
 		break;
+	case EBADE: /* a LUN that is passed through */
+		cmd->status = SCSI_RESERVATION_CONFLICT;
+		scsi_finish(cmd);
+		break;
 	case EIO:
 		scsi_check(cmd, KEY_MEDIUM_ERROR, write ? ASC_WRITE_ERROR : ASC_READ_ERROR);
 		break;
@@ -276,12 +281,16 @@ static void run(struct scsi_cmd *cmd)
 		scsi_report_luns(cmd, lun->target);
 		return;
 	}
-	if (cmd->cdb[0] == 0x03) {
+	if (cmd->cdb[0] == 0x03 && (lun->attentions || !scsi_passes(cmd))) {
 		request_sense(cmd, lun);
 		return;
 	}
 	if (lun->attentions && !(op && op->flags & OP_ANY_STATE)) {
 		scsi_check(cmd, KEY_UNIT_ATTENTION, next_attention(lun));
+		return;
+	}
+	if (scsi_passes(cmd)) {
+		scsi_pass(cmd);
 		return;
 	}
 	if (!op) {
@@ -292,7 +301,7 @@ static void run(struct scsi_cmd *cmd)
 		scsi_bad_field(cmd);
 		return;
 	}
-	if (scsi_pr_conflict(lun, op)) {
+	if (!lun->disk->ops->scsi && scsi_pr_conflict(lun, op)) {
 		cmd->status = SCSI_RESERVATION_CONFLICT;
 		scsi_finish(cmd);
 		return;

@@ -18,10 +18,12 @@
 
 #include "base/util.h"
 #include "vfs/controller.h"
+#include "vfs/disk.h"
 #include "vfs/guest_io.h"
 
-#define SCSI_CDB   32
-#define SCSI_SENSE 18 /* fixed format */
+#define SCSI_CDB       32
+#define SCSI_SENSE     18 /* fixed format, of ours */
+#define SCSI_SENSE_MAX 96 /* of a LUN that is passed through */
 
 enum scsi_status { /* SAM-5, 5.3.1 */
 		   SCSI_GOOD = 0x00,
@@ -44,6 +46,7 @@ enum scsi_asc {
 	ASC_INVALID_RELEASE = 0x2604,
 	ASC_WRITE_PROTECTED = 0x2700,
 	ASC_POWER_ON = 0x2900,
+	ASC_NEXUS_LOSS = 0x2907,
 	ASC_CAPACITY_CHANGED = 0x2a09,
 	ASC_SAVING_NOT_SUPPORTED = 0x3900,
 	ASC_LUNS_CHANGED = 0x3f0e,
@@ -77,7 +80,7 @@ struct scsi_cmd {
 	void (*done)(struct scsi_cmd *cmd);
 	/* The answer: */
 	enum scsi_status status;
-	uint8_t sense[SCSI_SENSE];
+	uint8_t sense[SCSI_SENSE_MAX];
 	unsigned sense_bytes; /* 0 without */
 	uint64_t moved;	      /* bytes of data transferred, either way */
 	bool overrun;	      /* the buffers are smaller than what the CDB asks for */
@@ -88,6 +91,8 @@ struct scsi_cmd {
 	uint64_t seq;
 	bool running;
 	struct guest_io io;
+	struct vfs_scsi pass;
+	struct iovec limits;
 	struct iovec *slice;
 	uint8_t *buffer; /* freed with the command */
 	uint64_t lba, blocks;

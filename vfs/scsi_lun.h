@@ -89,6 +89,9 @@ void scsi_read_capacity_10(struct scsi_cmd *cmd);
 void scsi_read_capacity_16(struct scsi_cmd *cmd);
 void scsi_report_opcodes(struct scsi_cmd *cmd);
 void scsi_report_tmf(struct scsi_cmd *cmd);
+/* scsi_pass.c: to the LUN, if it is passed through and this command is. */
+void scsi_pass(struct scsi_cmd *cmd);
+bool scsi_passes(const struct scsi_cmd *cmd);
 /* scsi_mode.c */
 void scsi_mode_sense(struct scsi_cmd *cmd);
 void scsi_mode_select(struct scsi_cmd *cmd);

@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -420,13 +421,125 @@ static void test_report_opcodes(void **state)
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+/* --- a LUN that is passed through -------------------------------------------------------------- */
+
+struct lun {
+	struct vfs_disk disk;
+	struct vfs_scsi *at; /* the last command */
+	unsigned commands, requests;
+};
+
+static void lun_scsi(struct vfs_disk *disk, struct vfs_scsi *s)
+{
+	struct lun *lun = container_of(disk, struct lun, disk);
+
+	lun->at = s;
+	lun->commands++;
+}
+
+static void lun_submit(struct vfs_disk *disk, struct vfs_req *req)
+{
+	container_of(disk, struct lun, disk)->requests++;
+	req->done(req, -EBADE);
+}
+
+static const struct vfs_disk_ops lun_ops = {.submit = lun_submit, .scsi = lun_scsi};
+
+static void answer(struct lun *lun, int res, uint8_t status)
+{
+	lun->at->status = status;
+	lun->at->moved = lun->at->bytes;
+	lun->at->done(lun->at, res);
+}
+
+static void send(struct scsi_cmd *c, const uint8_t *cdb, size_t n, size_t out, size_t in)
+{
+	prepare(c, cdb, n, out, in);
+	scsi_execute(w->t, 5, c);
+}
+
+static void test_passed_through(void **state)
+{
+	struct lun lun = {.disk = {.ops = &lun_ops,
+				   .info = {.size = 1 << 20, .block_size = 512},
+				   .pass = {.max_transfer = 65536}}};
+	struct controller_lun o = {.lun = 5};
+	struct vfs_disk *gone;
+	struct scsi_cmd c;
+
+	(void)state;
+	assert_int_equal(scsi_attach(w->t, &lun.disk, &o), 0);
+	/* Its attentions are its own; a vendor's command goes as it came, the answer too. */
+	send(&c, CDB(0xc1, 1, 2, 3, 4, 5, 6, 7, 8, 9), 0, 512);
+	assert_int_equal(lun.at->cdb_length, 16);
+	assert_memory_equal(lun.at->cdb, ((uint8_t[]){0xc1, 1, 2, 3, 4, 5, 6, 7, 8, 9}), 10);
+	assert_true(lun.at->to_guest && lun.at->bytes == 512 && lun.at->iov->iov_base == w->in);
+	memset(lun.at->sense, 0x5a, SCSI_SENSE_MAX);
+	lun.at->sense_bytes = SCSI_SENSE_MAX;
+	answer(&lun, 0, 0x02);
+	assert_int_equal(c.tag, 1);
+	assert_int_equal(c.status, 2);
+	assert_int_equal(c.sense_bytes, SCSI_SENSE_MAX);
+	assert_int_equal(c.sense[95], 0x5a);
+	/* BUSY is the guest's affair; a lost session is a nexus lost. */
+	send(&c, CDB(0, 0, 0, 0, 0, 0), 0, 0);
+	answer(&lun, 0, 0x08);
+	assert_int_equal(c.status, 8);
+	send(&c, CDB(0x2a, 0, 0, 0, 0, 1, 0, 0, 1, 0), 512, 0);
+	answer(&lun, -ENOTCONN, 0);
+	assert_int_equal((unsigned)(c.sense[2] & 15) << 16 | be16_get(c.sense + 12), 0x062907);
+	/* What does not go: REPORT LUNS, three dangerous ones, long CDBs, both directions. */
+	lun.commands = 0;
+	send(&c, CDB(0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 0, 0), 0, 255);
+	assert_int_equal(be32_get(w->in), 16);
+	send(&c, CDB(4, 0, 0, 0, 0, 0), 0, 0);
+	send(&c, CDB(0x3b, 2, 0, 0, 0, 0, 0, 0, 0, 0), 0, 0);
+	send(&c, CDB(0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), 0, 0);
+	assert_int_equal(be16_get(c.sense + 12), ASC_INVALID_OPCODE);
+	send(&c, CDB(0x7f, 0, 0, 0, 0, 0, 0, 24), 0, 0);
+	send(&c, CDB(0x2a, 0, 0, 0, 0, 1, 0, 0, 1, 0), 512, 512);
+	assert_int_equal(c.status, 2);
+	assert_int_equal(lun.commands, 0);
+	lun.disk.pass.unfiltered = true;
+	send(&c, CDB(0x3b, 2, 0, 0, 0, 0, 0, 0, 0, 0), 0, 0);
+	assert_int_equal(lun.commands, 1);
+	answer(&lun, 0, 0);
+	/* Block limits: no larger than what gets through, and not larger than they were. */
+	send(&c, CDB(0x12, 1, 0xb0, 0, 64, 0), 0, 64);
+	memset(lun.at->iov->iov_base, 0, 64);
+	be32_put((uint8_t *)lun.at->iov->iov_base + 12, 1000);
+	answer(&lun, 0, 0);
+	assert_int_equal(be32_get(w->in + 8), 128);
+	assert_int_equal(be32_get(w->in + 12), 128);
+	send(&c, CDB(0x12, 1, 0xb0, 0, 64, 0), 0, 64);
+	memset(lun.at->iov->iov_base, 0, 64);
+	be32_put((uint8_t *)lun.at->iov->iov_base + 8, 64);
+	answer(&lun, 0, 0);
+	assert_int_equal(be32_get(w->in + 8), 64);
+	assert_int_equal(be32_get(w->in + 12), 0);
+	/* A kernel device: plain READ and WRITE are requests, whose -EBADE is a conflict. */
+	lun.disk.pass.by_requests = true;
+	lun.commands = 0;
+	send(&c, CDB(0x2a, 8, 0, 0, 0, 1, 0, 0, 1, 0), 512, 0);
+	assert_int_equal(lun.requests, 1);
+	assert_int_equal(c.status, SCSI_RESERVATION_CONFLICT);
+	send(&c, CDB(0x28, 0x20, 0, 0, 0, 1, 0, 0, 1, 0), 0, 520);
+	assert_int_equal(lun.commands, 1);
+	/* It goes while a command is under way. */
+	assert_int_equal(scsi_detach(w->t, 5, &gone), 0);
+	assert_ptr_equal(gone, &lun.disk);
+	answer(&lun, -ENOTCONN, 0);
+	assert_int_equal(be16_get(c.sense + 12), ASC_LUN_NOT_SUPPORTED);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(test_inquiry),      T(test_capacity_and_luns),    T(test_read_and_write),
-		T(test_write_cache),  T(test_unmap_and_write_same), T(test_compare_and_write),
-		T(test_turns),	      T(test_detach_waits),	    T(test_attentions),
-		T(test_reservations), T(test_report_opcodes),
+		T(test_inquiry),	T(test_capacity_and_luns),    T(test_read_and_write),
+		T(test_write_cache),	T(test_unmap_and_write_same), T(test_compare_and_write),
+		T(test_turns),		T(test_detach_waits),	      T(test_attentions),
+		T(test_reservations),	T(test_report_opcodes),	      T(test_reservations),
+		T(test_passed_through),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

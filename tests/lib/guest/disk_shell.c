@@ -14,6 +14,9 @@
  *	e				ends the storm when all is answered; "e WRITES READS"
  *	v				every block holds what was acknowledged last; "v ok"
  *	c				READ CAPACITY; "c BLOCKS"
+ *	x CDB N				that command (hex), with N bytes to read; "x STATUS KEY ASC ASCQ",
+ *					and the first 64 bytes in hex
+ *	X CDB DATA N			the same with N bytes to write, those (hex) and zeroes behind them
  *	t				TEST UNIT READY; "t ok", or the sense data "t KEY ASC ASCQ"
  *	p				powers off, as it does when its power button is pressed
  *
@@ -577,6 +580,63 @@ static void report_luns(const char *p)
 	say("\n");
 }
 
+static unsigned hex_digit(char c)
+{
+	return c >= 'a' ? c - 'a' + 10u : (unsigned)(c - '0');
+}
+
+static const char *parse_hex(const char *p, uint8_t *to, unsigned *n)
+{
+	while (*p == ' ')
+		p++;
+	for (*n = 0; p[0] > ' ' && p[1] > ' '; p += 2)
+		to[(*n)++] = (uint8_t)(hex_digit(p[0]) << 4 | hex_digit(p[1]));
+	return p;
+}
+
+static void say_hex(const uint8_t *p, unsigned n)
+{
+	static const char digit[] = "0123456789abcdef";
+	char text[3] = {0};
+
+	say(" ");
+	for (; n > 0; n--, p++) {
+		text[0] = digit[*p >> 4];
+		text[1] = digit[*p & 15];
+		say(text);
+	}
+}
+
+/* Its data are as long as is said, not a block. */
+static void any_command(const char *p, bool write)
+{
+	uint8_t cdb[16] = {0};
+	unsigned n, bytes;
+	struct slot *s;
+	struct vring_desc *d;
+
+	p = parse_hex(p, cdb, &n);
+	s = take_slot(cdb[0]);
+	memcpy(s->req.cdb, cdb, sizeof(cdb));
+	memset(data[s - slot], 0, BLOCK);
+	if (write)
+		p = parse_hex(p, data[s - slot], &n);
+	parse(p, &bytes);
+	d = write ? &s->out[1] : &s->in[2];
+	d->len = bytes;
+	send(s, !bytes ? s->none : write ? s->out : s->in, bytes ? 3 : 2);
+	wait_for(0);
+	d->len = BLOCK;
+	say("x");
+	say_number(s->resp.response ? 1000u + s->resp.response : s->resp.status);
+	say_number(s->resp.sense_len ? s->resp.sense[2] & 15u : 0);
+	say_number(s->resp.sense_len ? s->resp.sense[12] : 0);
+	say_number(s->resp.sense_len ? s->resp.sense[13] : 0);
+	if (!write && bytes)
+		say_hex(data[s - slot], bytes < 64 ? bytes : 64);
+	say("\n");
+}
+
 static void test_unit(void)
 {
 	struct slot *s = single(TUR, 0, false);
@@ -615,6 +675,10 @@ static void obey(const char *line)
 		break;
 	case 'L':
 		report_luns(line + 1);
+		break;
+	case 'x':
+	case 'X':
+		any_command(line + 1, line[0] == 'X');
 		break;
 	case 'f':
 		sync_cache();
@@ -671,7 +735,7 @@ static void look_at_events(void)
 /* Looks at the serial port and the power button. */
 static void look(void)
 {
-	static char line[80];
+	static char line[160];
 	static unsigned n;
 
 	while (in8(0x3fd) & 1) {

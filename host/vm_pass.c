@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: Apache-2.0
+/* vm_pass.c: LUNs that are passed through: what they are, whose they are, how they are opened. */
+#include "host/vm_pass.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/util.h"
+#include "base/vmctl.h"
+#include "blockdev/blk.h"
+#include "clusterfs/cfs.h"
+#include "host/daemon.h"
+#include "host/vm_run.h"
+#include "host/volume.h"
+#include "vfs/iothread.h"
+#include "vfs/pass.h"
+
+#define GUARD	 VM_DIR "/.passthrough"
+#define GUARD_MS 20000
+#define POLL_MS	 20
+#define FLIGHT_MS \
+	3000 /* where a login does not end the old session: what a dead daemon sent has landed */
+
+static bool is_iscsi(const char *name)
+{
+	return !strncmp(name, "iscsi://", 8);
+}
+
+/* The VM as an initiator, and what else opening needs. `chap` is the caller's to free. */
+static void fill_options(struct host *host, const struct vm_def *def, uint32_t isid,
+			 char initiator[224], char **chap, struct blk_options *o)
+{
+	(void)str_format(initiator, 224, "iqn.2026-01.org.perilune:vm.%s", def->id);
+	*chap = xasprintf("%s/chap", host->state.dir);
+	*o = (struct blk_options){.initiator = initiator, .isid = isid};
+	if (access(*chap, R_OK) == 0)
+		o->chap_file = *chap;
+}
+
+/* --- what it is ---------------------------------------------------------------------------------- */
+
+struct known {
+	const char *id;
+	char name[256];
+};
+
+static int find_known(void *arg, struct host_lun *lun)
+{
+	struct known *k = arg;
+	struct blk *blk = host_lun_blk(lun);
+
+	if (!blk || strcmp(blk_info(blk)->id, k->id))
+		return 0;
+	(void)str_format(k->name, sizeof(k->name), "%s", host_lun_name(lun));
+	return 1;
+}
+
+static int resolve(struct host *host, const char *text, char name[256])
+{
+	struct known k = {.id = text};
+	char *whole;
+
+	if (is_iscsi(text))
+		return str_format(name, 256, "%s", text) < 0
+			       ? fail(-EINVAL, "LUN %s: a name has at most 255 bytes", text)
+			       : 0;
+	if (text[0] == '/') {
+		whole = realpath(text, NULL);
+		(void)str_format(name, 256, "%s", whole ? whole : text);
+		free(whole);
+		return 0;
+	}
+	if (host_luns_each(host->luns, find_known, &k) <= 0)
+		return fail(-ENOENT,
+			    "LUN %s: not known here; give its path or URL, or connect to it first",
+			    text);
+	memcpy(name, k.name, 256);
+	return 0;
+}
+
+/* A device that this host has mounted, or is part of something, is not given away. */
+static int check_unused(const char *name)
+{
+	int fd = open(name, O_RDONLY | O_EXCL | O_CLOEXEC), rc;
+	struct stat st;
+
+	if (fd < 0 && errno == EBUSY) {
+		rc = fail(-EBUSY, "LUN %s: this host uses it: mounted, or part of another device",
+			  name);
+		err_object("%s", name);
+		err_holder("this host");
+		return rc;
+	}
+	rc = fd < 0 || fstat(fd, &st) < 0 ? fail(-errno, "LUN %s: %s", name, strerror(errno)) : 0;
+	if (rc == 0 && !S_ISBLK(st.st_mode))
+		rc = fail(-EINVAL,
+			  "LUN %s: a file speaks no SCSI; only iSCSI LUNs and SCSI devices are "
+			  "passed through",
+			  name);
+	if (fd >= 0)
+		close(fd);
+	return rc;
+}
+
+static int check_no_volume(struct blk *blk, const char *name)
+{
+	struct cfs_identity identity;
+	int rc = cfs_identify(blk, &identity);
+
+	if (rc == -ENOENT) {
+		err_clear();
+		return 0;
+	}
+	if (rc == -EUCLEAN)
+		rc = fail(-EPERM, "LUN %s: holds a damaged Perilune volume; no VM gets it", name);
+	else if (rc == 0)
+		rc = fail(-EPERM, "LUN %s: holds the volume %s; no VM gets it", name,
+			  identity.name);
+	err_object("%s", name);
+	return rc;
+}
+
+int vm_pass_probe(struct host *host, const struct vm_def *def, const char *text,
+		  struct vm_def_disk *entry)
+{
+	struct vm_def_disk e = {.pass = true};
+	cleanup_free char *chap = NULL;
+	struct blk_options options;
+	char initiator[224];
+	struct blk *blk;
+	int rc = resolve(host, text, e.name);
+
+	if (rc == 0 && !is_iscsi(e.name))
+		rc = check_unused(e.name);
+	if (rc < 0)
+		return rc;
+	do
+		random_bytes(&e.isid, sizeof(e.isid));
+	while (!(e.isid &= 0xffffff));
+	fill_options(host, def, e.isid, initiator, &chap, &options);
+	options.read_only = true;
+	rc = blk_open(e.name, &options, &blk);
+	if (rc < 0)
+		return rc;
+	(void)str_format(e.path, sizeof(e.path), "%s", blk_info(blk)->id);
+	e.block = blk_info(blk)->block_size;
+	e.drains = blk_info(blk)->reinstatement;
+	rc = check_no_volume(blk, e.name);
+	blk_close(blk);
+	if (rc == 0)
+		*entry = e;
+	return rc;
+}
+
+/* --- whose it is --------------------------------------------------------------------------------- */
+
+struct search {
+	const struct vm_def_disk *entry;
+	struct host_volume *own;
+	const char *own_name; /* the VM that wants it */
+	struct host_volume *volume;
+	json_t *names;
+};
+
+static int add_name(void *arg, const char *name, const struct cfs_stat *st)
+{
+	struct search *s = arg;
+
+	if (st->kind == CFS_DIR && name[0] != '.' && strlen(name) <= VM_NAME_MAX)
+		json_array_append_new(s->names, json_string(name));
+	return 0;
+}
+
+static int check_vm(struct search *s, const char *name)
+{
+	struct vm_def *def = xmalloc(sizeof(*def));
+	int rc = 0, at;
+
+	if (vm_def_load(host_volume_fs(s->volume), name, def) < 0) {
+		err_clear(); /* gone meanwhile, or damaged: nobody can start it */
+		goto out;
+	}
+	at = vm_def_find(def, s->entry->path);
+	if (at >= 0 && def->disk[at].pass && !(def->disk[at].shared && s->entry->shared)) {
+		rc = fail(-EBUSY,
+			  "LUN %s: VM %s:%s has it%s; it can be shared if both say so (--shared)",
+			  s->entry->name, host_volume_name(s->volume), name,
+			  def->disk[at].shared ? "" : " for itself");
+		err_object("%s", s->entry->name);
+		err_holder("vm %s", name);
+	}
+out:
+	free(def);
+	return rc;
+}
+
+static int check_volume(void *arg, struct host_volume *volume)
+{
+	struct search *s = arg;
+	json_t *name;
+	int rc = 0;
+	size_t i;
+
+	s->volume = volume;
+	s->names = json_array();
+	(void)cfs_readdir(host_volume_fs(volume), VM_DIR, add_name, s);
+	err_clear();
+	json_array_foreach(s->names, i, name)
+	{
+		const char *n = json_string_value(name);
+
+		if (rc == 0 && (volume != s->own || strcmp(n, s->own_name)))
+			rc = check_vm(s, n);
+	}
+	json_decref(s->names);
+	return rc;
+}
+
+/* A file that is open for writing once in the cluster. */
+static int take_guard(struct cfs *fs, struct cfs_file **guard)
+{
+	uint64_t until = clock_boot_ms() + GUARD_MS;
+	int rc = cfs_create(fs, GUARD, CFS_FILE, 0);
+
+	if (rc < 0 && rc != -EEXIST)
+		return rc;
+	while ((rc = cfs_open(fs, GUARD, CFS_OPEN_WRITE, 0, guard)) == -EBUSY &&
+	       clock_boot_ms() < until)
+		sleep_ms(POLL_MS);
+	if (rc == 0)
+		err_clear();
+	return rc;
+}
+
+int vm_pass_begin(struct host *host, struct host_volume *volume, const char *name,
+		  const struct vm_def_disk *entry, struct cfs_file **guard)
+{
+	struct search s = {.entry = entry, .own = volume, .own_name = name};
+	int rc = take_guard(host_volume_fs(volume), guard);
+
+	if (rc < 0)
+		return rc;
+	rc = host_volumes_each(host->volumes, check_volume, &s);
+	if (rc < 0)
+		vm_pass_done(*guard);
+	return rc;
+}
+
+void vm_pass_done(struct cfs_file *guard)
+{
+	(void)cfs_close(guard);
+}
+
+/* A kernel device's initiator is this host, whichever VM asks. */
+static int check_alone_here(struct host_vm *vm, const struct vm_def_disk *d)
+{
+	struct host_vms *all = vm->all;
+	struct host_vm *other;
+	int rc = 0;
+
+	if (is_iscsi(d->name))
+		return 0;
+	pthread_mutex_lock(&all->lock);
+	list_for_each (other, &all->list, link) {
+		int at;
+
+		if (other == vm || rc < 0)
+			continue;
+		pthread_mutex_lock(&other->lock);
+		at = vm_def_find(&other->def, d->path);
+		if (at >= 0 && other->def.disk[at].pass && other->open[at].blk)
+			rc = fail(-EBUSY,
+				  "vm %s: LUN %s: VM %s has it on this host, by the kernel, which "
+				  "cannot "
+				  "tell "
+				  "two VMs apart; give them an iscsi:// URL, or run them on two "
+				  "hosts",
+				  vm->name, d->name, other->name);
+		pthread_mutex_unlock(&other->lock);
+		if (rc < 0) {
+			err_object("%s", d->name);
+			err_holder("vm %s", other->name);
+		}
+	}
+	pthread_mutex_unlock(&all->lock);
+	return rc;
+}
+
+/* --- opening ------------------------------------------------------------------------------------- */
+
+/* Who was kicked out looks before he comes back: the VM may run elsewhere by now. */
+static int look(void *arg)
+{
+	struct host_vm *vm = arg;
+
+	return vm->vm_lock ? cfs_vm_lock_look(vm->vm_lock) : -ESTALE;
+}
+
+static int gate(struct host_vm *vm, struct vm_open_disk *open)
+{
+	void *page = mmap(NULL, VMCTL_LEASE_BYTES, PROT_READ, MAP_SHARED,
+			  cfs_lease_fd(host_volume_fs(vm->volume)), 0);
+
+	if (page == MAP_FAILED)
+		return fail(-errno, "vm %s: cannot map its lease: %s", vm->name, strerror(errno));
+	open->lease = page;
+	blk_set_lease(open->blk, page);
+	return 0;
+}
+
+/* A device's name may mean another LUN by now. */
+static int check_identity(struct host_vm *vm, const struct vm_def_disk *d, struct blk *blk)
+{
+	const struct blk_info *info = blk_info(blk);
+
+	return is_iscsi(d->name) || !strcmp(info->id, d->path)
+		       ? 0
+		       : fail(-EBUSY,
+			      "vm %s: LUN %s: is %s here, not %s; attach it by another name",
+			      vm->name, d->name, info->id, d->path);
+}
+
+int vm_pass_open(struct host_vm *vm, unsigned i)
+{
+	const struct vm_def_disk *d = &vm->def.disk[i];
+	struct vm_open_disk *open = &vm->open[i];
+	struct pass_options pass = {.name = d->name,
+				    .id = d->path,
+				    .block_size = d->block,
+				    .unfiltered = d->unfiltered};
+	cleanup_free char *chap = NULL;
+	struct blk_options options;
+	char initiator[224];
+	int rc = check_alone_here(vm, d);
+
+	if (rc < 0)
+		return rc;
+	fill_options(vm->all->host, &vm->def, d->isid, initiator, &chap, &options);
+	options.pass = true;
+	options.lazy = vm->adopt; /* a guest that runs waits for its LUN */
+	options.drains = d->drains;
+	options.look = look;
+	options.look_arg = vm;
+	if (vm->adopt && is_iscsi(d->name) && !d->drains)
+		sleep_ms(FLIGHT_MS);
+	rc = blk_open(d->name, &options, &open->blk);
+	if (rc < 0) {
+		open->blk = NULL;
+		return fail_prefix(rc, "vm %s", vm->name);
+	}
+	rc = check_identity(vm, d, open->blk);
+	if (rc == 0)
+		rc = gate(vm, open);
+	if (rc == 0)
+		rc = vfs_pass_open(open->blk, iothread_loop(vm->all->io[vm->io]), &pass,
+				   &open->disk);
+	if (rc < 0) {
+		open->disk = NULL;
+		vm_pass_close(vm, i);
+	}
+	return rc;
+}
+
+void vm_pass_close(struct host_vm *vm, unsigned i)
+{
+	struct vm_open_disk *open = &vm->open[i];
+
+	blk_close(open->blk);
+	if (open->lease)
+		munmap(open->lease, VMCTL_LEASE_BYTES);
+	open->blk = NULL;
+	open->lease = NULL;
+}

@@ -77,6 +77,13 @@ struct vol *vol_make_patient(uint64_t size)
 	return make(size, 1, 0, &options);
 }
 
+struct vol *vol_make_calm(uint64_t size)
+{
+	struct cfs_format_options options = {.name = "test"};
+
+	return make(size, 1, 0, &options);
+}
+
 struct vol *vol_make_as(uint64_t size, unsigned luns, uint32_t block_size)
 {
 	/* silence and lease are long enough for a busy machine, short enough for a test */
@@ -120,7 +127,7 @@ int vol_mount(struct vol *v, unsigned i, const char *log)
 	mkdir(state, 0700);
 	/* Times are so short here that a busy machine's first beat may come too late: as a person would. */
 	for (unsigned tries = 0; tries < 4; tries++) {
-		v->more[i][0] = v->blk[i] = open_lun(v, 0, log, v->faulty[i]);
+		v->more[i][0] = v->blk[i] = open_lun(v, 0, log ? log : v->log, v->faulty[i]);
 		for (unsigned e = 1; e < v->luns; e++)
 			v->more[i][e] = open_lun(v, e, NULL, v->faulty[i]);
 		rc = cfs_mount(v->more[i], v->luns, &options, &v->fs[i]);

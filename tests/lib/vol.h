@@ -23,6 +23,7 @@ struct vol {
 	struct blk *blk[VOL_HOSTS]; /* of the first LUN */
 	struct blk *more[VOL_HOSTS][VOL_LUNS];
 	struct cfs *fs[VOL_HOSTS];
+	const char *log;	/* record.h: of all mounts that name none, or NULL */
 	bool faulty[VOL_HOSTS]; /* set before a mount: faults of "file.test" strike this host */
 };
 
@@ -32,6 +33,8 @@ struct vol *vol_make(uint64_t size);
 struct vol *vol_make_as(uint64_t size, unsigned luns, uint32_t block_size);
 /* As vol_make; a host is not taken for dead for 1.5 s: for tests that do much with several. */
 struct vol *vol_make_patient(uint64_t size);
+/* As vol_make, with the times that users have: a beat a second. */
+struct vol *vol_make_calm(uint64_t size);
 /* An image of a volume that is there already, e.g. a copy; vol_free removes it too. */
 struct vol *vol_open(const char *path);
 /* Mounts it as host `i`; through the recorder when `log` is not NULL. 0 or a negative errno. */

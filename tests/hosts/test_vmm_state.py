@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """perilune-vmm saved and loaded: a guest goes on in another process with the right memory, registers, clocks and rings."""
-import errno, fcntl, os, struct, sys, time
+import ctypes, errno, fcntl, os, random, struct, sys, time
 from contextlib import ExitStack
 import pytest
 
@@ -387,6 +387,75 @@ def test_the_state_of_another_vm_is_refused(image):
             with other:
                 other.configure()
                 assert other.load_state(state) == errno.EINVAL and 'another vm' in other.why
+
+
+xxh3 = ctypes.CDLL('libxxhash.so.0').XXH3_64bits
+xxh3.argtypes, xxh3.restype = [ctypes.c_char_p, ctypes.c_size_t], ctypes.c_uint64
+
+
+def with_checksum(state):
+    return bytes(state[:24]) + struct.pack('<Q', xxh3(bytes(state[32:]), len(state) - 32)) + bytes(state[32:])
+
+
+def sections(state):
+    """(name, instance) -> where its contents lie, from and to"""
+    at, found = 32, {}
+    while at < len(state):
+        instance, _, n = struct.unpack('<IIQ', state[at + 16:at + 32])
+        found[state[at:at + 16].rstrip(b'\0').decode(), instance] = at + 32, at + 32 + n
+        at = (at + 32 + n + 7) & ~7
+    return found
+
+
+def test_a_processor_that_lacks_what_the_guest_has_seen_is_refused_by_name(image):
+    with mover(image, 0) as vm:
+        assert vm.call(PAUSE) == 0
+        state = bytearray(vm.save())
+        at = sections(state)['vcpu', 0][0]
+        leaves = struct.unpack('<I', state[at:at + 4])[0]
+        for i in range(leaves):
+            entry = at + 4 + 40 * i
+            function, index = struct.unpack('<II', state[entry:entry + 8])
+            if (function, index) == (7, 0):
+                state[entry + 16 + 2] |= 0x21           # bits 16 and 21 of EBX
+        with target_of(vm) as other:
+            assert other.load_state(with_checksum(state)) == errno.ENOTSUP
+            assert other.why == 'processor: avx512f, avx512ifma are missing'
+            assert other.status()['state'] == CONFIGURED
+        assert vm.call(RESUME) == 0                     # as a source does whose target refused
+        goes_on(vm)
+
+
+def test_lies_with_a_right_checksum_harm_nobody(image):
+    """What KVM keeps is checked by KVM, the rest by us: an error or a guest that is broken, never a broken VMM."""
+    lot = random.Random(1)
+    with mover(image, DEADLINE, cpus=2, devices=[(RNG, 1, 16)]) as vm:
+        assert vm.call(PAUSE) == 0
+        good = vm.save()
+        where, refused, other = list(sections(good).items()), 0, None
+        for i in range(75):
+            bad = bytearray(good)
+            # Every section in turn; of the processors' more, there is more in them.
+            (_, _), (a, b) = where[i % len(where)] if i % 3 else where[-1 - i % 2]
+            for _ in range(lot.choice((1, 1, 4, 40))):
+                bad[lot.randrange(a, b)] = lot.choice((0, 1, 0x7f, 0x80, 0xff, lot.randrange(256)))
+            other = other or target_of(vm)
+            rc = other.load_state(with_checksum(bad))
+            assert rc in (0, errno.EINVAL, errno.ENOTSUP), (i, rc, other.why)
+            refused += rc != 0
+            if rc == 0:                                 # it runs, or it crashes or reboots: the guest, not its VMM
+                assert other.call(RESUME) in (0, errno.EINVAL)
+                other.status()
+                assert other.call(KILL) == 0
+                assert other.proc.wait(10) == 0
+                other.close()
+                other = None
+        assert 10 < refused < 75
+        if other:
+            assert other.load_state(good) == 0, other.why
+            assert other.call(RESUME) == 0
+            goes_on(other, ticks=20)
+            other.close()
 
 
 # --- a loaded guest's later life

@@ -6,6 +6,11 @@
  *	vmm_run --vmm PATH --kernel F [--initrd F] [--append STR] [--memory 256M] [--cpus N]
  *	        [--scsi SOCKET]... [--blk SOCKET]... [--rng] [--once]
  *
+ * SIGUSR1 moves the guest to another VMM process, as a migration does: rounds over the log of written
+ * pages while it runs, the rest and the state while it stands still; "moved" on standard error. All
+ * of both memories is compared then. (A back-end writes past that log: with disks the memory is
+ * copied once more instead.)
+ *
  * SOCKET is a listening vhost-user back-end; since the VMM only listens itself, a relay joins the
  * two. --once: a reboot ends it too (exit 3); a panic is told on standard error, a crash is exit 4.
  */
@@ -22,6 +27,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -40,13 +46,19 @@ struct run {
 	uint8_t *memory;
 	pid_t pid;
 	char path[108];
+	unsigned moves;
 	struct vmctl_conn *conn;
 	uint64_t started_ns;
 };
 
+static volatile pid_t child;
+static char child_path[108];
+
 static void die(const char *what, int rc)
 {
 	fprintf(stderr, "vmm_run: %s: %s\n", what, err_message(rc));
+	if (child)
+		kill(child, SIGKILL);
 	exit(1);
 }
 
@@ -141,7 +153,7 @@ static int make_listener(struct run *r)
 	struct sockaddr_un a = {.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-	snprintf(r->path, sizeof(r->path), "/tmp/vmm_run.%d.sock", getpid());
+	snprintf(r->path, sizeof(r->path), "/tmp/vmm_run.%d.%u.sock", getpid(), r->moves);
 	(void)str_format(a.sun_path, sizeof(a.sun_path), "%s", r->path);
 	unlink(r->path);
 	if (fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0 || listen(fd, 32) < 0)
@@ -149,12 +161,19 @@ static int make_listener(struct run *r)
 	return fd;
 }
 
-static volatile pid_t child;
+static volatile sig_atomic_t move_asked;
+
+static void ask_move(int sig)
+{
+	(void)sig;
+	move_asked = 1;
+}
 
 /* The VMM outlives its daemon on purpose; but not this one. */
 static void ended(int sig)
 {
 	kill(child, SIGKILL);
+	unlink(child_path);
 	_exit(128 + sig);
 }
 
@@ -176,6 +195,7 @@ static void spawn(struct run *r)
 		_exit(127);
 	}
 	child = r->pid;
+	memcpy(child_path, r->path, sizeof(child_path));
 	signal(SIGTERM, ended);
 	signal(SIGINT, ended);
 	signal(SIGHUP, ended);
@@ -323,6 +343,166 @@ static void hear(struct run *r)
 		die("the VMM", rc);
 }
 
+/* --- moving ------------------------------------------------------------------------------------ */
+
+#define ROUNDS 3
+
+/* Sends, and waits for the REPLY; what the console says meanwhile is passed on. */
+static uint32_t ask(struct run *r, struct vmctl_msg *m, const char *what)
+{
+	static uint32_t tag = 1000;
+	static struct vmctl_msg got;
+
+	m->tag = ++tag;
+	int rc = vmctl_conn_send(r->conn, m);
+	while (!rc) {
+		rc = vmctl_conn_wait(r->conn, &got, clock_boot_ns() + 60 * NS_PER_S);
+		if (rc < 0)
+			break;
+		rc = 0;
+		if (got.type == VMCTL_CONSOLE_OUTPUT &&
+		    write(STDOUT_FILENO, got.console.data, got.console.bytes) < 0)
+			die("standard output", -errno);
+		if (got.type == VMCTL_EVENT)
+			hear_event(r, &got.event);
+		if (got.type != VMCTL_REPLY || got.tag != tag)
+			continue;
+		if (got.reply.err) {
+			fprintf(stderr, "vmm_run: %s: %s\n", what, got.reply.text);
+			exit(1);
+		}
+		return got.reply.value;
+	}
+	die(what, rc);
+	return 0;
+}
+
+static uint32_t ask_plain(struct run *r, enum vmctl_type type, int fd, const char *what)
+{
+	static struct vmctl_msg m;
+
+	m = (struct vmctl_msg){.type = type, .fds = {fd}, .fds_n = fd >= 0};
+	return ask(r, &m, what);
+}
+
+static uint64_t *start_log(struct run *r)
+{
+	uint64_t n = vmctl_log_bytes(r->config.memory_bytes);
+	int fd = memfd_create("log", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (fd < 0 || ftruncate(fd, (off_t)n) < 0 ||
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+		die("log", -errno);
+	uint64_t *log = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (log == MAP_FAILED)
+		die("log", -errno);
+	ask_plain(r, VMCTL_LOG_START, fd, "LOG_START");
+	close(fd);
+	return log;
+}
+
+static uint64_t copy_written(struct run *r, uint64_t *log, uint8_t *to)
+{
+	uint64_t pages = 0, words = vmctl_log_bytes(r->config.memory_bytes) / 8;
+
+	ask_plain(r, VMCTL_LOG_SYNC, -1, "LOG_SYNC");
+	for (uint64_t i = 0; i < words; i++) {
+		uint64_t word = __atomic_exchange_n(&log[i], 0, __ATOMIC_ACQUIRE);
+		for (unsigned bit = 0; word >> bit && bit < 64; bit++) {
+			uint64_t at = (i * 64 + bit) * VMCTL_LOG_PAGE;
+			if (!(word >> bit & 1))
+				continue;
+			memcpy(to + at, r->memory + at, VMCTL_LOG_PAGE);
+			pages++;
+		}
+	}
+	return pages;
+}
+
+static uint64_t differing(const struct run *a, const struct run *b)
+{
+	uint64_t pages = 0;
+
+	for (uint64_t at = 0; at < a->config.memory_bytes; at += VMCTL_LOG_PAGE)
+		pages += memcmp(a->memory + at, b->memory + at, VMCTL_LOG_PAGE) != 0;
+	return pages;
+}
+
+static bool has_disks(const struct run *r)
+{
+	for (uint32_t i = 0; i < r->config.devices_n; i++) {
+		if (r->sockets[i])
+			return true;
+	}
+	return false;
+}
+
+/* The other one: configured without a kernel, which it gets when the guest reboots (load). */
+static struct run next_vmm(const struct run *r)
+{
+	struct run next = *r;
+	static struct vmctl_msg m;
+
+	next.moves++;
+	make_memory(&next);
+	spawn(&next);
+	next.conn = say_hello(&next, VMCTL_KIND_CONTROL, 0);
+	m = (struct vmctl_msg){.type = VMCTL_CONFIG, .config = r->config};
+	ask(&next, &m, "CONFIG");
+	return next;
+}
+
+static void move(struct run *r)
+{
+	static struct vmctl_msg load_msg;
+	struct run next = next_vmm(r);
+	int state = memfd_create("state", MFD_CLOEXEC);
+	uint64_t *log = start_log(r), pages = 0;
+
+	move_asked = 0;
+	if (state < 0 || ftruncate(state, VMCTL_STATE_MAX) < 0)
+		die("state", -errno);
+	memcpy(next.memory, r->memory, r->config.memory_bytes);
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		usleep(50000);
+		pages = copy_written(r, log, next.memory);
+	}
+	uint64_t stopped_ns = clock_boot_ns();
+	ask_plain(r, VMCTL_PAUSE, -1, "PAUSE");
+	copy_written(r, log, next.memory);
+	uint32_t bytes = ask_plain(r, VMCTL_SAVE, state, "SAVE");
+	copy_written(r, log, next.memory);
+	if (has_disks(r))
+		memcpy(next.memory, r->memory, r->config.memory_bytes);
+	uint64_t wrong = differing(r, &next);
+	load_msg = (struct vmctl_msg){
+		.type = VMCTL_LOAD, .fds = {state}, .fds_n = 1, .load = {.bytes = bytes}};
+	ask(&next, &load_msg, "LOAD");
+	vmctl_conn_destroy(r->conn);
+	kill(r->pid, SIGKILL);
+	waitpid(r->pid, NULL, 0);
+	unlink(r->path);
+	for (uint32_t i = 0; i < r->config.devices_n; i++) {
+		if (r->sockets[i])
+			join_device(&next, i);
+	}
+	ask_plain(&next, VMCTL_RESUME, -1, "RESUME");
+	fprintf(stderr,
+		"vmm_run: moved %u, %llu pages in the last round, state of %u bytes, stood still "
+		"for %llu ms, "
+		"%llu pages differ\n",
+		next.moves, (unsigned long long)pages, bytes,
+		(unsigned long long)((clock_boot_ns() - stopped_ns) / NS_PER_MS),
+		(unsigned long long)wrong);
+	munmap(log, vmctl_log_bytes(r->config.memory_bytes));
+	munmap(r->memory, r->config.memory_bytes);
+	close(r->memory_fd);
+	close(state);
+	*r = next;
+	if (wrong)
+		finish(r, 5);
+}
+
 static void talk(struct run *r)
 {
 	static struct vmctl_msg m = {.type = VMCTL_CONSOLE_INPUT};
@@ -331,7 +511,13 @@ static void talk(struct run *r)
 
 	for (;;) {
 		hear(r);
-		poll(p, 2, -1);
+		if (move_asked) {
+			move(r);
+			p[0].fd = vmctl_conn_fd(r->conn);
+			continue;
+		}
+		p[1].revents = 0;
+		poll(p, 2, 1000); /* a signal may come just before */
 		if (!p[1].revents)
 			continue;
 		ssize_t n = read(STDIN_FILENO, m.console.data, sizeof(m.console.data));
@@ -413,6 +599,7 @@ int main(int argc, char **argv)
 	struct run r = {.config = {.cpus = 1, .memory_bytes = 256 * MiB, .boot = VMCTL_BOOT_LINUX}};
 
 	parse(&r, argc, argv);
+	signal(SIGUSR1, ask_move);
 	make_memory(&r);
 	spawn(&r);
 	r.conn = say_hello(&r, VMCTL_KIND_CONTROL, 0);

@@ -71,7 +71,9 @@ const char *vm_state_why(struct host_vm *vm)
 	const char *why = NULL;
 
 	pthread_mutex_lock(&vm->lock);
-	if (vm->phase == VM_PAUSED)
+	if (vm->phase == VM_PAUSED && vm->held)
+		why = "somebody said vm pause; perilune vm resume lets it go on";
+	else if (vm->phase == VM_PAUSED)
 		why = "no space for its writes: grow the volume or delete something, or make room"
 		      " on its array; then it goes on by itself";
 	else if (vm->phase == VM_FROZEN)

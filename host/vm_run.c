@@ -109,7 +109,7 @@ static void *supervisor(void *arg)
 	if (rc >= 0) {
 		if (!arrives)
 			vm_tell(vm, vm->adopt ? "taken up from the daemon before" : "started");
-		vm_set_phase(vm, VM_RUNNING);
+		vm_set_phase(vm, vm->held ? VM_PAUSED : VM_RUNNING);
 		rc = vm_turns(vm, &let_go);
 	}
 	if (rc < 0)

@@ -41,7 +41,15 @@ struct vfs_disk;
 enum vm_phase { VM_STARTING, VM_RUNNING, VM_PAUSED, VM_FROZEN, VM_ENDED };
 
 /* A request of another thread to the supervisor. LET_GO: the daemon ends, the VM runs on. */
-enum vm_ask { VM_ASK_NONE, VM_ASK_BUTTON, VM_ASK_RESET, VM_ASK_LET_GO, VM_ASK_DO };
+enum vm_ask {
+	VM_ASK_NONE,
+	VM_ASK_BUTTON,
+	VM_ASK_RESET,
+	VM_ASK_PAUSE,
+	VM_ASK_RESUME,
+	VM_ASK_LET_GO,
+	VM_ASK_DO,
+};
 
 struct host_vm;
 struct vm_move;
@@ -69,6 +77,7 @@ struct host_vm {
 	struct err_info answer; /* of the request; .err 0: done */
 	struct err_info ended;	/* why it is over: .err 0 a power-off or kill */
 	bool panicked;
+	bool held;	      /* `vm pause`: stands still until `vm resume`, whatever else */
 	bool killed;	      /* it is to end: also a start that waits is given up */
 	const char *changing; /* what works on its disks or definition, in words: vm_change_begin */
 	bool lasting;	      /* ... and others do not wait for it */

@@ -92,6 +92,7 @@ static int remember(struct host_vm *vm, bool arrival)
 
 	process_boot(boot);
 	json_object_set_new(record, "boot", json_string(boot));
+	json_object_set_new(record, "held", json_boolean(vm->held));
 	json_object_set_new(record, "definition", vm_def_record(&vm->def));
 	if (vm->loaded)
 		json_object_set_new(record, "loaded", json_true());
@@ -240,6 +241,7 @@ int vm_take_up(struct host_vm *vm, json_t *record)
 
 	vm->started_ns = number(record, "started_ns");
 	vm->loaded = json_is_true(json_object_get(record, "loaded"));
+	vm->held = json_is_true(json_object_get(record, "held"));
 	process_boot(now);
 	if (!boot || strcmp(boot, now) || !number(record, "pid"))
 		return fail(-ESRCH, "vm %s: its VMM is gone", vm->name);

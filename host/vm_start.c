@@ -171,12 +171,14 @@ int vm_adopt(struct host_vm *vm, json_t *record)
 			  vm->name);
 	if (rc == 0)
 		rc = vm_connect_disks(vm);
-	if (rc == 0 && status.state == VMCTL_STATE_PAUSED)
+	if (rc == 0 && status.state == VMCTL_STATE_PAUSED && !vm->held)
 		rc = vm_call_plain(vm, VMCTL_RESUME, VM_CALL_MS);
 	if (rc == 0 && json_is_true(json_object_get(record, "arriving"))) {
 		vm->loaded = true;
 		(void)vm_remember(vm);
 	}
+	if (rc == 0 && status.state == VMCTL_STATE_RUNNING && vm->held)
+		rc = vm_call_plain(vm, VMCTL_PAUSE, VM_CALL_MS);
 	if (rc == 0)
 		vm_catch_up(vm, &status);
 	return rc;

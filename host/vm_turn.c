@@ -56,7 +56,15 @@ static int over(struct host_vm *vm, const char *what)
 		    vm->event_text);
 }
 
-/* The guest rebooted: its memory is ours to write now. */
+static int set_held(struct host_vm *vm, bool held)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->held = held;
+	pthread_mutex_unlock(&vm->lock);
+	return vm_remember(vm);
+}
+
+/* The guest rebooted: its memory is ours to write now. One that was held still runs again. */
 static int reboot(struct host_vm *vm)
 {
 	struct vmctl_config *config = xcalloc(1, sizeof(*config));
@@ -65,6 +73,8 @@ static int reboot(struct host_vm *vm)
 	if (rc == 0 && vm->loaded) /* its VMM never had a kernel */
 		rc = vm_configure(vm, config);
 	free(config);
+	if (rc == 0 && vm->held)
+		rc = set_held(vm, false);
 	vm->panicked = false;
 	vm_addresses_rested(vm);
 	vm_tell(vm, "the guest rebooted");
@@ -130,6 +140,48 @@ static void paused(struct host_vm *vm)
 	vm_tell(vm, text);
 }
 
+static int run_again(struct host_vm *vm)
+{
+	int rc = vm_call_plain(vm, VMCTL_RESUME, VM_CALL_MS);
+
+	if (rc == 0) {
+		vm_tell(vm, "running again");
+		vm_set_phase(vm, VM_RUNNING);
+	}
+	return rc;
+}
+
+/* As somebody said; durable first, so that the next daemon knows. */
+static int hold(struct host_vm *vm)
+{
+	int rc = vm->held ? 0 : set_held(vm, true);
+
+	if (rc == 0 && vm->phase == VM_RUNNING) {
+		rc = vm_call_plain(vm, VMCTL_PAUSE, VM_CALL_MS);
+		if (rc == 0) {
+			vm_set_phase(vm, VM_PAUSED);
+			vm_tell(vm, "paused, as somebody said");
+		} else {
+			struct err_info why;
+
+			err_save(&why, rc);
+			(void)set_held(vm, false);
+			rc = err_restore(&why);
+		}
+	}
+	return rc;
+}
+
+static int hold_no_more(struct host_vm *vm)
+{
+	int rc = vm->held ? set_held(vm, false) : 0;
+
+	/* Should it stand still for another reason, too, it goes on when that is over. */
+	if (rc == 0 && vm->phase == VM_PAUSED && !atomic_load(&vm->full) && !vm->resetting)
+		rc = run_again(vm);
+	return rc;
+}
+
 /* Paused while a disk waits for space; running again when none does and the lease runs. */
 static int handle_pauses(struct host_vm *vm)
 {
@@ -143,13 +195,12 @@ static int handle_pauses(struct host_vm *vm)
 			paused(vm);
 		}
 	} else if (vm->resetting) { /* runs again as soon as it has its kernel */
+	} else if (vm->held) {
+		if (vm->phase == VM_FROZEN && vm_lease_runs(vm) && !HAS(vm, VMCTL_EVENT_RESET))
+			vm_set_phase(vm, VM_PAUSED);
 	} else if ((vm->phase == VM_PAUSED && !full) ||
 		   (vm->phase == VM_FROZEN && vm_lease_runs(vm) && !HAS(vm, VMCTL_EVENT_RESET))) {
-		rc = vm_call_plain(vm, VMCTL_RESUME, VM_CALL_MS);
-		if (rc == 0) {
-			vm_tell(vm, "running again");
-			vm_set_phase(vm, VM_RUNNING);
-		}
+		rc = run_again(vm);
 	}
 	if (rc < 0) /* tried again at the next turn; a VMM that is dead or deaf is seen elsewhere */
 		log_warn("host", "vm %s: %s", vm->name, err_message(rc));
@@ -225,6 +276,12 @@ static int handle_ask(struct host_vm *vm, bool *let_go)
 		rc = do_it(vm, number);
 		if (rc != GO_ON)
 			answer(vm, number, rc);
+		break;
+	case VM_ASK_PAUSE:
+		answer(vm, number, hold(vm));
+		break;
+	case VM_ASK_RESUME:
+		answer(vm, number, hold_no_more(vm));
 		break;
 	case VM_ASK_LET_GO:
 		*let_go = true;

@@ -438,6 +438,29 @@ static int vm_reboot(struct host_call *call)
 	return rc;
 }
 
+static int ask_running(struct host_call *call, enum vm_ask ask)
+{
+	struct host_vm *vm;
+	int rc = vm_need_running(call, &vm);
+
+	if (rc < 0)
+		return rc;
+	rc = vm_ask(vm, ask, ASK_MS);
+	vm_put(vm);
+	return rc;
+}
+
+/* It stands still until `vm resume`; one that stands still already is as it should be. */
+static int vm_pause(struct host_call *call)
+{
+	return ask_running(call, VM_ASK_PAUSE);
+}
+
+static int vm_resume(struct host_call *call)
+{
+	return ask_running(call, VM_ASK_RESUME);
+}
+
 /* --- console -------------------------------------------------------------------------------------- */
 
 /* The API's thread: hands the socket to the supervisor; -1: the client went before. */
@@ -568,6 +591,8 @@ const struct host_verb host_vm_verbs[] = {
 	{"vm", "kill", HOST_CHANGES, vm_kill},
 	{"vm", "migrate", HOST_CHANGES | HOST_TASK, vm_migrate},
 	{"vm", "reboot", HOST_CHANGES | HOST_TASK, vm_reboot},
+	{"vm", "pause", HOST_CHANGES, vm_pause},
+	{"vm", "resume", HOST_CHANGES, vm_resume},
 	{"vm", "list", 0, vm_list},
 	{"vm", "show", 0, vm_show},
 	{"vm", "console", 0, vm_console},

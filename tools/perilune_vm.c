@@ -223,6 +223,12 @@ const struct cli_verb cli_vm_verbs[] = {
 	 "perilune vm reboot web1", reboot_options, 0, "", NULL},
 	{"vm", "migrate", "name=VM", "move it to another host while it runs",
 	 "perilune vm migrate web1 --to host2", migrate_options, 0, "", NULL},
+	{"vm", "pause", "name=VM",
+	 "it stands still until `vm resume`, also across a restart of the daemon; its memory stays"
+	 " where it is",
+	 "perilune vm pause web1", NULL, 0, "", NULL},
+	{"vm", "resume", "name=VM", "let it go on after `vm pause`", "perilune vm resume web1",
+	 NULL, 0, "", NULL},
 	{"vm", "list", "", "the VMs of all mounted volumes, and where they run", "perilune vm list",
 	 NULL, 0, "name=NAME,volume=VOLUME,state=STATE,host=HOST,memory%=MEMORY,cpus=CPUS", NULL},
 	{"vm", "show", "name=VM", "one VM: definition and state", "perilune vm show web1", NULL, 0,

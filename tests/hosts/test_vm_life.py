@@ -230,6 +230,43 @@ def test_daemon_stopped_and_started_again(host):
     goes_on(host)
 
 
+def test_pause_and_resume(host):
+    create(host, say('up') + ECHO)
+    host.fails('usage', 'vm', 'pause', 'g')                         # it is off
+    host.ok('vm', 'start', 'g')
+    says(host, 'up')
+    pid = show(host)['pid']
+    for _ in range(2):
+        host.ok('vm', 'pause', 'g')
+        host.ok('vm', 'pause', 'g')                                 # as it should be already
+        assert state(host) == 'paused' and 'vm resume' in show(host)['why']
+        assert stands_still(pid, 10)
+        host.ok('vm', 'resume', 'g')
+        host.ok('vm', 'resume', 'g')
+        assert state(host) == 'running' and 'why' not in show(host)
+        goes_on(host)
+    # The next daemon lets it stand, however the last one ended.
+    host.ok('vm', 'pause', 'g')
+    for how in (host.kill, host.stop):
+        how()
+        host.start()
+        assert (state(host), show(host)['pid']) == ('paused', pid) and stands_still(pid, 10)
+    host.fails('timed-out', 'vm', 'stop', 'g', '--timeout', '1')    # nobody there to hear the button
+    host.ok('vm', 'resume', 'g')
+    goes_on(host)
+    # Its reset button, and its end.
+    host.ok('vm', 'pause', 'g')
+    host.ok('vm', 'reboot', 'g', '--force')
+    until(lambda: state(host) == 'running')
+    goes_on(host)
+    host.ok('vm', 'pause', 'g')
+    host.ok('vm', 'kill', 'g')
+    assert state(host) == 'stopped' and not alive(pid)
+    host.ok('vm', 'start', 'g')
+    assert state(host) == 'running'
+    goes_on(host)
+
+
 def test_what_happened_while_no_daemon_was_there(host):
     # Powered off, dead, rebooted: the next daemon finds out.
     create(host, say('up') + BUTTON_OFF)

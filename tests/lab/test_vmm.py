@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """perilune-vmm on real KVM with stock kernels, without a daemon: vmm_run plays its part, raw_server the disk's."""
-import os, re, time
+import os, re
 import pytest
 from perilab import Lab
 from perilab.console import GuestConsole
@@ -73,54 +73,3 @@ def test_reboot_without_disks(host):
     guest.expect(r'# ', 120)
     guest.serial.write(PATH + 'reboot -f\n')
     assert guest.serial.wait(60 * host.lab.scale) == 3      # --once: a reboot is the end
-
-
-def move(host, guest, times):
-    """To another process and on, again and again; the last line of each must be right."""
-    for _ in range(times):
-        done = guest.serial.err.count('vmm_run: moved')
-        host.run('kill -USR1 $(pidof vmm_run)')
-        deadline = time.monotonic() + 60 * host.lab.scale
-        while guest.serial.err.count('vmm_run: moved') == done:
-            assert time.monotonic() < deadline, guest.serial.err[-2000:]
-            time.sleep(0.1)
-    assert ' 0 pages differ' in guest.serial.err and not re.search(r' [1-9]\d* pages differ', guest.serial.err)
-
-
-def shell(guest, command, pattern, timeout=60):
-    guest.serial.write(command + '\n')
-    return guest.expect(pattern, timeout)
-
-
-TROUBLE = 'soft lockup|rcu.*stall|Call Trace|BUG:|clocksource.*unstable|Clock.*skew|unchecked MSR|hrtimer: interrupt took'
-
-
-def test_a_stock_kernel_with_two_processors_moves_while_both_work(host):
-    guest = vmm_run(host, '--cpus 2 --rng', 'console=ttyS0 panic=-1 mitigations=off rdinit=/bin/sh')
-    guest.expect(r'# ', 120)
-    shell(guest, PATH + 'mkdir -p /proc; mount -t proc proc /proc; echo moun""ted', 'mounted\r?\n')
-    # Two busy loops, so that both processors are in the middle of something; each adds up what it can check.
-    shell(guest, 'count() { i=0; while :; do i=$((i+1)); [ $((i*3/3)) = $i ] || echo w-r-o-n-g; done; }; count & count & echo go""=on', 'go=on\r?\n')
-    move(host, guest, 5)
-    shell(guest, 'a=$(cut -d. -f1 /proc/uptime); sleep 2; b=$(cut -d. -f1 /proc/uptime); echo slept=$((b-a))=', r'slept=[2-4]=')
-    shell(guest, 'grep -c ^processor /proc/cpuinfo; x=$(grep LOC: /proc/interrupts); sleep 1; y=$(grep LOC: /proc/interrupts); '
-                 'set -- $x; c=$2; d=$3; set -- $y; [ $2 -gt $c ] && [ $3 -gt $d ] && echo both""=tick', 'both=tick\r?\n')
-    shell(guest, f'dmesg | grep -iE "{TROUBLE}" | sed "s/^/trouble /"; echo look""=ed', 'look=ed\r?\n')
-    text = guest.serial.out
-    assert 'w-r-o-n-g' not in text.replace('echo w-r-o-n-g', '') and not re.search(r'^trouble', text, re.M), text[-3000:]
-    guest.serial.kill()
-
-
-def test_debian_with_its_disk_moves_while_it_writes(host):
-    host.run('qemu-img convert -O raw /srv/guest/disk.raw /var/lib/perilune/moved.raw', timeout=60)
-    server = host.spawn('exec raw_server scsi /tmp/moved.sock /var/lib/perilune/moved.raw')
-    server.expect('ready', 20)
-    guest = vmm_run(host, '--rng --scsi /tmp/moved.sock', APPEND).login()
-    guest.run('dd if=/dev/urandom of=/root/a bs=1M count=8 && cp /root/a /root/want && sync')
-    guest.serial.write('while [ ! -e /root/stop ]; do dd if=/root/a of=/root/b bs=64k oflag=direct 2>/dev/null; '
-                       'cmp /root/b /root/want || touch /root/w-r-o-n-g; done &\n')
-    move(host, guest, 3)
-    guest.run('touch /root/stop; wait; test ! -e /root/w-r-o-n-g && cmp /root/a /root/want', timeout=120)
-    assert guest.run(f'dmesg | grep -iE "{TROUBLE}|I/O error|EXT4-fs error" || true')[1].strip() == ''
-    guest.power_off()
-    server.kill()

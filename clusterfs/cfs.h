@@ -205,6 +205,14 @@ void cfs_file_stat(struct cfs_file *file, struct cfs_stat *out);
 /* Blocking I/O through the map, any alignment; for import, export, small files. Byte counts. */
 int64_t cfs_pread(struct cfs_file *file, void *buf, size_t n, uint64_t offset);
 int64_t cfs_pwrite(struct cfs_file *file, const void *buf, size_t n, uint64_t offset);
+/*
+ * A disk's persistent reservations, in a form that is its export's: at most CFS_RESERVATIONS (cfs_format.h)
+ * bytes into `dst`; 0: none. They are kept with the disk, durably when storing them (blocking) has
+ * succeeded. -EOPNOTSUPP: not on a volume that an older release has formatted.
+ */
+bool cfs_keeps_reservations(struct cfs *fs);
+size_t cfs_reservations(struct cfs_file *file, void *dst);
+int cfs_store_reservations(struct cfs_file *file, const void *bytes, size_t size);
 /* Durable: data, then metadata. */
 int cfs_fsync(struct cfs_file *file);
 /* Grows or shrinks; shrinking gives back space. */

@@ -119,6 +119,9 @@ struct cfs_extent_entry {
 };
 static_assert(sizeof(struct cfs_extent_entry) == 96, "extent entry");
 
+#define CFS_RO_RESERVATIONS 1u /* features_ro: disks' inodes hold persistent reservations */
+#define CFS_RO_KNOWN	    1u
+
 /* sequence in the head counts changes of the label; beats carry it. Never printed: secret. */
 struct cfs_label {
 	struct cfs_head head;	/* 0x000 */
@@ -288,7 +291,8 @@ enum cfs_kind { CFS_KIND_NONE, CFS_KIND_FILE, CFS_KIND_DIR, CFS_KIND_DISK, CFS_K
 enum cfs_work { CFS_WORK_NONE, CFS_WORK_DELETE, CFS_WORK_SHRINK };
 
 #define CFS_INODE_INLINE 3072u
-#define CFS_INODE_THICK	 1u /* flags: all blocks allocated at creation */
+#define CFS_INODE_THICK	 1u    /* flags: all blocks allocated at creation */
+#define CFS_RESERVATIONS 1024u /* bytes of a disk's persistent reservations at most */
 
 struct cfs_inode_block {
 	struct cfs_head head;	   /* 0x000 owner: its lock block, self - 1 */
@@ -310,7 +314,8 @@ struct cfs_inode_block {
 	le64 parent;		   /* 0x090 vbn of the directory's inode it is in */
 	le64 node;		   /* 0x098 unique id of the head generation */
 	le32 backup_mark;	   /* 0x0a0 newest generation a backup has taken, 0 none */
-	uint8_t reserved1[92];	   /* 0x0a4 */
+	le16 reservation_bytes;	   /* 0x0a4 disks: persistent reservations, in inline_data */
+	uint8_t reserved1[90];	   /* 0x0a6 */
 	char name[256];		   /* 0x100 own name, zero terminated: for messages and repair */
 	uint8_t reserved2[512];	   /* 0x200 */
 	uint8_t inline_data[3072]; /* 0x400 */

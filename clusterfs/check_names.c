@@ -75,6 +75,8 @@ static void tame_inode(struct cfs_inode_block *n, const struct cfs_dirent *e)
 	if (le16_get(n->inline_bytes) > CFS_INODE_INLINE ||
 	    (n->kind != CFS_KIND_FILE && n->kind != CFS_KIND_VM))
 		n->inline_bytes = le16_of(0);
+	if (le16_get(n->reservation_bytes) > CFS_RESERVATIONS || n->kind != CFS_KIND_DISK)
+		n->reservation_bytes = le16_of(0);
 }
 
 /*

@@ -143,6 +143,7 @@ static int plan(struct format *f)
 	l->head.sequence = le64_of(1);
 	l->head.owner = le64_of(cfs_vbn(0, CFS_LABEL_LOCK));
 	l->format_version = le32_of(CFS_FORMAT_VERSION);
+	l->features_ro = le32_of(CFS_RO_KNOWN);
 	l->logical_block = le32_of(blk_info(f->blks[0])->block_size);
 	l->extents = le16_of((uint16_t)f->n);
 	l->beat_ms = le32_of(o->beat_ms ? o->beat_ms : 1000);

@@ -68,7 +68,7 @@ static int validate(const struct cfs_label *l, const char *lun)
 			-EPERM,
 			"LUN %s: its volume has format %u, this release knows %u; use a newer one",
 			lun, le32_get(l->format_version), CFS_FORMAT_VERSION);
-	if (le32_get(l->features_incompat) || le32_get(l->features_ro))
+	if (le32_get(l->features_incompat) || (le32_get(l->features_ro) & ~CFS_RO_KNOWN))
 		return fail(-EPERM,
 			    "LUN %s: its volume uses features this release does not know "
 			    "(incompat %#x, ro %#x); use a newer one",

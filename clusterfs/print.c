@@ -228,9 +228,9 @@ static void print_inode(const struct cfs_printer *p, const void *block)
 	cfs_print(p, "name: %s", text_of(n->name, sizeof(n->name), text, sizeof(text)));
 	vbn_line(p, "parent", n->parent);
 	hex_line(p, "id", n->id, sizeof(n->id));
-	cfs_print(p, "size: %llu, allocated units: %llu, inline bytes: %u",
+	cfs_print(p, "size: %llu, allocated units: %llu, inline bytes: %u, of reservations: %u",
 		  (unsigned long long)le64_get(n->size), (unsigned long long)le64_get(n->allocated),
-		  le16_get(n->inline_bytes));
+		  le16_get(n->inline_bytes), le16_get(n->reservation_bytes));
 	time_line(p, "created", n->created);
 	time_line(p, "modified", n->modified);
 	vbn_line(p, "root", n->root);

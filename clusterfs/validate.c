@@ -132,6 +132,9 @@ static int check_inode(const void *block)
 		return bad(block, "an inode of unknown kind, work or height");
 	if (inl > CFS_INODE_INLINE || (inl && n->kind != CFS_KIND_FILE && n->kind != CFS_KIND_VM))
 		return bad(block, "an inode with impossible inline content");
+	if (le16_get(n->reservation_bytes) > CFS_RESERVATIONS ||
+	    (le16_get(n->reservation_bytes) && n->kind != CFS_KIND_DISK))
+		return bad(block, "an inode with impossible reservations");
 	if (n->name[sizeof(n->name) - 1])
 		return bad(block, "an inode with a name that does not end");
 	if (le64_get(n->root) >= CFS_VBN_MAX)

@@ -161,9 +161,37 @@ int vm_disk_open(struct host_vm *vm, unsigned i)
 	return rc;
 }
 
-int vm_disk_show(struct host_vm *vm, unsigned i)
+/*
+ * What the disk's file keeps. A start is a loss of power to the disk: without APTPL nothing is left then, nor may
+ * it come back with the next daemon.
+ */
+static int load_reservations(struct vm_open_disk *open, bool goes_on, struct controller_lun *lun,
+			     void *bytes)
+{
+	size_t n = cfs_reservations(open->file, bytes);
+	int rc = 0;
+
+	if (n && !goes_on && !controller_pr_lasts(bytes, n)) {
+		n = 0;
+		rc = cfs_store_reservations(open->file, NULL, 0);
+	}
+	lun->pr = bytes;
+	lun->pr_bytes = n;
+	lun->pr_store = vfs_thin_store_reservations;
+	return rc;
+}
+
+int vm_disk_show(struct host_vm *vm, unsigned i, bool goes_on)
 {
 	struct controller_lun lun = {.lun = vm->def.disk[i].lun};
+	uint8_t reservations[CONTROLLER_PR_BYTES];
+	int rc;
+
+	if (cfs_keeps_reservations(host_volume_fs(vm->volume))) {
+		rc = load_reservations(&vm->open[i], goes_on, &lun, reservations);
+		if (rc < 0)
+			return fail_prefix(rc, "vm %s: reservations", vm->name);
+	}
 
 	memcpy(lun.nexus, vm->def.id, sizeof(lun.nexus));
 	return controller_attach(vm->controller, vm->open[i].disk, &lun);
@@ -355,7 +383,7 @@ int vm_disks_open(struct host_vm *vm)
 			continue;
 		rc = vm_disk_open(vm, i);
 		if (rc == 0) {
-			rc = vm_disk_show(vm, i);
+			rc = vm_disk_show(vm, i, vm->adopt);
 			if (rc < 0)
 				(void)vm_disk_close(vm, i);
 		}

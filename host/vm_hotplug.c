@@ -184,7 +184,7 @@ static int attach_here(struct plug *p, struct host_vm *vm, struct vm_def *def)
 	def->disk[last].pending = false;
 	rc = store(vm, def);
 	if (rc == 0)
-		rc = vm_disk_show(vm, last);
+		rc = vm_disk_show(vm, last, false);
 	if (rc < 0) {
 		def->disk[last].pending = true;
 		return undo(vm, def, rc);

@@ -257,8 +257,8 @@ int vm_disks_open(struct host_vm *vm);
 int vm_disks_prepare(struct host_vm *vm);
 /* Opens def.disk[index] alone; the guest does not see it yet. */
 int vm_disk_open(struct host_vm *vm, unsigned index);
-/* The guest sees it, and is told. */
-int vm_disk_show(struct host_vm *vm, unsigned index);
+/* The guest sees it, and is told. `goes_on`: it knows the disk, and what it has reserved holds still. */
+int vm_disk_show(struct host_vm *vm, unsigned index, bool goes_on);
 /* What the guest sees of it goes at once, its requests end. It stays open. */
 int vm_disk_hide(struct host_vm *vm, unsigned index);
 /* Gives its lock up. The guest does not see it. */

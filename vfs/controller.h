@@ -76,6 +76,9 @@ struct controller_lun {
 			 void (*stored)(void *op, int res), void *op);
 };
 
+/* Whether stored reservations are to last through a loss of power (APTPL), such as a VM's start anew. */
+bool controller_pr_lasts(const void *pr, size_t pr_bytes);
+
 /*
  * Takes the disk, which is bound to the same I/O thread (its full, resized and owner are ours from
  * now on). A guest that runs is told. -EBUSY: the LUN is taken.

@@ -145,6 +145,11 @@ int scsi_pr_decode(struct scsi_pr *pr, const void *bytes, size_t size)
 	return 0;
 }
 
+bool controller_pr_lasts(const void *bytes, size_t size)
+{
+	return size >= STORED_HEADER && ((const uint8_t *)bytes)[10] & 1;
+}
+
 /* --- PERSISTENT RESERVE IN --------------------------------------------------------------------- */
 
 static size_t read_keys(const struct scsi_pr *pr, uint8_t *p)

@@ -408,6 +408,7 @@ int vfs_thin_open(struct vfs_chans *chans, struct cfs_file *file, const char *na
 	thin->disk.loop = vfs_chans_loop(chans);
 	thin->chans = chans;
 	thin->fs = vfs_chans_volume(chans);
+	thin->file = file;
 	thin->map = cfs_file_map(file);
 	thin->stock = cfs_map_stock(thin->map);
 	thin->thick = st.thick;

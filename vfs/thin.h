@@ -22,6 +22,9 @@ struct vfs_chans;
  */
 int vfs_thin_open(struct vfs_chans *chans, struct cfs_file *file, const char *name,
 		  struct vfs_disk **out);
+/* A pr_store of controller.h: with the file, for as long as it lives. In the loop. */
+void vfs_thin_store_reservations(struct vfs_disk *disk, const void *bytes, size_t size,
+				 void (*stored)(void *op, int res), void *op);
 /* The file has grown to `size` bytes, durably: the guest may use them, and is told. In the loop. */
 void vfs_thin_set_size(struct vfs_disk *disk, uint64_t size);
 

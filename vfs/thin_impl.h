@@ -50,6 +50,7 @@ struct thin {
 	struct vfs_disk disk;
 	struct vfs_chans *chans;
 	struct cfs *fs;
+	struct cfs_file *file;
 	struct cfs_map *map;
 	struct cfs_stock *stock; /* of the map; NULL: read only */
 	struct list bucket[THIN_BUCKETS], lru;

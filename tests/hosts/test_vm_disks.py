@@ -88,6 +88,53 @@ def test_killed_while_its_disk_grows(host, lun):
     host.ok('volume', 'unmount', 'v1')
 
 
+def test_reservations_are_the_disks(host, cluster):
+    """They outlive a daemon under a guest that runs, and with APTPL the guest's power."""
+    create(host)
+    host.ok('vm', 'start', 'g')
+    with Shell(host) as shell:
+        shell.expect('ready')
+        shell.run('t', 't ')
+        assert shell.run('K', 'K ') == 'K 0 0 0'
+        shell.run('P 0 5 0 0 0', 'P ok')                    # REGISTER, then RESERVE: write exclusive
+        shell.run('P 5 0 1 1 0', 'P ok')
+        host.kill()
+        host.start()
+        until(lambda: show(host)['state'] == 'running')
+        shell.run('t', 't ')
+        assert shell.run('K', 'K ') == 'K 1 5 1'
+        assert shell.run('P 6 0 1 1 0', 'P ') == 'P 24'      # another's key: conflict
+        shell.run('w 0 10 1 1', 'w ok')
+        shell.leave()
+    host.ok('vm', 'kill', 'g')
+    for lasts in (False, True):
+        said = shell.log.stat().st_size                      # by the guest before
+        host.ok('vm', 'start', 'g')
+        with Shell(host) as shell:
+            shell.at = said
+            shell.expect('ready')
+            shell.run('t', 't ')
+            assert shell.run('K', 'K ') == 'K 0 0 0'         # a start is a loss of power
+            shell.run(f'P 0 7 0 0 {int(lasts)}', 'P ok')
+            shell.run('P 7 0 1 3 0', 'P ok')
+            shell.leave()
+        host.ok('vm', 'kill', 'g')
+    host.kill()
+    h2 = cluster.host('h2')
+    h2.ok('volume', 'mount', cluster.dir / 'lun0')
+    until(lambda: h2.run('vm', 'start', 'g').code == 0, 60, what='a start on another host')
+    with Shell(h2) as shell:
+        shell.expect('ready')
+        shell.run('t', 't ')
+        assert shell.run('K', 'K ') == 'K 1 7 3'
+        shell.run('P 7 0 3 0 0', 'P ok')                    # CLEAR
+        assert shell.run('K', 'K ') == 'K 0 0 0'
+        shell.leave()
+    h2.ok('vm', 'kill', 'g')
+    h2.ok('volume', 'unmount', 'v1')
+    h2.ok('volume', 'check', cluster.dir / 'lun0')
+
+
 def test_refusals_name_the_thing(host, cluster, lun):
     create(host)
     h2 = cluster.host('h2')

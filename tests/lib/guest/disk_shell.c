@@ -18,6 +18,9 @@
  *					and the first 64 bytes in hex
  *	X CDB DATA N			the same with N bytes to write, those (hex) and zeroes behind them
  *	t				TEST UNIT READY; "t ok", or the sense data "t KEY ASC ASCQ"
+ *	P KEY NEW ACTION TYPE FLAGS	PERSISTENT RESERVE OUT; "P ok", or its status "P STATUS"
+ *	K				PERSISTENT RESERVE IN; how many keys, the first, the reservation's
+ *					type: "K KEYS KEY TYPE"
  *	p				powers off, as it does when its power button is pressed
  *
  * It does little per request: where KVM emulates its guests, an instruction takes a microsecond.
@@ -44,6 +47,8 @@ enum { CONTROL, EVENTS, REQUEST }; /* queues */
 #define SYNC_16	    0x91
 #define CAPACITY_16 0x9e
 #define REPORT_LUNS 0xa0
+#define PR_IN	    0x5e
+#define PR_OUT	    0x5f
 #define TUR	    0x00
 
 struct slot {
@@ -652,6 +657,62 @@ static void test_unit(void)
 	say("\n");
 }
 
+static void reserve_out(const char *p)
+{
+	struct slot *s = take_slot(PR_OUT);
+	uint8_t *d = data[s - slot];
+	uint32_t key, new_key, action, type, flags;
+
+	p = parse(p, &key);
+	p = parse(p, &new_key);
+	p = parse(p, &action);
+	p = parse(p, &type);
+	parse(p, &flags);
+	memset(s->req.cdb + 1, 0, 15);
+	s->req.cdb[1] = (uint8_t)action;
+	s->req.cdb[2] = (uint8_t)type;
+	s->req.cdb[8] = 24;
+	memset(d, 0, 24);
+	put_32(d + 4, key);
+	put_32(d + 12, new_key);
+	d[20] = (uint8_t)flags;
+	send(s, s->out, 3);
+	wait_for(0);
+	say("P");
+	if (good(s))
+		say(" ok");
+	else
+		say_number(s->resp.status);
+	say("\n");
+}
+
+static const uint8_t *reserve_in(uint8_t action)
+{
+	struct slot *s = take_slot(PR_IN);
+
+	memset(s->req.cdb + 1, 0, 15);
+	s->req.cdb[1] = action;
+	s->req.cdb[8] = 64;
+	send(s, s->in, 3);
+	wait_for(0);
+	if (!good(s))
+		bad("PERSISTENT RESERVE IN", s);
+	return data[s - slot];
+}
+
+static void reservations(void)
+{
+	const uint8_t *d = reserve_in(0);
+	uint32_t n = d[7] / 8u, key = n ? d[15] | (uint32_t)d[14] << 8 : 0;
+
+	d = reserve_in(1);
+	say("K");
+	say_number(n);
+	say_number(key);
+	say_number(d[7] ? d[21] : 0);
+	say("\n");
+}
+
 static void sync_cache(void)
 {
 	struct slot *s = single(SYNC_16, 0, false);
@@ -700,6 +761,12 @@ static void obey(const char *line)
 		break;
 	case 't':
 		test_unit();
+		break;
+	case 'P':
+		reserve_out(line + 1);
+		break;
+	case 'K':
+		reservations();
 		break;
 	case 'p':
 		power_off();

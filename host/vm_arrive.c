@@ -21,6 +21,7 @@
 #include "clusterfs/cfs.h"
 #include "host/daemon.h"
 #include "host/migrations.h"
+#include "host/vm_pass.h"
 #include "host/volume.h"
 #include "migrate/memory.h"
 #include "migrate/target.h"
@@ -135,6 +136,10 @@ static int check_volume(struct vm_arrival *a, struct host_volume *volume, const 
 		rc = fail(-EPERM, "vm %s: its lock does not say that host %s runs it", name,
 			  a->from);
 	for (unsigned i = 0; i < def->disks && rc == 0; i++) {
+		if (def->disk[i].pass) {
+			rc = vm_pass_check(a->host, def, &def->disk[i]);
+			continue;
+		}
 		rc = cfs_stat(fs, def->disk[i].path, &st);
 		if (rc < 0 && !def->disk[i].pending)
 			rc = fail_prefix(rc, "disk %s:%s", host_volume_name(volume),

@@ -315,16 +315,34 @@ static int gate(struct host_vm *vm, struct vm_open_disk *open)
 	return 0;
 }
 
-/* A device's name may mean another LUN by now. */
-static int check_identity(struct host_vm *vm, const struct vm_def_disk *d, struct blk *blk)
+/* A name may mean another LUN by now, or here. */
+static int check_identity(const struct vm_def_disk *d, struct blk *blk)
 {
 	const struct blk_info *info = blk_info(blk);
 
-	return is_iscsi(d->name) || !strcmp(info->id, d->path)
+	return !strcmp(info->id, d->path)
 		       ? 0
-		       : fail(-EBUSY,
-			      "vm %s: LUN %s: is %s here, not %s; attach it by another name",
-			      vm->name, d->name, info->id, d->path);
+		       : fail(-EBUSY, "LUN %s: is %s here, not %s; attach it by another name",
+			      d->name, info->id, d->path);
+}
+
+int vm_pass_check(struct host *host, const struct vm_def *def, const struct vm_def_disk *d)
+{
+	cleanup_free char *chap = NULL;
+	struct blk_options options;
+	char initiator[224];
+	struct blk *blk;
+	int rc;
+
+	/* As the VM, since the array may show the LUN to nobody else; not by the VM's ISID. */
+	fill_options(host, def, d->isid ^ 0xffffff, initiator, &chap, &options);
+	options.read_only = true;
+	rc = blk_open(d->name, &options, &blk);
+	if (rc < 0)
+		return rc;
+	rc = check_identity(d, blk);
+	blk_close(blk);
+	return rc;
 }
 
 int vm_pass_open(struct host_vm *vm, unsigned i)
@@ -348,14 +366,15 @@ int vm_pass_open(struct host_vm *vm, unsigned i)
 	options.drains = d->drains;
 	options.look = look;
 	options.look_arg = vm;
-	if (vm->adopt && is_iscsi(d->name) && !d->drains)
+	if (vm->adopt && !vm->came && is_iscsi(d->name) && !d->drains)
 		sleep_ms(FLIGHT_MS);
 	rc = blk_open(d->name, &options, &open->blk);
 	if (rc < 0) {
 		open->blk = NULL;
 		return fail_prefix(rc, "vm %s", vm->name);
 	}
-	rc = check_identity(vm, d, open->blk);
+	if (!is_iscsi(d->name))
+		rc = check_identity(d, open->blk);
 	if (rc == 0)
 		rc = gate(vm, open);
 	if (rc == 0)

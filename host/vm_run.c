@@ -232,7 +232,7 @@ static int launch_it(struct host_vms *all, struct host_volume *volume, const cha
 
 	cfs_names(host_volume_fs(volume), volume_name, id);
 	vm = create(all, volume, name, id, def, record != NULL || arrival);
-	vm->arriving = arrival;
+	vm->arriving = vm->came = arrival;
 	pthread_mutex_lock(&all->lock);
 	rc = all->ending ? fail(-ENOTCONN, "perilund is stopping") : check_free(all, volume, name);
 	if (rc == 0) {

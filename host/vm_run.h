@@ -64,6 +64,7 @@ struct host_vm {
 	char base[96]; /* "STATE/vm/HASH": its files are this with a suffix */
 	struct vm_def def;
 	bool adopt; /* a VMM of a former daemon is taken up */
+	bool came;  /* ... or one that comes from another host, which has quiesced it */
 	pthread_t thread;
 	unsigned uses; /* guarded by host_vms's lock, as `link` */
 

@@ -160,3 +160,34 @@ def test_detach_while_the_target_is_away(host, shell, san):
     host.ok('vm', 'detach', 'g', san.url, '--force')
     assert 'sense 5 37 0' in shell.expect('bad: failed')
     assert attached(host) == {'v1:/a.disk': 0}
+
+
+def test_it_moves_with_its_vm(cluster, lun, san):
+    """The next host is the same initiator to the target; the last one stays out."""
+    h1, h2 = (cluster.host(name, '--listen', '127.0.0.1:0') for name in ('h1', 'h2'))
+    h1.ok('volume', 'format', 'v1', lun)
+    for h in (h1, h2):
+        h.ok('volume', 'mount', lun)
+    h1.ok('disk', 'create', 'v1:/a.disk', '--size', '64M')
+    create(h1)
+    h1.ok('vm', 'start', 'g')
+    h1.ok('vm', 'attach', 'g', '--lun', san.url)
+    with Shell(h1) as shell:
+        shell.expect('ready')
+        use(shell, 1)
+        shell.run('w 20000 100 1 6', 'w ok')
+        shell.run('l 0', 'l ok')
+        shell.leave()
+    until(lambda: any(h['name'] == 'h2' for h in h1.json('host', 'list')))
+    for source, target in ((h1, h2), (h2, h1)):
+        source.ok('vm', 'migrate', 'g', '--to', target.name, timeout=120)
+        assert attached(target) == {'v1:/a.disk': 0, san.url: 1}
+        with Shell(target) as shell:
+            shell.at = os.path.getsize(shell.log)
+            shell.run('l 1', 'l ok')
+            shell.run('r 20000 100 1 6', 'r ok')
+            shell.run('w 20000 100 1 6', 'w ok')
+            shell.leave()
+        assert san.adm('--mode', 'conn', '--op', 'show', '--tid', '1').stdout.count('Connection') <= 1
+    h1.ok('vm', 'detach', 'g', san.url)
+    h1.ok('vm', 'kill', 'g')

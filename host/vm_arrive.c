@@ -376,6 +376,8 @@ static int on_accept(void *arg, const uint8_t *baggage, uint32_t n)
 	int rc;
 
 	step(a, "target.called");
+	if (vm_process_ended(vm)) /* it lives on where it is */
+		return fail(-EHOSTDOWN, "its monitor died");
 	rc = accept_lock(a, baggage, n);
 	if (rc < 0)
 		return rc;

@@ -29,10 +29,10 @@
 #define DOWNTIME_DEFAULT 300u /* ms */
 #define DOWNTIME_MAX	 600000u
 #define CHANGE_MS	 10000
-#define BEGIN_MS	 30000 /* the target makes a VMM */
+#define BEGIN_MS	 15000 /* the target makes a VMM */
 #define JOIN_MS		 10000
-#define LOADED_MS	 15000 /* the guest stands still */
-#define RUNNING_MS	 5000
+#define LOADED_MS	 4000 /* and twice the standstill that is allowed: the guest stands still */
+#define RUNNING_MS	 2000 /* then the lock is asked */
 #define DRAIN_MS	 1000 /* longer, and it runs on for another round */
 #define SETTLE_MS	 50   /* between looks at who has the lock */
 #define BLACKOUT_MS	 30   /* of a standstill, without pages and checkpoint: a first guess */
@@ -66,7 +66,7 @@ void vm_move_break(struct host_vm *vm, const char *why)
 	pthread_mutex_lock(&vm->lock);
 	if (vm->move && !vm->move->stop) {
 		vm->move->stop = true;
-		vm->move->why.err = -ECANCELED;
+		vm->move->why.err = -EINTR;
 		(void)str_format(vm->move->why.message, sizeof(vm->move->why.message),
 				 "vm %s: not moved: %s", vm->name, why);
 		if (vm->move->source)
@@ -80,6 +80,9 @@ void vm_move_end(struct host_vm *vm, const char *why)
 {
 	vm_move_break(vm, why);
 	pthread_mutex_lock(&vm->lock);
+	if (vm->move)
+		vm->move->waited_for = true;
+	pthread_cond_broadcast(&vm->changed);
 	while (vm->move)
 		pthread_cond_wait(&vm->changed, &vm->lock);
 	pthread_mutex_unlock(&vm->lock);
@@ -254,7 +257,6 @@ static int log_start(struct host_vm *vm, void *arg)
 static int log_stop(struct host_vm *vm, void *arg)
 {
 	(void)arg;
-	controller_log(vm->controller, NULL, 0);
 	return vm_call_plain(vm, VMCTL_LOG_STOP, VM_CALL_MS);
 }
 
@@ -402,7 +404,8 @@ static int hand_state_over(struct leaving *l)
 	if (rc == 0) /* once more what that has written */
 		rc = log_sync(vm, l);
 	if (rc == 0)
-		rc = mig_source_state(l->move.source, state, bytes, l->verify, LOADED_MS);
+		rc = mig_source_state(l->move.source, state, bytes, l->verify,
+				      LOADED_MS + 2 * (unsigned)l->max_downtime);
 	free(state);
 	return rc;
 }
@@ -470,18 +473,30 @@ static int stays(struct host_vm *vm, int why)
 	return err_restore(&saved);
 }
 
+/* What the guest did meanwhile is handled in the next turn, as always. */
+static int pause_refused(struct host_vm *vm, int rc)
+{
+	if (vm->events & 1u << VMCTL_EVENT_RESET)
+		return fail(-EINTR, "vm %s: not moved: the guest rebooted", vm->name);
+	if (vm->events & (1u << VMCTL_EVENT_POWERED_OFF | 1u << VMCTL_EVENT_CRASHED))
+		return fail(-EINTR, "vm %s: not moved: the VM ended", vm->name);
+	return rc;
+}
+
 /* 0: it is the other host's. -EAGAIN: it could not be stopped now. Else it runs on here. */
 static int stand_still(struct host_vm *vm, void *arg)
 {
 	struct leaving *l = arg;
-	int rc;
+	int rc = check_stop(l);
 
+	if (rc < 0)
+		return rc;
 	if (vm->phase != VM_RUNNING || vm->resetting)
 		return fail(-EAGAIN, "vm %s: is %s", vm->name, vm_state_name(vm));
 	l->stopped_ns = clock_boot_ns();
 	rc = vm_call_plain(vm, VMCTL_PAUSE, VM_CALL_MS);
 	if (rc < 0)
-		return rc;
+		return pause_refused(vm, rc);
 	step(l, "source.paused");
 	rc = controller_quiesce(vm->controller, DRAIN_MS);
 	if (rc < 0)
@@ -553,17 +568,19 @@ static void clean_up(struct leaving *l, int rc)
 	err_save(&why, rc);
 	if (l->throttled)
 		(void)vm_throttle(vm, 0);
-	if (l->log && rc < 0)
+	if (l->log) { /* also of one that is being taken apart, or gone: its controller waits for us */
 		(void)vm_do(vm, log_stop, l);
+		controller_log(vm->controller, NULL, 0);
+	}
 	pthread_mutex_lock(&vm->lock);
 	struct mig_source *source = l->move.source;
 	l->move.source = NULL;
 	pthread_mutex_unlock(&vm->lock);
 	mig_source_destroy(source);
 	(void)err_restore(&why);
+	peer_stream_end(l->control, rc); /* first: its words are what the target hears */
 	for (unsigned i = 0; i < l->streams_n; i++)
 		peer_stream_end(l->streams[i], 0);
-	peer_stream_end(l->control, rc);
 	pthread_mutex_lock(&vm->lock);
 	vm->move = NULL;
 	if (rc < 0)
@@ -630,7 +647,7 @@ static int take_options(struct leaving *l)
 	if (rc == 0 && self)
 		rc = fail(-EINVAL, "--to %s: that is this host", l->to);
 	if (rc == 0)
-		rc = host_arg_u64(call, "max-downtime", DOWNTIME_DEFAULT, &l->max_downtime);
+		rc = host_arg_u64(call, "max_downtime", DOWNTIME_DEFAULT, &l->max_downtime);
 	if (rc == 0 && (l->max_downtime < 1 || l->max_downtime > DOWNTIME_MAX))
 		rc = fail(-EINVAL, "--max-downtime: 1 to %u ms", DOWNTIME_MAX);
 	if (rc == 0)

@@ -33,6 +33,7 @@ struct vm_move {
 	struct mig_source *source; /* NULL: not yet, or no more */
 	bool stop;		   /* it is to end, for: */
 	struct err_info why;
+	bool waited_for; /* by the supervisor, which does nothing else any more */
 };
 
 /* --- vm_ask.c -------------------------------------------------------------------------------------- */
@@ -45,7 +46,7 @@ int vm_do(struct host_vm *vm, int (*fn)(struct host_vm *vm, void *arg), void *ar
 
 /* --- vm_migrate.c ---------------------------------------------------------------------------------- */
 
-/* Supervisor: what the guest does ends the move, if there is one: `why`, constant. Waits for nothing. */
+/* Any thread: ends the move, if there is one, for `why`. Waits for nothing; what stands still already goes on. */
 void vm_move_break(struct host_vm *vm, const char *why);
 /* Supervisor, which takes the VM apart: the same, and waits until it has let go of the VM. */
 void vm_move_end(struct host_vm *vm, const char *why);

@@ -14,6 +14,7 @@
 #include "host/event.h"
 #include "host/names.h"
 #include "host/verbs.h"
+#include "host/vm_move.h"
 #include "host/vm_run.h"
 #include "host/vm_tree.h"
 #include "host/volume.h"
@@ -345,12 +346,31 @@ static int need_timeout(struct host_call *call, uint64_t *seconds)
 	return rc;
 }
 
+/* It is over here; but another host may have it. */
+static int not_moved(struct host_vm *vm)
+{
+	char to[64] = "", object[200];
+
+	pthread_mutex_lock(&vm->lock);
+	if (vm->moved)
+		memcpy(to, vm->move_to, sizeof(to));
+	pthread_mutex_unlock(&vm->lock);
+	if (!to[0])
+		return 0;
+	(void)fail(-EBUSY, "vm %s: moved to host %s meanwhile; say it there", vm->name, to);
+	err_object("%s", vm_object(vm, object));
+	err_holder("host %s", to);
+	return -EBUSY;
+}
+
 /* The guest's own way: its ACPI button, then wait. */
 static int power_off(struct host_call *call, struct host_vm *vm, uint64_t seconds)
 {
 	uint64_t until = clock_boot_ms() + seconds * 1000;
-	int rc = vm_ask(vm, VM_ASK_BUTTON, ASK_MS);
+	int rc;
 
+	vm_move_break(vm, "it is being stopped");
+	rc = vm_ask(vm, VM_ASK_BUTTON, ASK_MS);
 	while (rc == 0 && vm_wait_ended(vm, LOOK_MS) == -ETIMEDOUT) {
 		rc = host_progress(call, 0, 0, "the guest shuts down");
 		if (rc == 0 && clock_boot_ms() >= until) {
@@ -364,7 +384,7 @@ static int power_off(struct host_call *call, struct host_vm *vm, uint64_t second
 			err_object("%s:%s", host_volume_name(vm->volume), vm->name);
 		}
 	}
-	return rc;
+	return rc < 0 ? rc : not_moved(vm);
 }
 
 /* One that is off already is as it should be. */
@@ -389,6 +409,8 @@ static int kill_one(struct host_vm *vm)
 
 	vm_kill_soon(vm);
 	rc = vm_wait_ended(vm, KILL_MS);
+	if (rc == 0)
+		return not_moved(vm);
 	return rc == -ETIMEDOUT ? fail(rc,
 				       "vm %s: is not over after %d s, its storage may hang; it"
 				       " ends as soon as it can",

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Live migration between two daemons, with monitors that are programs (stublib.py): their guests check each page and
 block they left, all memory is compared at the source's stop and the target's start."""
+import os, subprocess
+
 import pytest
 
-from hostlib import until
+import vmlib
+from hostlib import BIN, Cluster, until
 from stublib import StubCluster, alive, counts, create, goes_on, keys, show
 
 
@@ -58,3 +61,214 @@ def test_there_and_back(pair, cluster, lun):
     for h in (h1, h2):
         h.ok('volume', 'unmount', 'v1')
     h1.ok('volume', 'check', lun)
+
+
+def begin(source, target, *words):
+    """A migration under way; it ends by itself."""
+    return subprocess.Popen([BIN / 'perilune', '--connect', source.dir, 'vm', 'migrate', 'g', '--to', target.name, *words],
+                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def stop_at(host, step):
+    """The next migration stops there; returns what waits for it, and what lets it go on."""
+    (host.dir / 'steps').mkdir(exist_ok=True)
+    file = host.dir / 'steps' / step
+    file.touch()
+    return lambda: until(file.with_name(step + '.reached').exists, what=step), file.unlink
+
+
+def stays(source, target, p, *words):
+    """The migration fails, with these words; the VM goes on where it is, and can be moved then."""
+    said = p.communicate(timeout=60)[0]
+    assert p.returncode and all(w in said for w in words), said
+    until(lambda: show(source)['state'] == 'running')
+    goes_on(source)
+    assert show(source)['host'] == source.name
+    migrate(source, target)
+    goes_on(target)
+
+
+# --- refused before anything moves
+
+
+def refused(source, target, code, *words, to=None, more=()):
+    e = source.fails(code, 'vm', 'migrate', 'g', '--to', to or target.name, *more)
+    assert all(w in e['message'] for w in words), e
+    assert show(source)['host'] == source.name
+    assert not any('came from' in x['text'] for x in target.json('event', 'list'))
+    goes_on(source)
+
+
+def test_refusals(cluster, pair):
+    h1, h2 = pair
+    refused(h1, h2, 'usage', 'that is this host', to='h1')
+    refused(h1, h2, 'not-found', 'nobody', to='nobody')
+    refused(h1, h2, 'usage', more=('--max-downtime', '600001'))
+    refused(h1, h2, 'usage', more=('--streams', '17'))
+    assert h2.fails('busy', 'vm', 'migrate', 'g', '--to', 'h1')['holder'] == 'host h1'
+    weak = cluster.stub / 'weak-cpu-h2'
+    weak.touch()
+    refused(h1, h2, 'failed', 'h2', 'avx')
+    weak.unlink()
+    h1.ok('vm', 'kill', 'g')
+    h1.fails('usage', 'vm', 'migrate', 'g', '--to', 'h2')                # it does not run
+    create(h1, 'huge', '4096G', ())
+    h1.ok('vm', 'start', 'huge')
+    e = h1.fails('failed', 'vm', 'migrate', 'huge', '--to', 'h2')
+    assert 'h2' in e['message'] and 'memory' in e['message'], e
+    h1.ok('vm', 'kill', 'huge')
+    h1.ok('vm', 'start', 'g')
+    h2.ok('volume', 'unmount', 'v1')
+    until(lambda: not any(h['name'] == 'h2' for h in h1.json('host', 'list')))
+    refused(h1, h1, 'not-found', 'h2', to='h2')
+
+
+# --- something happens in the middle
+
+
+def test_guest_reboots_meanwhile(pair):
+    h1, h2 = pair
+    wait, go_on = stop_at(h1, 'source.round')
+    p = begin(h1, h2)
+    wait()
+    keys(h1, 'r')
+    go_on()
+    stays(h1, h2, p, 'the guest rebooted')
+
+
+def test_guest_powers_off_meanwhile(pair):
+    h1, h2 = pair
+    wait, go_on = stop_at(h1, 'source.round')
+    p = begin(h1, h2)
+    wait()
+    pid = show(h1)['pid']
+    keys(h1, 'o')
+    go_on()
+    assert 'the VM ended' in p.communicate(timeout=60)[0] and p.returncode
+    until(lambda: show(h1)['state'] == 'stopped' and not alive(pid))
+    h2.ok('vm', 'start', 'g')                                           # whose lock was given up
+    goes_on(h2)
+
+
+def test_killed_meanwhile(pair):
+    h1, h2 = pair
+    wait, go_on = stop_at(h1, 'source.round')
+    p = begin(h1, h2)
+    wait()
+    k = subprocess.Popen([BIN / 'perilune', '--connect', h1.dir, 'vm', 'kill', 'g'], stdin=subprocess.DEVNULL)
+    until(lambda: any(e['text'] == 'killed' for e in h1.json('event', 'list')))
+    go_on()
+    assert p.wait(60) and k.wait(60) == 0
+    p.stdout.close()
+    assert show(h1)['state'] == 'stopped'
+    h2.ok('vm', 'start', 'g')
+    goes_on(h2)
+
+
+def test_stopped_meanwhile(pair):
+    h1, h2 = pair
+    wait, go_on = stop_at(h1, 'source.round')
+    p = begin(h1, h2)
+    wait()
+    k = subprocess.Popen([BIN / 'perilune', '--connect', h1.dir, 'vm', 'stop', 'g'], stdin=subprocess.DEVNULL)
+    until(lambda: any(t['verb'] == 'stop' and t['state'] == 'running' for t in h1.json('task', 'list')))
+    go_on()
+    assert p.wait(60) and k.wait(60) == 0
+    p.stdout.close()
+    assert show(h1)['state'] == 'stopped' == show(h2)['state']
+
+
+def test_cancelled(pair):
+    h1, h2 = pair
+    wait, go_on = stop_at(h1, 'source.round')
+    p = begin(h1, h2)
+    wait()
+    task = [t for t in h1.json('task', 'list') if t['verb'] == 'migrate'][-1]
+    assert task['state'] == 'running' and task['progress']['what'], task
+    h1.ok('task', 'cancel', task['id'])
+    go_on()
+    stays(h1, h2, p)
+    assert h1.json('task', 'show', task['id'])['state'] == 'cancelled'
+
+
+def test_only_one_at_a_time(pair):
+    h1, h2 = pair
+    wait, go_on = stop_at(h1, 'source.round')
+    p = begin(h1, h2)
+    wait()
+    assert 'moves' in h1.fails('busy', 'vm', 'migrate', 'g', '--to', 'h2')['holder']
+    h1.ok('disk', 'create', 'v1:/b.disk', '--size', '64M')
+    assert 'moves' in h1.fails('busy', 'vm', 'attach', 'g', '--disk', 'v1:/b.disk')['holder']
+    assert show(h2)['host'] == 'h1' and show(h2)['pid'] is None
+    h2.fails('busy', 'vm', 'kill', 'g')
+    h2.fails('busy', 'vm', 'start', 'g')
+    assert h2.run('volume', 'unmount', 'v1').code                       # it is expected there
+    go_on()
+    assert p.wait(60) == 0
+    p.stdout.close()
+    goes_on(h2)
+
+
+@pytest.mark.slow
+def test_daemons_stop_in_order_meanwhile(pair):
+    h1, h2 = pair
+    for who in (h2, h1):
+        wait, go_on = stop_at(h1, 'source.round')
+        p = begin(h1, h2)
+        wait()
+        end = subprocess.Popen(['kill', str(who.proc.pid)])
+        go_on()
+        p.communicate(timeout=60)
+        end.wait()
+        assert who.proc.wait(30) == 0
+        who.start()
+        until(lambda: show(h1)['state'] == 'running' and show(h1)['host'] in ('h1', 'h2'))
+        if show(h1)['host'] == 'h2':                                    # it had gone before the daemon heard of its end
+            migrate(h2, h1)
+        goes_on(h1)
+
+
+# --- how it goes
+
+
+def test_one_stream_and_many(pair):
+    h1, h2 = pair
+    migrate(h1, h2, '--streams', '1')
+    migrate(h2, h1, '--streams', '8')
+    goes_on(h1)
+
+
+def test_bandwidth_is_kept(pair):
+    h1, h2 = pair
+    keys(h1, '5')                                                       # 10,000 pages a second: all of its memory is there
+    until(lambda: counts(h1)[1] > 20000)
+    keys(h1, '0')
+    d = migrate(h1, h2, '--bandwidth', '8M')
+    assert d['sent'] > 16 << 20 and d['total_ms'] > 1000, d
+    goes_on(h2)
+
+
+# --- with KVM
+
+
+@pytest.mark.skipif(not os.access('/dev/kvm', os.R_OK | os.W_OK), reason='no /dev/kvm')
+def test_with_a_processor():
+    with Cluster() as cluster:
+        lun = cluster.lun()
+        h1, h2 = (cluster.host(n, '--listen', '127.0.0.1:0') for n in ('h1', 'h2'))
+        h1.ok('volume', 'format', 'v1', lun)
+        for h in (h1, h2):
+            h.ok('volume', 'mount', lun)
+        h1.ok('disk', 'create', 'v1:/a.disk', '--size', '64M')
+        vmlib.create(h1)
+        h1.ok('vm', 'start', 'g')
+        until(lambda: len(h1.json('host', 'list')) == 2 == len(h2.json('host', 'list')))
+        for i, (source, target) in enumerate(((h1, h2), (h2, h1), (h1, h2))):
+            with vmlib.Shell(source) as shell:
+                shell.run(f'w {i * 1000} 100 1 7', 'w ok')
+            migrate(source, target)
+            with vmlib.Shell(target) as shell:
+                shell.run('v', 'v ok')                                  # each block as it was written, on whatever host
+        h2.ok('vm', 'reboot', 'g', '--force')                           # its monitor never had a kernel
+        with vmlib.Shell(h2) as shell:
+            shell.run('w 0 100 1 7', 'w ok')

@@ -5,7 +5,7 @@
  *
  * With PERILUNE_STUB=DIR in the environment (a daemon hands its own on): DIR/NAME.run is locked while the
  * guest runs, so that a second one on whatever "host" of this machine is seen; what must never be is
- * written to DIR/violations. DIR/NAME.log tells when it ran. DIR/weak-cpu: a processor that lacks something.
+ * written to DIR/violations. DIR/NAME.log tells when it ran. DIR/weak-cpu-HOST: a processor that lacks something.
  *
  * The guest obeys its console: r reboots, o powers off, c crashes, 0 to 9 pages a second (times 10^n).
  */
@@ -40,7 +40,7 @@ struct stub {
 	uint64_t bytes;
 	const _Atomic uint64_t *lease;
 	const char *name;
-	char dir[256];
+	char host[64], dir[256];
 	int run_fd;
 	struct vmctl_conn *conn, *waiting[CONNS];
 	struct vmctl_status status;
@@ -492,7 +492,7 @@ static int load(struct stub *s, int fd, uint64_t bytes)
 static void tell_cpu(struct stub *s, uint32_t tag)
 {
 	struct vmctl_msg *m = xcalloc(1, sizeof(*m));
-	cleanup_free char *weak = xasprintf("%s/weak-cpu-%d", s->dir, (int)getppid());
+	cleanup_free char *weak = xasprintf("%s/weak-cpu-%s", s->dir, s->host);
 	const struct cpu_leaf maker = {.reg = {1, 0x68747541, 0x444d4163, 0x69746e65}};
 	struct cpu_leaf one = {.function = 1, .reg = {0, 0, 1u << 28 | 1u << 20, 1u << 25}};
 
@@ -705,6 +705,20 @@ static const char *name_of(int argc, char **argv)
 	return "vm";
 }
 
+/* The state directory's last part: "STATE:VOLUME:NAME". */
+static void name_host(struct stub *s, int argc, char **argv)
+{
+	for (int i = 1; i + 1 < argc; i++) {
+		const char *id = argv[i + 1], *end = strchr(id, ':'), *at = end;
+
+		if (strcmp(argv[i], "--id") || !end)
+			continue;
+		while (at > id && at[-1] != '/')
+			at--;
+		(void)str_format(s->host, sizeof(s->host), "%.*s", (int)(end - at), at);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	static struct stub s;
@@ -717,6 +731,7 @@ int main(int argc, char **argv)
 	s.memory_fd = fd_option(argc, argv, "--memory");
 	s.listen_fd = fd_option(argc, argv, "--listen");
 	s.name = name_of(argc, argv);
+	name_host(&s, argc, argv);
 	(void)str_format(s.dir, sizeof(s.dir), "%s", dir ? dir : "");
 	if (fstat(s.memory_fd, &st) < 0 || (uint64_t)st.st_size < STUB_MEMORY_MIN) {
 		fputs("vmm_stub: --memory: at least 16 MiB\n", stderr);

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Something dies at each named step of a migration: either daemon, either monitor, the link. Afterwards the VM runs on
+exactly one host, or is stopped and can be started; its guest finds its pages and blocks as it left them; nobody ever
+ran it twice (the stubs' book, looked at when a test ends)."""
+import os, signal, subprocess, time
+
+import pytest
+from hostlib import BIN, until
+from netlib import Net
+from stublib import StubCluster, StubHost, create, goes_on, show
+
+SOURCE = ['begun', 'round', 'paused', 'drained', 'saved', 'loaded', 'offered', 'told', 'moved']
+TARGET = ['asked', 'configured', 'state', 'loaded', 'called', 'accepted', 'disks', 'resumed']
+STEPS = [f'source.{s}' for s in SOURCE] + [f'target.{s}' for s in TARGET]
+
+
+class World:
+    """Two hosts with a VM, a cable between them."""
+
+    def __init__(self, cluster, net):
+        self.cluster, self.net = cluster, net
+        for i, name in enumerate(('h1', 'h2')):
+            h = cluster.hosts[name] = StubHost(cluster, name, prefix=['ip', 'netns', 'exec', net.ns[i], 'env', f'PERILUNE_STUB={cluster.stub}'])
+            h.options = ('--listen', f'10.231.7.{i + 1}:7700')
+            h.start()
+        self.hosts = [cluster.hosts['h1'], cluster.hosts['h2']]
+        self.lun = cluster.lun()
+        self.hosts[0].ok('volume', 'format', 'v1', self.lun)
+        for h in self.hosts:
+            h.ok('volume', 'mount', self.lun)
+            (h.dir / 'steps').mkdir()
+        self.hosts[0].ok('disk', 'create', 'v1:/a.disk', '--size', '64M')
+        create(self.hosts[0])
+        self.hosts[0].ok('vm', 'start', 'g')
+        goes_on(self.hosts[0])
+        for a in self.hosts:
+            until(lambda: len([h for h in a.json('host', 'list') if h['state'] == 'active']) == 2)
+
+    def runs_on(self):
+        """Hosts that say that they run it."""
+        return [h for h in self.hosts if show(h)['pid'] is not None]
+
+    def settle(self):
+        """The host on which it runs, started again if it was stopped."""
+        def one():
+            here = self.runs_on()
+            states = {show(h)['state'] for h in self.hosts}
+            if len(here) == 1 and states == {'running'} and {show(h)['host'] for h in self.hosts} == {here[0].name}:
+                return here[0]
+            return not here and states <= {'stopped', 'crashed'}
+        where = until(one, 60, what='the VM on one host, or stopped')
+        if where is True:
+            where = self.hosts[0]
+            where.ok('vm', 'start', 'g')
+        goes_on(where)
+        return where
+
+    def vmm(self, host):
+        """The monitor that lives on `host`, also when its VM is not known to."""
+        for pid in self.cluster.vmms():
+            if f'{host.dir}:v1:g' in open(f'/proc/{pid}/cmdline').read():
+                return pid
+        return None
+
+
+def kill(world, actor, source, target):
+    """Does it; returns what brings things back."""
+    host = source if actor.startswith('source') else target
+    if actor.endswith('daemon'):
+        host.kill()
+        return host.start
+    if actor.endswith('vmm'):
+        pid = world.vmm(host)
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+        return lambda: None
+    world.net.cable('down')
+    return lambda: world.net.cable('up')
+
+
+def one_case(world, step, actor):
+    source = world.settle()
+    target = next(h for h in world.hosts if h is not source)
+    file = (source if step.startswith('source') else target).dir / 'steps' / step
+    reached = file.with_name(step + '.reached')
+    file.touch()
+    p = subprocess.Popen([BIN / 'perilune', '--connect', source.dir, 'vm', 'migrate', 'g', '--to', target.name, '--verify'],
+                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        until(reached.exists, 30, 0.005, what=f'{step} ({p.poll()})')
+        back = kill(world, actor, source, target)
+        file.unlink()
+        reached.unlink()
+        if actor == 'link':         # until it was noticed
+            p.wait(60)
+        back()
+        p.wait(60)
+    finally:
+        p.kill()
+        said = p.communicate()[0].decode()
+    where = world.settle()
+    assert not world.cluster.violations(), (step, actor, said)
+    return where, said
+
+
+@pytest.fixture
+def world():
+    with Net() as net, StubCluster() as cluster:
+        yield World(cluster, net)
+
+
+def end(world):
+    where = world.settle()
+    where.ok('vm', 'kill', 'g')
+    for h in world.hosts:
+        h.ok('volume', 'unmount', 'v1')
+    world.hosts[0].ok('volume', 'check', world.lun)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('step', STEPS)
+def test_somebody_dies(world, step):
+    for actor in ('source-daemon', 'target-daemon', 'source-vmm', 'target-vmm'):
+        began = time.monotonic()
+        where, said = one_case(world, step, actor)
+        print(f'{step} {actor}: on {where.name} after {time.monotonic() - began:.1f} s: {said.strip()[:150]}')
+    end(world)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('step', STEPS)
+def test_the_link_is_cut(world, step):
+    began = time.monotonic()
+    where, said = one_case(world, step, 'link')
+    print(f'{step} link: on {where.name} after {time.monotonic() - began:.1f} s: {said.strip()[:150]}')
+    end(world)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('step', STEPS)
+def test_many_times(world, step):
+    for _ in range(20):
+        for actor in ('source-daemon', 'target-daemon', 'source-vmm', 'target-vmm', 'link'):
+            one_case(world, step, actor)
+    end(world)

@@ -3,8 +3,8 @@
  * mover.c: a payload guest (see vmm.py) that is to be saved and loaded. It changes pages of 4 KiB
  * from POOL on, in a scattered order, and looks each time whether a page still holds what was
  * written last; registers that travel keep constants that it looks at, too; its clocks must not go
- * back; a timer interrupts it. The test writes `mode` and `pages` (struct shared) before the start,
- * and reads the counters.
+ * back; a timer interrupts it. The test writes `mode` and `pages` (struct shared) before the start
+ * (without, most of it is on), and reads the counters.
  *
  * Each byte that comes on the serial port is answered with itself. Says "on" at the start, and a line
  * that begins with "bad" as soon as anything is wrong.
@@ -246,7 +246,11 @@ static void answer_input(void)
 
 void program(void)
 {
-	bool registers = SHARED->mode & MODE_REGISTERS;
+	if (!SHARED->pages) { /* nobody can write there: under a daemon */
+		SHARED->mode = MODE_DEADLINE | MODE_CLOCK | MODE_REGISTERS;
+		SHARED->pages = 2048;
+	}
+	const bool registers = SHARED->mode & MODE_REGISTERS;
 
 	if (registers)
 		set_registers();

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Live migration of real guests between two daemons on one machine: the monitor with KVM, a payload guest that drives
+its disk at full depth and compares every answer. Kills and errors: test_migrate*.py, with monitors that are programs."""
+import os, pathlib
+
+import pytest
+from hostlib import until
+from payloads import c_kernel
+from vmlib import Shell, create, show, state
+
+if not os.access('/dev/kvm', os.R_OK | os.W_OK):
+    pytest.skip('no /dev/kvm', allow_module_level=True)
+
+
+@pytest.fixture
+def pair(cluster, lun):
+    h1, h2 = (cluster.host(n, '--listen', '127.0.0.1:0') for n in ('h1', 'h2'))
+    h1.ok('volume', 'format', 'v1', lun)
+    for h in (h1, h2):
+        h.ok('volume', 'mount', lun)
+    h1.ok('disk', 'create', 'v1:/a.disk', '--size', '64M')
+    until(lambda: any(h['name'] == 'h2' for h in h1.json('host', 'list')))
+    until(lambda: any(h['name'] == 'h1' for h in h2.json('host', 'list')))
+    return h1, h2
+
+
+def migrate(source, target):
+    return source.json('vm', 'migrate', 'g', '--to', target.name, '--verify', timeout=120)
+
+
+def test_a_storm_on_the_disk_moves_there_and_back(pair, cluster, lun):
+    h1, h2 = pair
+    create(h1)
+    h1.ok('vm', 'start', 'g')
+    with Shell(h1) as shell:
+        shell.expect('ready')
+        shell.run('s 512', 's on')
+        shell.expect('s ')
+    for source, target in ((h1, h2), (h2, h1), (h1, h2)):
+        pid = show(source)['pid']
+        d = migrate(source, target)
+        assert d['to'] == target.name and d['sent'] > 0
+        assert (show(target)['state'], show(target)['host'], show(source)['host']) == ('running', target.name, target.name)
+        with Shell(target) as shell:
+            shell.at = os.path.getsize(shell.log)
+            shell.expect('s ')                              # it goes on, under load, and nothing it reads is wrong
+        assert show(target)['pid'] != pid
+    with Shell(h2) as shell:
+        shell.at = os.path.getsize(shell.log)
+        shell.run('e', 'e ')
+        shell.run('v', 'v ok')
+        shell.run('f', 'f ok')
+    # What a guest that came can still do: reboot with a kernel from the volume, be paused, be ended.
+    h2.ok('vm', 'reboot', 'g', '--force')
+    with Shell(h2) as shell:
+        shell.expect('ready')
+        shell.run('t', 't')
+        h2.ok('vm', 'pause', 'g')
+        h2.fails('usage', 'vm', 'migrate', 'g', '--to', 'h1')
+        assert state(h2) == 'paused'
+        h2.ok('vm', 'resume', 'g')
+        shell.run('c', 'c 16384')
+    h2.ok('vm', 'kill', 'g')
+    for h in (h1, h2):
+        h.ok('volume', 'unmount', 'v1')
+    h1.ok('volume', 'check', lun)
+
+
+def test_memory_registers_and_clocks_move_along(pair):
+    """The guest writes pages all the time, and looks at its memory, registers, timer and clocks (mover.c)."""
+    h1, h2 = pair
+    path = pathlib.Path(h1.dir).parent / 'mover'
+    path.write_bytes(c_kernel('mover', 16 << 20))
+    h1.ok('vm', 'create', 'g', '--volume', 'v1', '--memory', '16M', '--cpus', '2', '--kernel', path)
+    h1.ok('vm', 'start', 'g')
+    for source, target in ((h1, h2), (h2, h1), (h1, h2)):
+        assert migrate(source, target)['rounds'] > 0
+        assert 'are you there' in target.ok('vm', 'console', 'g', stdin='are you there\n').out
+    for h in pair:
+        assert 'bad' not in h.ok('vm', 'console', 'g', '--log').out
+    assert show(h2)['state'] == 'running'
+    h2.ok('vm', 'kill', 'g')

@@ -35,7 +35,8 @@ class Host:
         got = self.proc.stdout.readline()
         word, _, rest = got.strip().partition(' ')
         if word != 'ok':
-            raise Refused(f'{self.name}: {got.strip() or "died"}\n{self.log.read_text()[-2000:]}')
+            how = got.strip() or f'died, exit {self.proc.wait(10)}'
+            raise Refused(f'{self.name}: {how}\n{self.log.read_text()[-2000:]}')
         return rest
 
     def __call__(self, line):
@@ -269,12 +270,25 @@ def test_64_hosts_at_once():
             h.wait()
 
 
+def mount_again(site, name, tries=5):
+    """On a machine with much to do a host that mounts may be late with its first beats: then another one declares it
+    dead and, as it must on a file, kills it. It comes once more. Any other end is ours."""
+    for _ in range(tries - 1):
+        try:
+            return site.mount(name)
+        except Refused:
+            h = site.hosts[-1]
+            if h.proc.poll() != -signal.SIGKILL or not any(o.heard('recovered') for o in site.hosts):
+                raise
+    return site.mount(name)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('seed', range(3))
 def test_chaos(site, seed):
     """Hosts count in two files and are killed, stopped, continued: nothing durable is lost."""
     rng = random.Random(seed)
-    hosts = {n: site.mount(n) for n in ('h0', 'h1', 'h2', 'h3')}
+    hosts = {n: mount_again(site, n) for n in ('h0', 'h1', 'h2', 'h3')}
     hosts['h0']('create /n0')
     hosts['h0']('create /n1')
     for n, h in hosts.items():
@@ -293,11 +307,11 @@ def test_chaos(site, seed):
             if h.proc.poll() is None:
                 continue
         h.kill()
-        hosts[n] = h = site.mount(n)
+        hosts[n] = h = mount_again(site, n)
         h.send(f'add /n{int(n[1]) % 2} 600000 {site.dir}/{n}.n')
     for h in hosts.values():
         h.kill()
-    judge = site.mount('judge')
+    judge = mount_again(site, 'judge')
     for i in (0, 1):
         values = [int(v) for n in (f'h{i}', f'h{i + 2}') for v in (site.dir / f'{n}.n').read_text().split()]
         assert len(values) == len(set(values)), 'a count was given twice: an update was lost'

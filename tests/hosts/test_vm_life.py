@@ -284,7 +284,7 @@ def test_what_happened_while_no_daemon_was_there(host):
     host.kill()
     time.sleep(4)
     host.start()
-    until(lambda: state(host, 'late') == 'stopped')
+    until(lambda: state(host, 'late') == 'stopped', 120)  # six million instructions, a microsecond each where KVM is emulated
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ static const struct {
 	{0x1a0, 0x1a0},		  /* MISC_ENABLE */
 	{0x1c4, 0x1c5},		  /* XFD, XFD_ERR */
 	{0x1d9, 0x1d9},		  /* DEBUGCTL */
+	{0x1fc, 0x1fc},		  /* POWER_CTL */
 	{0x200, 0x20f},		  /* MTRRs */
 	{0x250, 0x250},		  /* fixed MTRRs */
 	{0x258, 0x259},		  /* the same */
@@ -40,6 +41,7 @@ static const struct {
 	{0xc0000080, 0xc0000084}, /* EFER, STAR, LSTAR, CSTAR, SFMASK */
 	{0xc0000100, 0xc0000103}, /* FS and GS bases, TSC_AUX */
 	{0xc0000104, 0xc0000104}, /* TSC_RATIO */
+	{0xc0010015, 0xc0010015}, /* HWCR */
 	{0xc001011f, 0xc001011f}, /* VIRT_SSBD */
 };
 

@@ -193,6 +193,34 @@ def test_what_the_vmm_writes_itself_is_in_the_log():
         assert set(differing(copy, vm.mem)) <= pages
 
 
+def test_memory_above_the_hole_is_logged_where_it_lies_in_the_memfd():
+    # The guest maps 4 GiB and on, and writes to the second page there; the VMM (virtio-rng) writes to the third.
+    body = (say('on') + '5: cmpb $0, 0x190000; je 5b;'
+            'movl $0x83, 0x195000; movl $1, 0x195004; movl $0x195003, 0x2020; movl $0, 0x2024;'
+            'mov %cr3, %rax; mov %rax, %cr3; mov $0x100001000, %rax; movq $7, (%rax);'
+            'xor %eax, %eax; mov $0x100002000, %rsi; mov $64, %ecx; mov $2, %edx; call desc;'
+            'xor %eax, %eax; call submit; call wait_used;' + say('used'))
+    low, memory = 0xc0000000, 0xc0000000 + 16 * MiB
+    with Vmm(virtio_guest(body), memory=memory, devices=[(RNG, 1, 16)]) as vm:
+        vm.run()
+        vm.expect(b'on')
+        vm.log_start()
+        vm.mem[0x190000] = 1
+        vm.expect(b'used')
+        assert vm.call(PAUSE) == 0
+        pages = vm.dirty_pages()
+        assert {low // 4096 + 1, low // 4096 + 2} == {p for p in pages if p >= low // 4096}
+        assert vm.mem[low + 4096] == 7 and any(vm.mem[low + 8192:low + 8192 + 64])
+        assert {0x182, 0x195} <= set(pages)
+        state = vm.save()
+        with Vmm(None, memory=memory, devices=vm.devices) as other:
+            other.configure()
+            for p in (*range(0, 0x200), *pages):            # the rest is empty
+                other.mem[p * 4096:p * 4096 + 4096] = vm.mem[p * 4096:p * 4096 + 4096]
+            assert other.load_state(state) == 0, other.why
+            assert other.call(RESUME) == 0
+
+
 # --- devices with rings
 
 

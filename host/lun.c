@@ -22,6 +22,7 @@
 #include "host/db.h"
 #include "host/event.h"
 #include "host/verbs.h"
+#include "host/vm_pass.h"
 
 #define LUNS_MAX     64	  /* of one request */
 #define PATH_NEWS_MS 5000 /* a session's answer tells that long of the whole path: some beats */
@@ -335,7 +336,9 @@ static int hold_one(struct host_call *call, const char *name, bool read_only, st
 
 	if (rc < 0 || read_only)
 		return rc;
-	rc = host_lun_claim(all, *out, user);
+	rc = vm_pass_check_free(call->host, blk_info(host_lun_blk(*out))->id, name);
+	if (rc == 0)
+		rc = host_lun_claim(all, *out, user);
 	if (rc < 0)
 		host_lun_put(all, *out);
 	return rc;

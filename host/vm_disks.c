@@ -187,7 +187,8 @@ int vm_disk_show(struct host_vm *vm, unsigned i, bool goes_on)
 	uint8_t reservations[CONTROLLER_PR_BYTES];
 	int rc;
 
-	if (cfs_keeps_reservations(host_volume_fs(vm->volume))) {
+	/* Those of a LUN that is passed through are the array's. */
+	if (vm->open[i].file && cfs_keeps_reservations(host_volume_fs(vm->volume))) {
 		rc = load_reservations(&vm->open[i], goes_on, &lun, reservations);
 		if (rc < 0)
 			return fail_prefix(rc, "vm %s: reservations", vm->name);

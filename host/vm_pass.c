@@ -165,6 +165,7 @@ struct search {
 	const struct vm_def_disk *entry;
 	struct host_volume *own;
 	const char *own_name; /* the VM that wants it */
+	const char *cure;
 	struct host_volume *volume;
 	json_t *names;
 };
@@ -189,10 +190,9 @@ static int check_vm(struct search *s, const char *name)
 	}
 	at = vm_def_find(def, s->entry->path);
 	if (at >= 0 && def->disk[at].pass && !(def->disk[at].shared && s->entry->shared)) {
-		rc = fail(-EBUSY,
-			  "LUN %s: VM %s:%s has it%s; it can be shared if both say so (--shared)",
-			  s->entry->name, host_volume_name(s->volume), name,
-			  def->disk[at].shared ? "" : " for itself");
+		rc = fail(-EBUSY, "LUN %s: VM %s:%s has it%s; %s", s->entry->name,
+			  host_volume_name(s->volume), name,
+			  def->disk[at].shared ? "" : " for itself", s->cure);
 		err_object("%s", s->entry->name);
 		err_holder("vm %s", name);
 	}
@@ -242,7 +242,10 @@ static int take_guard(struct cfs *fs, struct cfs_file **guard)
 int vm_pass_begin(struct host *host, struct host_volume *volume, const char *name,
 		  const struct vm_def_disk *entry, struct cfs_file **guard)
 {
-	struct search s = {.entry = entry, .own = volume, .own_name = name};
+	struct search s = {.entry = entry,
+			   .own = volume,
+			   .own_name = name,
+			   .cure = "it can be shared if both say so (--shared)"};
 	int rc = take_guard(host_volume_fs(volume), guard);
 
 	if (rc < 0)
@@ -250,6 +253,20 @@ int vm_pass_begin(struct host *host, struct host_volume *volume, const char *nam
 	rc = host_volumes_each(host->volumes, check_volume, &s);
 	if (rc < 0)
 		vm_pass_done(*guard);
+	return rc;
+}
+
+int vm_pass_check_free(struct host *host, const char *id, const char *name)
+{
+	struct vm_def_disk *entry = xcalloc(1, sizeof(*entry));
+	struct search s = {
+		.entry = entry, .own_name = "", .cure = "take it from there first (vm detach)"};
+	int rc;
+
+	(void)str_format(entry->path, sizeof(entry->path), "%s", id);
+	(void)str_format(entry->name, sizeof(entry->name), "%s", name);
+	rc = host->volumes ? host_volumes_each(host->volumes, check_volume, &s) : 0;
+	free(entry);
 	return rc;
 }
 

@@ -35,6 +35,8 @@ int vm_pass_probe(struct host *host, const struct vm_def *def, const char *text,
 int vm_pass_begin(struct host *host, struct host_volume *volume, const char *name,
 		  const struct vm_def_disk *entry, struct cfs_file **guard);
 void vm_pass_done(struct cfs_file *guard);
+/* -EBUSY, naming it: a VM of the mounted volumes has the LUN `id`. For who would write over it. */
+int vm_pass_check_free(struct host *host, const char *id, const char *name);
 /* Whether this host could open it for a VM that still runs elsewhere, whose session is left alone: 0, -EBUSY, ... */
 int vm_pass_check(struct host *host, const struct vm_def *def, const struct vm_def_disk *disk);
 /* Opens def.disk[index], one of these: vm_disk_open. */

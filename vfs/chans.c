@@ -72,6 +72,11 @@ void vfs_chans_get(struct vfs_chans *chans)
 	chans->refs++;
 }
 
+unsigned vfs_chans_disks(const struct vfs_chans *chans)
+{
+	return atomic_load_explicit(&chans->refs, memory_order_relaxed);
+}
+
 void vfs_chans_put(struct vfs_chans *chans)
 {
 	if (--chans->refs == 0)

@@ -24,6 +24,8 @@ void vfs_chans_close(struct vfs_chans *chans);
 void vfs_chans_put(struct vfs_chans *chans);
 void vfs_chans_get(struct vfs_chans *chans);
 
+/* How many disks use it, about. */
+unsigned vfs_chans_disks(const struct vfs_chans *chans);
 struct cfs *vfs_chans_volume(struct vfs_chans *chans);
 struct loop *vfs_chans_loop(struct vfs_chans *chans);
 struct pool *vfs_chans_pool(struct vfs_chans *chans);

@@ -17,11 +17,13 @@
 #include "vfs/thin.h"
 #include "vfs/unflushed.h"
 
-#define THIN_LEAVES    2048u /* leaves a disk keeps at hand: 8 MiB */
-#define THIN_BUCKETS   1024u
-#define THIN_RUN_BYTES (1u * MiB) /* the longest piece */
-#define THIN_PIECE_IOV 24u	  /* iovecs a piece has room for; more ends the run there */
-#define THIN_RETRY_MS  100u
+#define THIN_LEAVES	  2048u /* leaves a disk keeps at hand: 8 MiB; fewer where there are many disks */
+#define THIN_LEAVES_ALL	  32768u /* all disks on a volume and a thread, together */
+#define THIN_LEAVES_LEAST 64u
+#define THIN_BUCKETS	  1024u
+#define THIN_RUN_BYTES	  (1u * MiB) /* the longest piece */
+#define THIN_PIECE_IOV	  24u	     /* iovecs a piece has room for; more ends the run there */
+#define THIN_RETRY_MS	  100u
 #define THIN_LATER_MS \
 	1000u /* between attempts to find space for the map: each looks at all groups */
 #define THIN_GRAIN CFS_BLOCK

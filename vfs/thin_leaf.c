@@ -48,11 +48,12 @@ static void drop(struct thin *thin, struct leaf *leaf)
 
 static void shrink(struct thin *thin)
 {
+	unsigned share = THIN_LEAVES_ALL / MAX(1u, vfs_chans_disks(thin->chans)), looked = 0;
+	unsigned limit = MAX(THIN_LEAVES_LEAST, MIN(THIN_LEAVES, share));
 	struct leaf *leaf, *tmp;
-	unsigned looked = 0;
 
 	list_for_each_safe (leaf, tmp, &thin->lru, lru) {
-		if (thin->leaves < THIN_LEAVES || looked++ > 16)
+		if (thin->leaves < limit || looked++ > 16)
 			return;
 		if (!leaf->users && !leaf->loading && list_empty(&leaf->waiters) &&
 		    list_empty(&leaf->reap_link))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Disks that come and go while their VM runs: `vm attach`, `vm detach`."""
-import os, struct, subprocess, time
+import json, os, struct, subprocess, time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -206,6 +206,53 @@ def test_attached_disks_outlive_the_daemon(host, shell):
     host.start()
     until(lambda: show(host)['state'] == 'running')
     assert attached(host) == {'v1:/a.disk': 0, disks[2]: 3, disks[0]: 4}
+
+
+def test_nothing_changes_while_it_moves(cluster, lun):
+    h1, h2 = (cluster.host(name, '--listen', '127.0.0.1:0') for name in ('h1', 'h2'))
+    h1.ok('volume', 'format', 'v1', lun)
+    for h in (h1, h2):
+        h.ok('volume', 'mount', lun)
+    h1.ok('disk', 'create', 'v1:/a.disk', '--size', '64M')
+    b, c = disk(h1), disk(h1, 'c')
+    create(h1)
+    h1.ok('vm', 'start', 'g')
+    h1.ok('vm', 'attach', 'g', '--disk', b)
+    until(lambda: any(h['name'] == 'h2' for h in h1.json('host', 'list')))
+    with ThreadPoolExecutor(1) as pool:
+        moved = pool.submit(h1.run, 'vm', 'migrate', 'g', '--to', 'h2', '--bandwidth', '200K', timeout=120)
+        until(lambda: any(t['state'] == 'running' and t['verb'] == 'migrate' for t in h1.json('task', 'list')), step=0.01)
+        refused = until(lambda: (r := h1.run('--json', 'vm', 'attach', 'g', '--disk', c)).code and r)
+        assert refused.code == 4 and 'wait until that is over' in refused.error['message'], refused
+        assert h1.run('vm', 'detach', 'g', b).code == 4
+        task = next(t['id'] for t in h1.json('task', 'list') if t['verb'] == 'migrate')
+        h1.run('task', 'cancel', task)
+        moved.result()
+    where = h1 if show(h1)['host'] == 'h1' else h2
+    where.ok('vm', 'detach', 'g', b)
+    where.ok('vm', 'attach', 'g', '--disk', c)
+    assert sorted(attached(where)) == ['v1:/a.disk', c]
+
+
+def test_what_was_begun_is_settled_by_who_has_the_vm_next(host, cluster, lun):
+    """As a host leaves it that dies between the two writes of the definition: the entry is pending."""
+    b = disk(host)
+    create(host)
+    path, source = 'v1:/vms/g/definition.json', cluster.dir / 'definition'
+    host.ok('file', 'get', path, source)
+    definition = json.loads(source.read_text())
+    definition['disks'].append({'path': '/b.disk', 'lun': 1, 'pending': True})
+    source.write_text(json.dumps(definition))
+    host.ok('file', 'put', source, path)
+    assert attached(host) == {'v1:/a.disk': 0} and show(host)['disks'] == ['v1:/a.disk']
+    h2 = cluster.host('h2')
+    h2.ok('volume', 'mount', lun)
+    h2.ok('vm', 'start', 'g')
+    assert 'pending' not in h2.ok('file', 'cat', path).out
+    assert h2.json('disk', 'show', b)['holder'] is None
+    assert h2.json('vm', 'attach', 'g', '--disk', b)['lun'] == 1
+    assert h2.json('disk', 'show', b)['holder']['name'] == 'g'
+    h2.ok('vm', 'kill', 'g')
 
 
 def killed_within(host, lun, after, *words):

@@ -81,6 +81,7 @@ def test_refused(host, shell, san):
     # One VM's, unless both say otherwise; also of VMs that are off.
     create(host, 'k', '--disk', 'v1:/a.disk')
     host.ok('vm', 'attach', 'k', '--lun', san.url)
+    assert 'VM v1:k has it' in host.fails('refused', '--yes', 'volume', 'format', 'v3', san.url, '--overwrite')['message']
     other = host.fails('busy', 'vm', 'attach', 'g', '--lun', san.url)
     assert 'VM v1:k has it for itself' in other['message'] and other['holder'] == 'vm k', other
     assert host.fails('busy', 'vm', 'attach', 'g', '--lun', san.url, '--shared')['holder'] == 'vm k'

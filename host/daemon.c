@@ -98,6 +98,7 @@ static int bring_up(struct host *host, const struct host_options *o)
 		rc = host_state_open(&host->state, o->state_dir);
 	if (rc < 0)
 		return rc;
+	host_maintenance_load(host);
 	protect();
 	rc = host_db_open(host->state.dir, &host->db);
 	if (rc == 0)

@@ -27,6 +27,7 @@ struct host {
 	char vmm[256], kvm[256];
 	uint64_t started_ns; /* wall time */
 	struct host_state state;
+	_Atomic bool maintenance; /* no VM starts here or comes here (maintenance.c) */
 	struct host_db *db;
 	struct host_events *events;
 	struct host_tasks *tasks;
@@ -37,5 +38,9 @@ struct host {
 	struct host_vms *vms;
 	struct host_api *api;
 };
+
+/* maintenance.c: what was stored; 0, or -EPERM in words. */
+void host_maintenance_load(struct host *host);
+int host_maintenance_check(struct host *host);
 
 #endif

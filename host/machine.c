@@ -37,11 +37,12 @@ static int host_show(struct host_call *call)
 {
 	struct host *h = call->host;
 
-	call->result = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:s, s:o}", "name", h->name,
-				 "id", h->state.id, "state_dir", h->state.dir, "initiator",
+	call->result = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:s, s:o, s:b}", "name",
+				 h->name, "id", h->state.id, "state_dir", h->state.dir, "initiator",
 				 h->state.initiator, "address", host_peers_address(h->peers), "vmm",
 				 h->vmm, "pid", (int)getpid(), "version", PERILUNE_VERSION,
-				 "started", host_json_time(h->started_ns));
+				 "started", host_json_time(h->started_ns), "maintenance",
+				 (int)h->maintenance);
 	return 0;
 }
 

@@ -171,6 +171,8 @@ int vm_arrival_begin(struct host *host, const char *volume_id, struct host_strea
 	rc = doc ? parse(a, doc, &name, def) : fail(-EBADMSG, "a migration that is no JSON");
 	step(a, "target.asked");
 	if (rc == 0)
+		rc = host_maintenance_check(host);
+	if (rc == 0)
 		rc = host_volume_get(host->volumes, volume_id, &volume);
 	if (rc == 0)
 		rc = check_memory(def);

@@ -281,6 +281,7 @@ bool process_is_vmm(pid_t pid, const char *id)
 /* --- its processor time ---------------------------------------------------------------------------- */
 
 #define PERIOD_US 100000u
+#define CGROUP2	  "/sys/fs/cgroup"
 
 static int write_limit(const char *path, const char *text)
 {
@@ -296,14 +297,17 @@ static int write_limit(const char *path, const char *text)
 
 int process_cpu_share(const char *id, unsigned cpus, unsigned percent)
 {
-	char dir[480], path[520], text[64];
+	char dir[480], path[520], text[64], quota[16];
+	unsigned us = MAX(1000u, PERIOD_US / 100 * cpus * percent);
 	int rc = -ENOENT;
 
 	if (percent >= 100)
 		(void)str_format(text, sizeof(text), "max");
 	else
-		(void)str_format(text, sizeof(text), "%u %u",
-				 MAX(1000u, PERIOD_US / 100 * cpus * percent), PERIOD_US);
+		(void)str_format(text, sizeof(text), "%u %u", us, PERIOD_US);
+	(void)str_format(quota, sizeof(quota), percent >= 100 ? "-1" : "%u", us);
+	write_file(CGROUP2 "/cgroup.subtree_control", "+cpu");
+	write_file(CGROUP2 "/perilune/cgroup.subtree_control", "+cpu");
 	for (unsigned i = 0; i < CGROUPS && rc < 0; i++) {
 		cgroup_dir(i, id, dir, sizeof(dir));
 		(void)str_format(path, sizeof(path), "%s/cpu.max", dir);
@@ -312,10 +316,7 @@ int process_cpu_share(const char *id, unsigned cpus, unsigned percent)
 			break;
 		/* Version 1: the quota alone, its period is as long. */
 		(void)str_format(path, sizeof(path), "%s/cpu.cfs_quota_us", dir);
-		if (percent >= 100)
-			rc = write_limit(path, "-1");
-		else
-			rc = write_limit(path, text); /* "QUOTA PERIOD" reads as QUOTA */
+		rc = write_limit(path, quota);
 	}
 	return rc;
 }

@@ -306,6 +306,8 @@ static int start(struct host_call *call, struct host_volume *volume, const char 
 	struct host_vm *vm;
 	int rc = vm_def_load(host_volume_fs(volume), name, def);
 
+	if (rc == 0)
+		rc = host_maintenance_check(call->host);
 	if (rc == 0 && !def->has_kernel)
 		rc = fail(-EINVAL, "vm %s: has no kernel; make it with --kernel", name);
 	if (rc == 0)

@@ -63,6 +63,11 @@ static int status_run(struct cli_call *call)
 	return 0;
 }
 
+static const struct cli_option maintenance_options[] = {
+	{"parallel", CLI_SIZE, "N", "VMs that move at once, 1 to 8 (2)", false},
+	{NULL, CLI_FLAG, NULL, NULL, false},
+};
+
 const struct cli_verb cli_host_verbs[] = {
 	{"status", "", "", "one screen: volumes, paths, space, hosts, VMs, alarms",
 	 "perilune status", NULL, 0, NULL, status_run},
@@ -70,6 +75,10 @@ const struct cli_verb cli_host_verbs[] = {
 	 NULL, CLI_OFFLINE, "name=CHECK,ok=OK,detail=DETAIL,cure=CURE", NULL},
 	{"host", "show", "", "this host: its names and its daemon", "perilune host show --json",
 	 NULL, 0, NULL, NULL},
+	{"host", "maintenance", "state=STATE",
+	 "on: no VM starts here or comes here any more, those that run move to other hosts; off:"
+	 " as before",
+	 "perilune host maintenance on", maintenance_options, 0, NULL, NULL},
 	{"host", "list", "", "the hosts of all mounted volumes", "perilune host list", NULL, 0,
 	 "name=NAME,volume=VOLUME,state=STATE,beat_age_ms=BEAT MS,slot=SLOT,address=ADDRESS,"
 	 "connection=CONNECTION",

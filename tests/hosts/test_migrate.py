@@ -248,6 +248,45 @@ def test_bandwidth_is_kept(pair):
     goes_on(h2)
 
 
+def test_maintenance_empties_a_host(pair):
+    h1, h2 = pair
+    h1.ok('disk', 'create', 'v1:/b.disk', '--size', '64M')
+    for name, disks in (('b', ('v1:/b.disk',)), ('c', ())):
+        create(h1, name, '32M', disks)
+        h1.ok('vm', 'start', name)
+    h1.fails('usage', 'host', 'maintenance', 'maybe')
+    d = h1.json('host', 'maintenance', 'on')
+    assert sorted(d['moved']) == ['v1:b', 'v1:c', 'v1:g'], d
+    assert {v['host'] for v in h1.json('vm', 'list')} == {'h2'}
+    for name in ('b', 'g'):
+        goes_on(h2, name)
+    h1.ok('volume', 'show', 'v1')
+    assert h1.json('host', 'show')['maintenance'] is True
+    assert 'maintenance' in h2.fails('refused', 'vm', 'migrate', 'g', '--to', 'h1')['message']
+    h2.ok('vm', 'kill', 'c')
+    h1.fails('refused', 'vm', 'start', 'c')
+    h1.stop()
+    h1.start()
+    h1.fails('refused', 'vm', 'start', 'c')                             # it lasts
+    e = h2.fails('busy', 'host', 'maintenance', 'on')                   # nobody takes them
+    assert 'still here' in e['message'], e
+    assert {v['host'] for v in h2.json('vm', 'list')} == {'h2', None}
+    for h in (h1, h2):
+        h.ok('host', 'maintenance', 'off')
+    migrate(h2, h1)
+    goes_on(h1)
+
+
+@pytest.mark.soak
+def test_to_and_fro_a_hundred_times(pair):
+    h1, h2 = pair
+    keys(h1, '4')
+    for i in range(100):
+        source, target = (h1, h2) if i % 2 == 0 else (h2, h1)
+        migrate(source, target)
+        goes_on(target)
+
+
 # --- with KVM
 
 

@@ -370,6 +370,59 @@ static void test_lane_lost(void **state)
 	w->control_over = true;
 }
 
+/* A member with a bug: what makes no sense, and where it makes none, ends all, in words; nothing is loaded. */
+static void test_nonsense(void **state)
+{
+	static const struct {
+		enum frame_type type;
+		unsigned flags, pages;
+		struct mig_range range;
+		bool control;
+	} cases[] = {
+		{FRAME_MIG_PAGES, 0, 1, {MEMORY, 4096}, false}, /* beyond the memory */
+		{FRAME_MIG_PAGES, 0, 1, {0, 8192}, false},	/* cut */
+		{FRAME_MIG_PAGES, 0, 3, {0, 8192}, false},	/* stretched */
+		{FRAME_MIG_ABSENT, 0, 0, {4096, MEMORY}, false},
+		{FRAME_MIG_PAGES, 0, 1, {17, 4096}, false}, /* not on a page */
+		{FRAME_MIG_BEGIN, 0, 0, {0, 4096}, false},
+		{FRAME_MIG_STATE, 0, 0, {0, 4096}, false}, /* on a data stream */
+		{FRAME_MIG_ROUND, FRAME_ANSWER, 0, {0, 0}, false},
+		{FRAME_CALL, 0, 0, {0, 4096}, false},
+		{FRAME_MIG_OFFERED, 0, 0, {0, 4096}, true}, /* before the state */
+		{FRAME_MIG_JOIN, 0, 0, {0, 4096}, true},
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+		uint8_t body[MIG_TABLE_BYTES(1) + 3 * MIG_PAGE] = {0};
+		struct peer_stream *s;
+		struct world *w;
+		struct frame f;
+		uint32_t n = 8;
+		int rc = 0;
+
+		(void)setup((void **)&w);
+		begin(w, 300, false);
+		s = cases[i].control ? w->control[0] : w->data[1][0];
+		if (cases[i].range.bytes)
+			n = mig_ranges_encode(&cases[i].range, 1, body) + cases[i].pages * MIG_PAGE;
+		assert_int_equal(peer_stream_send(s, cases[i].type, cases[i].flags, 1, body,
+						  MIN(n, frame_type_max((uint16_t)cases[i].type,
+									cases[i].flags)),
+						  NULL, 0),
+				 0);
+		assert_int_equal(peer_stream_flush(s), 0);
+		while (rc == 0)
+			rc = peer_stream_receive(w->control[0], &f, LIMIT);
+		assert_int_equal(rc, -EBADMSG);
+		pthread_join(w->control_thread, NULL);
+		w->control_over = true;
+		assert_int_equal(w->target_rc, -EBADMSG);
+		assert_int_equal(w->loads + w->accepts, 0);
+		(void)teardown((void **)&w);
+	}
+	(void)state;
+}
+
 /* --- parts ------------------------------------------------------------------------------------------- */
 
 static void test_ranges(void **state)
@@ -469,6 +522,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_cancelled, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_lane_lost, setup, teardown),
+		cmocka_unit_test(test_nonsense),
 		cmocka_unit_test(test_ranges),
 		cmocka_unit_test(test_dirty),
 		cmocka_unit_test(test_estimate),

@@ -21,12 +21,10 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "hv/console.h"
 #include "hv/gmem.h"
 #include "hv/lease.h"
-#include "hv/state.h"
-#include "hv/vcpu.h"
 #include "hv/vhost.h"
+#include "hv/vmm_impl.h"
 
 enum post {
 	POST_CONSOLE = 1,
@@ -37,40 +35,6 @@ enum post {
 	POST_FROZEN = 32,
 	POST_VHOST = 64,
 	POST_DROPPED = 128,
-};
-
-struct hv_vmm {
-	int kvm_fd, wake_fd;
-	struct hv_gmem *gmem;
-	struct hv_lease *lease;
-	const struct hv_vmm_ops *ops;
-	void *opaque;
-	atomic_uint posted;
-
-	/* The main thread's. */
-	enum vmctl_state state;
-	struct vmctl_config config;
-	struct hv_vhost *vhost[VMCTL_DEVICES_MAX];
-	bool start_waits;	    /* for back-ends */
-	bool save_waits;	    /* for back-ends to give rings back */
-	int save_fd;		    /* of the SAVE that waits, -1: none */
-	struct cpu_table *baseline; /* NULL: none was set */
-	bool resetting;		    /* the processors are stopped, rings are on their way back */
-	bool machine_ends;	    /* to be taken apart as soon as no back-end has rings */
-	uint32_t boots;
-	uint64_t start_ns;
-	char why[VMCTL_TEXT_MAX + 1]; /* of CRASHED */
-
-	pthread_mutex_t life;
-	struct hv_machine *machine;
-
-	pthread_mutex_t lock; /* the machine's; what follows is written under it by any thread */
-	struct hv_console console;
-	uint64_t first_output_ns;
-	bool panicked;
-	char crash[VMCTL_TEXT_MAX + 1];
-	char drop_why[VMCTL_TEXT_MAX + 1];
-	unsigned drop_device;
 };
 
 static void post(struct hv_vmm *vmm, enum post bit)
@@ -174,25 +138,10 @@ static void tell(struct hv_vmm *vmm, enum vmctl_event_kind kind, uint32_t code, 
 	vmm->ops->event(vmm->opaque, &event);
 }
 
-static void end_save(struct hv_vmm *vmm, int rc, uint32_t bytes)
-{
-	vmm->save_waits = false;
-	util_close(&vmm->save_fd);
-	vmm->save_fd = -1;
-	vmm->ops->saved(vmm->opaque, rc, bytes);
-}
-
-/* One that waits: something else came first. */
-static void cancel_save(struct hv_vmm *vmm, const char *why)
-{
-	if (vmm->save_waits)
-		end_save(vmm, fail(-ECANCELED, "vm: %s, and was not saved", why), 0);
-}
-
 /* Stops the processors for good and asks for the rings. */
-static void end_machine(struct hv_vmm *vmm)
+void hv_vmm_end_machine(struct hv_vmm *vmm)
 {
-	cancel_save(vmm, "it ended");
+	hv_vmm_cancel_save(vmm, "it ended");
 	hv_machine_end(vmm->machine);
 	vmm->machine_ends = true;
 	pthread_mutex_lock(&vmm->lock);
@@ -214,7 +163,7 @@ static bool all_vhost(struct hv_vmm *vmm, bool (*is)(const struct hv_vhost *))
 	return all;
 }
 
-static void take_machine_apart(struct hv_vmm *vmm)
+void hv_vmm_take_machine_apart(struct hv_vmm *vmm)
 {
 	pthread_mutex_lock(&vmm->lock);
 	hv_gmem_log_stop(vmm->gmem); /* KVM's part of it goes with the machine */
@@ -231,26 +180,27 @@ static void take_machine_apart(struct hv_vmm *vmm)
 	tell(vmm, VMCTL_EVENT_RESET, 0, "");
 }
 
-static bool alive(const struct hv_vmm *vmm)
+bool hv_vmm_alive(const struct hv_vmm *vmm)
 {
 	return vmm->machine && !vmm->machine_ends;
 }
 
 static void on_crash(struct hv_vmm *vmm)
 {
-	if (!alive(vmm))
+	if (!hv_vmm_alive(vmm))
 		return;
 	vmm->state = VMCTL_STATE_CRASHED;
 	pthread_mutex_lock(&vmm->lock);
 	memcpy(vmm->why, vmm->crash, sizeof(vmm->why));
 	pthread_mutex_unlock(&vmm->lock);
 	tell(vmm, VMCTL_EVENT_CRASHED, 0, vmm->why);
-	end_machine(vmm);
+	hv_vmm_end_machine(vmm);
 }
 
 static void on_frozen(struct hv_vmm *vmm)
 {
-	if (!alive(vmm) || !hv_machine_frozen(vmm->machine) || vmm->state == VMCTL_STATE_FROZEN)
+	if (!hv_vmm_alive(vmm) || !hv_machine_frozen(vmm->machine) ||
+	    vmm->state == VMCTL_STATE_FROZEN)
 		return;
 	hv_machine_freeze(vmm->machine); /* a vCPU saw it first: until all stand still */
 	vmm->state = VMCTL_STATE_FROZEN;
@@ -271,7 +221,7 @@ static void on_dropped(struct hv_vmm *vmm)
 /* --- start ------------------------------------------------------------------------------------- */
 
 /* Booted, or from `state`. */
-static int create_machine(struct hv_vmm *vmm, struct hv_state_reader *state)
+int hv_vmm_create_machine(struct hv_vmm *vmm, struct hv_state_reader *state)
 {
 	const struct hv_machine_config config = {
 		.kvm_fd = vmm->kvm_fd,
@@ -303,12 +253,12 @@ static int boot_machine(struct hv_vmm *vmm)
 {
 	if (!hv_lease_runs(vmm->lease))
 		return fail(-EPERM, "the lease has ended; the vm starts when it is renewed");
-	int rc = create_machine(vmm, NULL);
+	int rc = hv_vmm_create_machine(vmm, NULL);
 	if (rc)
 		return rc;
 	rc = hv_machine_resume(vmm->machine);
 	if (rc) {
-		take_machine_apart(vmm);
+		hv_vmm_take_machine_apart(vmm);
 		return rc;
 	}
 	vmm->boots++;
@@ -338,180 +288,16 @@ void hv_vmm_forget(struct hv_vmm *vmm)
 	vmm->save_fd = -1;
 }
 
-/* --- saving ------------------------------------------------------------------------------------ */
-
-/* Plain write(2): a memfd that shrinks meanwhile is an error, and no signal. */
-static int write_all(int fd, const uint8_t *data, size_t n)
-{
-	if (lseek(fd, 0, SEEK_SET) < 0)
-		return fail(-errno, "saved state: %s", strerror(errno));
-	while (n) {
-		ssize_t done = write(fd, data, n);
-		if (done <= 0)
-			return fail(done ? -errno : -EIO, "saved state: cannot be written: %s",
-				    strerror(done ? errno : EIO));
-		data += done;
-		n -= (size_t)done;
-	}
-	return 0;
-}
-
-static int write_state(struct hv_vmm *vmm, int fd, uint32_t *bytes)
-{
-	struct hv_state_writer w;
-	size_t n = 0;
-
-	hv_state_writer_init(&w);
-	hv_state_begin(&w, "vmm", 0, 1);
-	hv_state_put32(&w, vmm->boots);
-	hv_state_put8(&w, vmm->panicked);
-	int rc = hv_machine_save(vmm->machine, &w);
-	const uint8_t *data = hv_state_finish(&w, &n);
-	off_t limit = lseek(fd, 0, SEEK_END);
-	if (!rc && (n > VMCTL_STATE_MAX || limit < (off_t)n))
-		rc = fail(-ENOSPC, "saved state: its %zu bytes have no room", n);
-	if (!rc)
-		rc = write_all(fd, data, n);
-	hv_state_writer_free(&w);
-	*bytes = rc ? 0 : (uint32_t)n;
-	return rc;
-}
-
-/* 0: no back-end has rings; 1: one still has; -ENOTCONN: and will not give them. */
-static int rings_back(struct hv_vmm *vmm)
-{
-	int rc = 0, out = 0;
-
-	pthread_mutex_lock(&vmm->lock);
-	for (unsigned i = 0; i < vmm->config.devices_n && !rc; i++) {
-		if (vmm->vhost[i] && !hv_vhost_suspended(vmm->vhost[i], &rc))
-			out = 1;
-	}
-	pthread_mutex_unlock(&vmm->lock);
-	return rc ? rc : out;
-}
-
-static void resume_devices(struct hv_vmm *vmm)
-{
-	pthread_mutex_lock(&vmm->lock);
-	for (unsigned i = 0; i < vmm->config.devices_n; i++) {
-		if (vmm->vhost[i])
-			hv_vhost_resume(vmm->vhost[i]);
-	}
-	pthread_mutex_unlock(&vmm->lock);
-}
-
-static int suspend_devices(struct hv_vmm *vmm)
-{
-	int rc = 0;
-
-	pthread_mutex_lock(&vmm->lock);
-	for (unsigned i = 0; i < vmm->config.devices_n && !rc; i++) {
-		if (vmm->vhost[i])
-			rc = hv_vhost_suspend(vmm->vhost[i]);
-	}
-	pthread_mutex_unlock(&vmm->lock);
-	return rc ? rc : rings_back(vmm);
-}
-
-int hv_vmm_save(struct hv_vmm *vmm, int fd, uint32_t *bytes)
-{
-	int rc = 0;
-
-	*bytes = 0;
-	hv_vmm_turn(vmm); /* what the last exits before the pause asked for: power-off, reset */
-	if (vmm->state != VMCTL_STATE_PAUSED || !alive(vmm))
-		rc = fail(-EINVAL, "vm: it is %s; only a paused one can be saved",
-			  vmm->resetting ? "being reset" : vmctl_state_name(vmm->state));
-	else if (vmm->save_waits)
-		rc = fail(-EBUSY, "vm: it is being saved already");
-	if (!rc)
-		rc = suspend_devices(vmm);
-	if (rc == 1) {
-		vmm->save_waits = true;
-		vmm->save_fd = fd;
-		return 1;
-	}
-	if (!rc)
-		rc = write_state(vmm, fd, bytes);
-	close(fd);
-	return rc;
-}
-
-static void save_if_rings_are_back(struct hv_vmm *vmm)
-{
-	uint32_t bytes = 0;
-	int rc = rings_back(vmm);
-
-	if (rc == 1)
-		return;
-	if (!rc)
-		rc = write_state(vmm, vmm->save_fd, &bytes);
-	end_save(vmm, rc, bytes);
-}
-
-/* --- loading ----------------------------------------------------------------------------------- */
-
-static int load_own(struct hv_vmm *vmm, struct hv_state_reader *r)
-{
-	int rc = hv_state_section(r, "vmm", 0, 1);
-
-	if (rc < 0)
-		return rc;
-	vmm->boots = hv_state_get32(r);
-	vmm->panicked = hv_state_get8(r) & 1;
-	rc = hv_state_done(r);
-	return rc ? rc : hv_state_close(r);
-}
-
-static int load_state(struct hv_vmm *vmm, const uint8_t *data, size_t bytes)
-{
-	cleanup_free struct hv_state_reader *r = xcalloc(1, sizeof(*r));
-	int rc = hv_state_open(r, data, bytes);
-
-	if (!rc)
-		rc = create_machine(vmm, r);
-	if (rc)
-		return rc;
-	rc = load_own(vmm, r);
-	if (!rc) {
-		vmm->state = VMCTL_STATE_PAUSED;
-		return 0;
-	}
-	end_machine(vmm);
-	take_machine_apart(vmm);
-	return rc;
-}
-
-int hv_vmm_load(struct hv_vmm *vmm, int fd, uint64_t bytes)
-{
-	size_t have = 0;
-
-	if (vmm->state != VMCTL_STATE_CONFIGURED || vmm->start_waits)
-		return fail(-EBUSY, "vm: it is %s; a state is loaded in place of a start",
-			    vmm->start_waits ? "being started" : vmctl_state_name(vmm->state));
-	if (bytes > VMCTL_STATE_MAX || lseek(fd, 0, SEEK_SET) < 0)
-		return fail(-EINVAL, "saved state: it cannot be read");
-	cleanup_free uint8_t *data = xmalloc((size_t)bytes);
-	while (have < bytes) {
-		ssize_t n = read(fd, data + have, (size_t)bytes - have);
-		if (n <= 0)
-			return fail(-EINVAL, "saved state: it is cut off at %zu bytes", have);
-		have += (size_t)n;
-	}
-	return load_state(vmm, data, have);
-}
-
 static void on_vhost(struct hv_vmm *vmm)
 {
 	if (vmm->machine_ends && all_vhost(vmm, hv_vhost_idle))
-		take_machine_apart(vmm);
+		hv_vmm_take_machine_apart(vmm);
 	if (vmm->start_waits && all_vhost(vmm, hv_vhost_connected)) {
 		vmm->start_waits = false;
 		vmm->ops->started(vmm->opaque, boot_machine(vmm));
 	}
 	if (vmm->save_waits)
-		save_if_rings_are_back(vmm);
+		hv_vmm_save_if_rings_are_back(vmm);
 }
 
 void hv_vmm_turn(struct hv_vmm *vmm)
@@ -524,14 +310,14 @@ void hv_vmm_turn(struct hv_vmm *vmm)
 		tell(vmm, VMCTL_EVENT_PANICKED, 0, "");
 	if (bits & POST_CRASHED)
 		on_crash(vmm);
-	if (bits & POST_POWER_OFF && alive(vmm)) {
+	if (bits & POST_POWER_OFF && hv_vmm_alive(vmm)) {
 		vmm->state = VMCTL_STATE_POWERED_OFF;
 		tell(vmm, VMCTL_EVENT_POWERED_OFF, 0, "");
-		end_machine(vmm);
+		hv_vmm_end_machine(vmm);
 	}
-	if (bits & POST_RESET && alive(vmm)) {
+	if (bits & POST_RESET && hv_vmm_alive(vmm)) {
 		vmm->resetting = true;
-		end_machine(vmm);
+		hv_vmm_end_machine(vmm);
 	}
 	if (bits & POST_FROZEN)
 		on_frozen(vmm);
@@ -586,9 +372,9 @@ int hv_vmm_configure(struct hv_vmm *vmm, const struct vmctl_config *config)
 	return 0;
 }
 
-static int need_machine(struct hv_vmm *vmm)
+int hv_vmm_need_machine(struct hv_vmm *vmm)
 {
-	if (alive(vmm))
+	if (hv_vmm_alive(vmm))
 		return 0;
 	return fail(-EINVAL, "vm: it is %s and does not run",
 		    vmm->resetting ? "being reset" : vmctl_state_name(vmm->state));
@@ -596,7 +382,7 @@ static int need_machine(struct hv_vmm *vmm)
 
 int hv_vmm_pause(struct hv_vmm *vmm)
 {
-	int rc = need_machine(vmm);
+	int rc = hv_vmm_need_machine(vmm);
 
 	if (rc)
 		return rc;
@@ -608,103 +394,35 @@ int hv_vmm_pause(struct hv_vmm *vmm)
 
 int hv_vmm_resume(struct hv_vmm *vmm)
 {
-	int rc = need_machine(vmm);
+	int rc = hv_vmm_need_machine(vmm);
 
 	if (!rc && !hv_lease_runs(vmm->lease))
 		rc = fail(-EPERM, "the lease has ended; the vm runs when it is renewed");
 	if (rc)
 		return rc;
-	cancel_save(vmm, "it runs again");
-	resume_devices(vmm);
+	hv_vmm_cancel_save(vmm, "it runs again");
+	hv_vmm_resume_devices(vmm);
 	rc = hv_machine_resume(vmm->machine);
 	if (!rc)
 		vmm->state = VMCTL_STATE_RUNNING;
 	return rc;
 }
 
-int hv_vmm_log_start(struct hv_vmm *vmm, int fd)
-{
-	int rc = need_machine(vmm);
-
-	if (rc)
-		return rc;
-	pthread_mutex_lock(&vmm->lock);
-	bool again = hv_gmem_logs(vmm->gmem);
-	rc = hv_gmem_log_start(vmm->gmem, fd);
-	if (!rc && again)
-		rc = hv_machine_log(vmm->machine, false); /* so that KVM's starts clean, too */
-	if (!rc)
-		rc = hv_machine_log(vmm->machine, true);
-	if (rc)
-		hv_gmem_log_stop(vmm->gmem);
-	pthread_mutex_unlock(&vmm->lock);
-	return rc;
-}
-
-int hv_vmm_log_sync(struct hv_vmm *vmm)
-{
-	int rc = need_machine(vmm);
-
-	if (rc)
-		return rc;
-	if (!hv_gmem_logs(vmm->gmem))
-		return fail(-EINVAL, "vm: there is no log of its writes");
-	pthread_mutex_lock(&vmm->lock);
-	rc = hv_machine_log_sync(vmm->machine);
-	pthread_mutex_unlock(&vmm->lock);
-	return rc;
-}
-
-int hv_vmm_log_stop(struct hv_vmm *vmm)
-{
-	int rc = 0;
-
-	pthread_mutex_lock(&vmm->lock);
-	if (hv_gmem_logs(vmm->gmem) && vmm->machine)
-		rc = hv_machine_log(vmm->machine, false);
-	hv_gmem_log_stop(vmm->gmem);
-	pthread_mutex_unlock(&vmm->lock);
-	return rc;
-}
-
-int hv_vmm_get_cpu(struct hv_vmm *vmm, struct cpu_table *out)
-{
-	if (vmm->machine)
-		return hv_machine_cpu_table(vmm->machine, out);
-	return hv_vcpus_offered(vmm->kvm_fd, MAX(vmm->config.cpus, 1u), vmm->baseline, out);
-}
-
-int hv_vmm_set_cpu(struct hv_vmm *vmm, const struct cpu_table *baseline)
-{
-	cleanup_free struct cpu_table *offered = xmalloc(sizeof(*offered));
-
-	if (vmm->state != VMCTL_STATE_CONFIGURED || vmm->start_waits)
-		return fail(-EBUSY, "vm: it is %s; its processor is chosen before it starts",
-			    vmctl_state_name(vmm->state));
-	int rc = hv_vcpus_offered(vmm->kvm_fd, vmm->config.cpus, baseline, offered);
-	if (rc)
-		return rc;
-	if (!vmm->baseline)
-		vmm->baseline = xmalloc(sizeof(*vmm->baseline));
-	*vmm->baseline = *baseline;
-	return 0;
-}
-
 int hv_vmm_reset(struct hv_vmm *vmm)
 {
-	int rc = need_machine(vmm);
+	int rc = hv_vmm_need_machine(vmm);
 
 	if (rc)
 		return rc;
 	vmm->resetting = true;
-	end_machine(vmm);
+	hv_vmm_end_machine(vmm);
 	post(vmm, POST_VHOST); /* EVENT reset comes after the REPLY */
 	return 0;
 }
 
 int hv_vmm_power_button(struct hv_vmm *vmm)
 {
-	int rc = need_machine(vmm);
+	int rc = hv_vmm_need_machine(vmm);
 
 	if (rc)
 		return rc;

@@ -193,7 +193,6 @@ int vm_disk_show(struct host_vm *vm, unsigned i, bool goes_on)
 		if (rc < 0)
 			return fail_prefix(rc, "vm %s: reservations", vm->name);
 	}
-
 	memcpy(lun.nexus, vm->def.id, sizeof(lun.nexus));
 	return controller_attach(vm->controller, vm->open[i].disk, &lun);
 }
@@ -384,7 +383,7 @@ int vm_disks_open(struct host_vm *vm)
 			continue;
 		rc = vm_disk_open(vm, i);
 		if (rc == 0) {
-			rc = vm_disk_show(vm, i, vm->adopt);
+			rc = vm_disk_show(vm, i, vm->adopt || vm->came);
 			if (rc < 0)
 				(void)vm_disk_close(vm, i);
 		}

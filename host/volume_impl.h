@@ -30,7 +30,8 @@ struct host_volume {
 	bool clean; /* leftovers of dead daemons may lie on it: looked at from clean_ms on */
 	bool cleaning;
 	uint64_t clean_ms, clean_pause_ms;
-	bool lost; /* another host took our slot: mounted anew when nothing uses it any more */
+	bool changed; /* another host changed its label: perhaps the name */
+	bool lost;    /* another host took our slot: mounted anew when nothing uses it any more */
 };
 
 struct volume_missing {

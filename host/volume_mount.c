@@ -203,6 +203,7 @@ static void on_event(void *arg, const char *kind, const char *text)
 		v->clean_ms = v->clean_pause_ms = 0;
 	}
 	v->lost |= !strcmp(kind, "evicted");
+	v->changed |= !strcmp(kind, "label");
 	pthread_cond_broadcast(&v->all->wake);
 	pthread_mutex_unlock(&v->all->lock);
 	if (!strcmp(kind, "evicted"))

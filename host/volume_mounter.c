@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/log.h"
 #include "clusterfs/cfs.h"
 #include "host/daemon.h"
 #include "host/peers.h"
@@ -93,6 +94,32 @@ static bool renew_lost(struct host_volumes *all)
 	return v != NULL;
 }
 
+/* Names that others gave to volumes: here, and in the inventory. */
+static void learn_names(struct host_volumes *all)
+{
+	struct host_volume *v, *hit;
+
+	do {
+		hit = NULL;
+		pthread_mutex_lock(&all->lock);
+		list_for_each (v, &all->list, link)
+			if (v->changed && !hit)
+				hit = v;
+		if (hit) {
+			hit->changed = false;
+			hit->uses++;
+		}
+		pthread_mutex_unlock(&all->lock);
+		if (hit) {
+			int rc = host_volume_remember(hit);
+
+			if (rc < 0)
+				log_warn("host", "volume %s: %s", hit->name, err_message(rc));
+			host_volume_put(hit);
+		}
+	} while (hit);
+}
+
 /* Caller holds the lock. The one whose turn was longest ago, used. */
 static struct host_volume *next_to_clean(struct host_volumes *all)
 {
@@ -155,6 +182,7 @@ static void *mounter(void *arg)
 	for (;;) {
 		while (renew_lost(all))
 			;
+		learn_names(all);
 		for (unsigned at = 0; next_missing(all, at, id);) {
 			int rc;
 

@@ -126,6 +126,17 @@ def test_rename_volume(cluster):
     assert h.json('volume', 'list')[0]['name'] == 'archive'
 
 
+def test_the_other_host_learns_the_new_name(pair):
+    _, _, h1, h2 = pair
+    h1.ok('volume', 'rename', 'v1', 'archive')
+    until(lambda: [v['name'] for v in h2.json('volume', 'list')] == ['archive'], what='the name being known on h2')
+    h2.ok('disk', 'create', 'archive:/a', '--size', '64M')
+    h2.fails('not-found', 'disk', 'show', 'v1:/a')
+    h2.stop()
+    h2.start()                                          # the inventory has it too
+    h2.ok('disk', 'show', 'archive:/a')
+
+
 def test_disks(pair):
     cluster, lun, h1, h2 = pair
     h1.ok('disk', 'create', 'v1:/a', '--size', '64M')

@@ -657,6 +657,8 @@ static int take_options(struct leaving *l)
 	if (rc == 0 && (l->streams_n < 1 || l->streams_n > MIG_STREAMS_MAX))
 		rc = fail(-EINVAL, "--streams: 1 to %u", MIG_STREAMS_MAX);
 	l->verify = host_arg_bool(call, "verify");
+	if (host_arg_bool(call, "quick"))
+		l->max_downtime = DOWNTIME_MAX;
 	return rc;
 }
 

@@ -149,6 +149,10 @@ static void state_here(struct host_vm *vm, json_t *d)
 	json_object_set_new(d, "started", host_json_time(vm->started_ns));
 	if (why)
 		json_object_set_new(d, "why", json_string(why));
+	pthread_mutex_lock(&vm->lock);
+	if (vm->move)
+		json_object_set_new(d, "moves_to", json_string(vm->move_to));
+	pthread_mutex_unlock(&vm->lock);
 }
 
 static int state_elsewhere(struct host_call *call, struct host_volume *volume, const char *name,

@@ -196,6 +196,7 @@ def test_only_one_at_a_time(pair):
     wait, go_on = stop_at(h1, 'source.round')
     p = begin(h1, h2)
     wait()
+    assert show(h1)['moves_to'] == 'h2' and show(h1)['state'] == 'running'
     assert 'moves' in h1.fails('busy', 'vm', 'migrate', 'g', '--to', 'h2')['holder']
     h1.ok('disk', 'create', 'v1:/b.disk', '--size', '64M')
     assert 'moves' in h1.fails('busy', 'vm', 'attach', 'g', '--disk', 'v1:/b.disk')['holder']
@@ -236,6 +237,20 @@ def test_one_stream_and_many(pair):
     migrate(h1, h2, '--streams', '1')
     migrate(h2, h1, '--streams', '8')
     goes_on(h1)
+
+
+def test_a_guest_that_writes_too_fast(pair):
+    # A millisecond for pages: it gets less and less of its processor, or is left alone with the reason. Or stands still.
+    h1, h2 = pair
+    keys(h1, '6')
+    p = begin(h1, h2, '--max-downtime', '31')
+    said = p.communicate(timeout=100)[0]
+    if p.returncode:
+        assert 'writes faster' in said and show(h1)['host'] == 'h1', said
+        goes_on(h1)
+        d = migrate(h1, h2, '--quick')
+        assert d['downtime_ms'] > 0
+    goes_on(h2)
 
 
 def test_bandwidth_is_kept(pair):

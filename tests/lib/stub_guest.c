@@ -208,8 +208,11 @@ static void ended(struct stub_guest *g, unsigned i)
 		else
 			bad(g, "status of block", s.block, 0,
 			    (uint64_t)r->response << 8 | r->status);
-		if (s.kind == WRITE) /* with the same content */
-			b->block[s.block] = s.count;
+		if (s.kind != WRITE)
+			return;
+		/* It was done or not: written again, with the same content, before anybody reads it. */
+		b->block[s.block] = s.count;
+		begin(g, i, WRITE, s.block);
 		return;
 	}
 	if (s.kind == CAPACITY) {

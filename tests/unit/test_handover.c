@@ -335,7 +335,7 @@ static void test_bad_baggage(void **state)
 
 	(void)state;
 	roam_make(&w, 2, 2);
-	for (unsigned i = 0; i < 60; i++) {
+	for (unsigned i = 0; i < 36; i++) {
 		unsigned from = i % 2, to = 1 - from;
 		uint8_t *bytes;
 		size_t size;

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """perilune-vmm on real KVM with stock kernels, without a daemon: vmm_run plays its part, raw_server the disk's."""
-import os, re
+import os, re, time
 import pytest
 from perilab import Lab
 from perilab.console import GuestConsole
@@ -73,3 +73,50 @@ def test_reboot_without_disks(host):
     guest.expect(r'# ', 120)
     guest.serial.write(PATH + 'reboot -f\n')
     assert guest.serial.wait(60 * host.lab.scale) == 3      # --once: a reboot is the end
+
+
+def move(host, guest, times):
+    """To another process and on, again and again; the last line of each must be right."""
+    for _ in range(times):
+        done = guest.serial.err.count('vmm_run: moved')
+        host.run('kill -USR1 $(pidof vmm_run)')
+        deadline = time.monotonic() + 60 * host.lab.scale
+        while guest.serial.err.count('vmm_run: moved') == done:
+            assert time.monotonic() < deadline, guest.serial.err[-2000:]
+            time.sleep(0.1)
+    assert ' 0 pages differ' in guest.serial.err and not re.search(r' [1-9]\d* pages differ', guest.serial.err)
+
+
+def shell(guest, command, pattern, timeout=60):
+    guest.serial.write(command + '\n')
+    return guest.expect(pattern, timeout)
+
+
+TROUBLE = 'soft lockup|rcu.*stall|Call Trace|BUG:|clocksource.*unstable|Clock.*skew|unchecked MSR'
+
+
+def test_a_stock_kernel_with_two_processors_moves(host):
+    guest = vmm_run(host, '--cpus 2 --rng', 'console=ttyS0 panic=-1 mitigations=off rdinit=/bin/sh')
+    guest.expect(r'# ', 120)
+    shell(guest, PATH + 'mkdir -p /proc /dev; mount -t proc proc /proc; mount -t devtmpfs dev /dev; echo moun""ted', 'mounted\r?\n')
+    move(host, guest, 4)
+    shell(guest, 'read a r < /proc/uptime; sleep 2; read b r < /proc/uptime; echo slept=$((${b%%.*}-${a%%.*}))=', r'slept=[2-9]=')
+    shell(guest, 'loc() { while read n c d r; do [ "$n" = LOC: ] && echo $c $d; done < /proc/interrupts; }; set -- $(loc); x=$1; y=$2; '
+                 'sleep 1; set -- $(loc); [ $1 -gt $x ] && [ $2 -gt $y ] && echo both""=tick', 'both=tick\r?\n')
+    assert not re.search(TROUBLE, guest.serial.out), guest.serial.out[-3000:]
+    guest.serial.kill()
+
+
+def test_debian_with_its_disk_moves_while_it_writes(host):
+    host.run('qemu-img convert -O raw /srv/guest/disk.raw /var/lib/perilune/moved.raw', timeout=60)
+    server = host.spawn('exec raw_server scsi /tmp/moved.sock /var/lib/perilune/moved.raw')
+    server.expect('ready', 20)
+    guest = vmm_run(host, '--rng --scsi /tmp/moved.sock', APPEND).login()
+    guest.run('dd if=/dev/urandom of=/root/a bs=1M count=8 && cp /root/a /root/want && sync')
+    guest.serial.write('while [ ! -e /root/stop ]; do dd if=/root/a of=/root/b bs=64k oflag=direct 2>/dev/null; '
+                       'cmp /root/b /root/want || touch /root/w-r-o-n-g; done &\n')
+    move(host, guest, 3)
+    guest.run('touch /root/stop; wait; test ! -e /root/w-r-o-n-g && cmp /root/a /root/want', timeout=120)
+    assert guest.run(f'dmesg | grep -iE "{TROUBLE}|I/O error|EXT4-fs error" || true')[1].strip() == ''
+    guest.power_off()
+    server.kill()

@@ -179,12 +179,27 @@ void host_vms_lost(struct host_vms *all, struct host_volume *volume)
 	pthread_mutex_unlock(&all->lock);
 }
 
+/* Another host runs it still. */
+static bool arrives(struct host_vm *vm)
+{
+	bool yes;
+
+	pthread_mutex_lock(&vm->all->lock);
+	yes = vm->arriving;
+	pthread_mutex_unlock(&vm->all->lock);
+	return yes;
+}
+
 json_t *host_vms_running(struct host_vms *all)
 {
 	json_t *list = json_array();
 	struct host_vm *vm;
 
 	for (unsigned i = 0; all && (vm = nth(all, i)); i++) {
+		if (arrives(vm)) {
+			vm_put(vm);
+			continue;
+		}
 		json_array_append_new(list,
 				      json_pack("{s:s, s:s, s:s, s:s}", "name", vm->name, "volume",
 						host_volume_name(vm->volume), "state",
@@ -201,7 +216,7 @@ int host_vms_grow_disk(struct host_vms *all, struct host_volume *volume, const c
 	int rc = -ENOENT;
 
 	for (unsigned i = 0; rc == -ENOENT && (vm = nth(all, i)); i++) {
-		if (vm->volume == volume && vm_has_disk(vm, path))
+		if (vm->volume == volume && !arrives(vm) && vm_has_disk(vm, path))
 			rc = vm_grow(vm, path, size, GROW_MS);
 		vm_put(vm);
 	}

@@ -207,6 +207,13 @@ static int slow_down(struct mig_source *s)
 
 static int give_up(struct mig_source *s)
 {
+	if (s->estimate.constant_ns > s->estimate.max_downtime_ns)
+		return fail(-ETIMEDOUT,
+			    "its standstill would take %llu ms without a page to send, %llu are "
+			    "allowed; "
+			    "allow more (--max-downtime)",
+			    (unsigned long long)(s->estimate.constant_ns / NS_PER_MS),
+			    (unsigned long long)s->o.max_downtime_ms);
 	return fail(
 		-ETIMEDOUT,
 		"the guest writes faster than %llu MiB/s can be sent, even with %u %% of its CPU "

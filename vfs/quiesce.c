@@ -269,11 +269,42 @@ struct state_call {
 	size_t size;
 };
 
+/* A disk without a target has but one thing to be told: nothing, or that its next flush tells of a loss. */
+#define BLK_OWES_LOSS "PLB1"
+#define BLK_STATE     4u
+
+static int save_blk(const struct state_call *c)
+{
+	const struct vfs_disk *disk = c->ctl->blk.disk;
+
+	if (!disk || !disk->owes_loss)
+		return 0;
+	if (c->size < BLK_STATE)
+		return fail(-ENOSPC, "controller %s: its state has no room in %zu bytes",
+			    c->ctl->name, c->size);
+	memcpy(c->out, BLK_OWES_LOSS, BLK_STATE);
+	return BLK_STATE;
+}
+
+static int load_blk(const struct state_call *c)
+{
+	struct vfs_disk *disk = c->ctl->blk.disk;
+
+	if (!c->size)
+		return 0;
+	if (!disk || c->size != BLK_STATE || memcmp(c->in, BLK_OWES_LOSS, BLK_STATE) != 0)
+		return fail(-EINVAL, "controller %s: a state that makes no sense here",
+			    c->ctl->name);
+	disk->owes_loss = true;
+	return 0;
+}
+
 static int call_save(void *arg)
 {
 	struct state_call *c = arg;
 
-	return c->ctl->kind == CONTROLLER_BLK ? 0 : scsi_save(c->ctl->scsi.target, c->out, c->size);
+	return c->ctl->kind == CONTROLLER_BLK ? save_blk(c)
+					      : scsi_save(c->ctl->scsi.target, c->out, c->size);
 }
 
 int controller_save(struct controller *ctl, void *state, size_t size)
@@ -288,9 +319,7 @@ static int call_load(void *arg)
 	struct state_call *c = arg;
 
 	if (c->ctl->kind == CONTROLLER_BLK)
-		return c->size ? fail(-EINVAL, "controller %s: a state of another kind",
-				      c->ctl->name)
-			       : 0;
+		return load_blk(c);
 	return scsi_load(c->ctl->scsi.target, c->in, c->size);
 }
 

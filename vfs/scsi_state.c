@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * scsi_state.c: what a guest has made of its LUNs, for a target on another host: settings of write caches,
- * reservations, unit attentions that it has not heard of. It comes from a peer, so it is checked.
+ * reservations, unit attentions and losses that it has not heard of. It comes from a peer, so it is checked.
  *
- * Little-endian: "PLS1", number of LUNs (4); for each: LUN (2), flags (1: write cache on), number of
- * attentions (1), bytes of reservations (4), attentions (2 each), reservations as scsi_pr.c stores them.
+ * Little-endian: "PLS1", number of LUNs (4); for each: LUN (2), flags (1: write cache on, 2: the next
+ * flush tells of a loss), number of attentions (1), bytes of reservations (4), attentions (2 each),
+ * reservations as scsi_pr.c stores them.
  */
 #include "vfs/scsi_lun.h"
 
@@ -27,6 +28,7 @@ struct saved_lun {
 };
 _Static_assert(sizeof(struct saved_lun) == 24, "saved LUN");
 #define WRITE_CACHE 1u
+#define OWES_LOSS   2u
 
 struct out {
 	uint8_t *at, *end;
@@ -47,7 +49,8 @@ static void save_lun(const struct scsi_lun *lun, struct out *o)
 {
 	uint8_t pr[CONTROLLER_PR_BYTES];
 	struct saved_lun s = {.lun = le16_of((uint16_t)lun->number),
-			      .flags = lun->write_cache ? WRITE_CACHE : 0,
+			      .flags = (lun->write_cache ? WRITE_CACHE : 0) |
+				       (lun->disk->owes_loss ? OWES_LOSS : 0),
 			      .attentions = (uint8_t)lun->attentions};
 	size_t bytes = scsi_pr_encode(&lun->pr, pr);
 
@@ -98,14 +101,15 @@ static bool load_lun(struct scsi_target *t, const uint8_t **at, const uint8_t *e
 		return false;
 	bytes = le32_get(s.pr_bytes);
 	if (le16_get(s.lun) >= CONTROLLER_LUNS || s.attentions > SCSI_ATTENTIONS ||
-	    s.flags & ~WRITE_CACHE || bytes > sizeof(pr_bytes) || !get(at, end, pr_bytes, bytes) ||
-	    scsi_pr_decode(&pr, pr_bytes, bytes) < 0)
+	    s.flags & ~(WRITE_CACHE | OWES_LOSS) || bytes > sizeof(pr_bytes) ||
+	    !get(at, end, pr_bytes, bytes) || scsi_pr_decode(&pr, pr_bytes, bytes) < 0)
 		return false;
 	lun = t->lun[le16_get(s.lun)];
 	if (!lun)
 		return false;
 	lun->pr = pr;
 	lun->write_cache = s.flags & WRITE_CACHE;
+	lun->disk->owes_loss |= (s.flags & OWES_LOSS) != 0;
 	lun->attentions = s.attentions;
 	for (unsigned i = 0; i < s.attentions; i++)
 		lun->attention[i] = le16_get(s.attention[i]);

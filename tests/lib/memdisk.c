@@ -81,7 +81,15 @@ static void close_disk(struct vfs_disk *disk, void (*closed)(void *arg), void *a
 	closed(arg);
 }
 
-static const struct vfs_disk_ops ops = {.submit = submit, .close = close_disk};
+static unsigned rest(struct vfs_disk *disk, bool on)
+{
+	struct memdisk *m = container_of(disk, struct memdisk, disk);
+
+	(void)on;
+	return m->unflushed ? VFS_UNFLUSHED : 0;
+}
+
+static const struct vfs_disk_ops ops = {.submit = submit, .close = close_disk, .rest = rest};
 
 struct memdisk *memdisk_new(struct loop *loop, uint64_t size)
 {

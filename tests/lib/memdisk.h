@@ -11,8 +11,9 @@
 struct memdisk {
 	struct vfs_disk disk;
 	uint8_t *data;
-	_Atomic bool hold; /* requests stay where they are until memdisk_release */
-	_Atomic int fail;  /* -errno for what changes or reads data */
+	_Atomic bool hold;	/* requests stay where they are until memdisk_release */
+	_Atomic bool unflushed; /* as it says when it is to rest */
+	_Atomic int fail;	/* -errno for what changes or reads data */
 	struct vfs_req *held[MEMDISK_HELD];
 	_Atomic unsigned held_count;
 	_Atomic unsigned reads, writes, flushes, discards, zeroes, fua;

@@ -592,6 +592,53 @@ static void test_state(void **state)
 	free(saved);
 }
 
+static bool flush(struct world *w)
+{
+	assert_true(submit(w, 0, FLUSH, 0, 0, 0) >= 0);
+	kick(w);
+	answers(w, 1);
+	return good(w, 0);
+}
+
+/* The flush of a move that failed finds a loss, the guest moves with the next: its own flush tells of it, once. */
+static void test_loss_goes_along(void **state)
+{
+	uint8_t *saved = xmalloc(CONTROLLER_STATE_MAX);
+	struct world w;
+	int n;
+
+	(void)state;
+	for (int kind = 0; kind < 2; kind++) {
+		set_up(&w, kind ? CONTROLLER_SCSI : CONTROLLER_BLK);
+		begin(&w);
+		warm_up(&w);
+		assert_true(flush(&w));
+		w.m->unflushed = true;
+		w.m->fail = -EIO;
+		assert_int_equal(controller_quiesce(w.ctl, 30000), -EIO);
+		w.m->fail = 0;
+		w.m->unflushed = false; /* it told its loss */
+		assert_int_equal(controller_quiesce(w.ctl, 30000), 0);
+		n = controller_save(w.ctl, saved, CONTROLLER_STATE_MAX);
+		assert_true(n > 0);
+		for (unsigned i = 0; i <= w.ring; i++)
+			assert_true(front_stop_ring(&w.f, i) >= 0);
+		front_disconnect(&w.f);
+		close(w.f.inflight_fd);
+		w.f.inflight_fd = -1;
+		close_controller(&w);
+		make_controller(&w);
+		for (int i = 1; i < n; i++)
+			assert_int_equal(controller_load(w.ctl, saved, (size_t)i), -EINVAL);
+		assert_int_equal(controller_load(w.ctl, saved, (size_t)n), 0);
+		begin(&w);
+		assert_false(flush(&w));
+		assert_true(flush(&w));
+		tear_down(&w);
+	}
+	free(saved);
+}
+
 /* --- a disk that works by itself --------------------------------------------------------------------------- */
 
 struct rest_call {
@@ -678,7 +725,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_still),	    cmocka_unit_test(test_nothing_lost),
 		cmocka_unit_test(test_client_away), cmocka_unit_test(test_log),
-		cmocka_unit_test(test_state),	    cmocka_unit_test(test_disk_rests),
+		cmocka_unit_test(test_state),	    cmocka_unit_test(test_loss_goes_along),
+		cmocka_unit_test(test_disk_rests),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,6 +2,7 @@
 """Disks that come and go while their VM runs: `vm attach`, `vm detach`."""
 import json, os, struct, subprocess, time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 from hostlib import BIN, until
@@ -11,6 +12,7 @@ if not os.access('/dev/kvm', os.R_OK | os.W_OK):
     pytest.skip('no /dev/kvm', allow_module_level=True)
 
 MiB = 1 << 20
+BEATS = 16 * MiB                # a volume's claims and beats lie before that
 RESCAN, REMOVED = 1, 2
 NO_SUCH_LUN = 't 5 37 0'
 
@@ -22,6 +24,15 @@ def disk(host, name='b', size='64M'):
 
 def attached(host, name='g'):
     return {d['disk']: d['lun'] for d in show(host, name)['attached']}
+
+
+@contextmanager
+def slow_writes(host):
+    """Each takes longer than `vm detach` waits for silence, so there is one under way at any time."""
+    [extent] = host.json('volume', 'show', 'v1')['extents']
+    host.ok('fault', 'add', extent['lun'], '--kind', 'delay=7000', '--op', 'write', '--range', f"{BEATS}-{extent['size']}")
+    yield
+    host.ok('fault', 'clear')
 
 
 def use(shell, lun):
@@ -148,8 +159,10 @@ def test_one_in_use_stays(host, shell):
     host.ok('vm', 'attach', 'g', '--disk', b)
     shell.expect('event ')
     use(shell, 1)
-    shell.run('s 4096', 's on')
-    refused = host.fails('busy', 'vm', 'detach', 'g', b)
+    # a guest that gets no processor for a moment looks as if it used nothing: so its writes take long
+    with slow_writes(host):
+        shell.run('s 4096', 's on')
+        refused = host.fails('busy', 'vm', 'detach', 'g', b)
     assert 'the guest is using it' in refused['message'] and '--force' in refused['message'], refused
     shell.expect('s ')                                          # was not disturbed
     shell.run('e', 'e ')

@@ -113,8 +113,17 @@ static struct cfs_carrier *carrier_of(struct cfs *fs, uint64_t vbn)
 	return cfs_carrier_service(fs, cfs_vbn_extent(vbn));
 }
 
-/* -EAGAIN: what was read may be a stranger's, in the place of data that are lost; the map has changed. */
-static int read_run(struct cfs_file *file, uint8_t *dst, const struct cfs_run *run)
+/* What the map named is what was read, if this is the same before and after. */
+static uint64_t losses_of(const struct cfs *fs)
+{
+	return cfs_power(fs) + cfs_fresh_undone(fs);
+}
+
+/*
+ * -EAGAIN: what was read may be a stranger's, in the place of data that are lost; the map has changed, or it did
+ * since `losses`: a read that failed with a lost session goes over the next one.
+ */
+static int read_run(struct cfs_file *file, uint8_t *dst, const struct cfs_run *run, uint64_t losses)
 {
 	uint64_t span = ROUND_UP(run->skip + run->length, CFS_BLOCK);
 	uint8_t *buf = xaligned(CFS_BLOCK, span);
@@ -124,6 +133,8 @@ static int read_run(struct cfs_file *file, uint8_t *dst, const struct cfs_run *r
 		rc = cfs_commit_wait(file->fs);
 		rc = rc < 0 ? rc : -EAGAIN;
 	}
+	if (rc == 0 && losses != losses_of(file->fs))
+		rc = -EAGAIN;
 	if (rc == 0)
 		memcpy(dst, buf + run->skip, run->length);
 	free(buf);
@@ -134,13 +145,14 @@ static int read_run(struct cfs_file *file, uint8_t *dst, const struct cfs_run *r
 static int read_map(struct cfs_file *file, uint8_t *dst, uint64_t n, uint64_t offset)
 {
 	while (n) {
+		uint64_t losses = losses_of(file->fs);
 		struct cfs_run run;
 		int rc = cfs_file_run(file, offset, n, &run);
 
 		if (rc < 0)
 			return rc;
 		if (run.vbn) {
-			rc = read_run(file, dst, &run);
+			rc = read_run(file, dst, &run, losses);
 			if (rc == -EAGAIN)
 				continue;
 			if (rc < 0)

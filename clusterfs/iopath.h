@@ -180,7 +180,7 @@ static inline uint64_t cfs_carrier_undone(const struct cfs_carrier *c)
 }
 /*
  * In the transaction that sets entry `slot` of a leaf: the grains of unit `block` that `state` names as data
- * (CFS_GRAIN_BLOCK) were written by `c`, whose count was `power` when that had ended.
+ * (CFS_GRAIN_BLOCK) were written by `c`, whose count was `power` before that was sent.
  */
 void cfs_fresh_add(struct cfs_txn *txn, struct cfs_carrier *c, uint64_t power, struct cfs_buf *leaf,
 		   unsigned slot, uint64_t block, uint32_t state);

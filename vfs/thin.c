@@ -68,8 +68,7 @@ void thin_answer(struct vfs_req *req, int res)
 	thin_idle(thin);
 }
 
-/* Whoever writes with FUA under one count, and is flushed under it, has lost nothing. */
-static uint64_t losses(const struct thin *thin)
+uint64_t thin_losses(const struct thin *thin)
 {
 	return unflushed_power(thin->unflushed) + thin_undone(thin);
 }
@@ -84,8 +83,27 @@ static void begin_walk(struct vfs_req *req)
 	t->iov_index = 0;
 	t->iov_offset = 0;
 	t->anew = false;
-	t->power = req->flags & VFS_FUA ? losses(t->thin) : 0;
+	t->power = thin_losses(t->thin);
 	thin_walk(req);
+}
+
+/*
+ * A cache was lost under a request that writes: what of it was done before may be gone, and what came after may
+ * lie in units that were undone. No flush would tell of it, since it was not answered yet: it is done again.
+ */
+static bool in_vain(struct vfs_req *req)
+{
+	struct thin_req *t = thin_req(req);
+
+	return req->op != VFS_READ && t->power != thin_losses(t->thin);
+}
+
+static void write_again(struct vfs_req *req)
+{
+	if (thin_gone(req))
+		thin_answer(req, -EIO);
+	else
+		begin_walk(req);
 }
 
 /* --- flush: what was answered becomes durable ----------------------------------------------------------- */
@@ -191,11 +209,8 @@ static void settle_fua(struct vfs_req *req)
 		prove(req, extent);
 		return;
 	}
-	if (t->power != losses(t->thin)) {
-		if (t->thin->closed)
-			thin_answer(req, -EIO);
-		else
-			begin_walk(req);
+	if (in_vain(req)) {
+		write_again(req);
 		return;
 	}
 	unflushed_retire(t->thin->unflushed, &t->mark);
@@ -253,6 +268,8 @@ void thin_part_done(struct vfs_req *req, int res)
 		return;
 	if (t->res == 0 && t->anew)
 		begin_walk(req);
+	else if (t->res == 0 && in_vain(req))
+		write_again(req);
 	else if (t->res == 0 && (req->flags & VFS_FUA) && req->op != VFS_READ) {
 		unflushed_begin(t->thin->unflushed, &t->mark);
 		thin_commit(req);
@@ -324,7 +341,7 @@ static void close_now(struct loop_work *work)
 	void (*closed)(void *arg) = thin->closed;
 	void *arg = thin->closed_arg;
 
-	if (!thin_ways_leave(thin))
+	if (!thin_ways_commit(thin) || !thin_ways_leave(thin))
 		return;
 	loop_timer_cancel(&thin->retry);
 	leaf_forget_all(thin);

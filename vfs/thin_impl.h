@@ -68,9 +68,10 @@ struct thin {
 	struct list unsure;		  /* requests that wait for a commit: see thin_suspect */
 	struct cfs_commit settle_commit;
 	struct loop_work settle_work;
-	bool settling; /* it is under way */
-	int settled;   /* how it ended */
-	bool owed;     /* writes were undone: the next flush fails */
+	bool settling;	  /* it is under way */
+	bool last_commit; /* the one before closing has begun */
+	int settled;	  /* how it ended */
+	bool owed;	  /* writes were undone: the next flush fails */
 	unsigned owed_extent;
 	struct list flushes; /* flushes, and commits of FUA writes, that are to be tried again */
 	struct list later;   /* requests that found no space for the map, or no lease */
@@ -115,7 +116,7 @@ struct thin_req {
 	struct cfs_commit commit;
 	struct loop_work commit_work;
 	struct unflushed_mark mark; /* FLUSH, FUA: what is to be durable */
-	uint64_t power;		    /* FUA: of all LUNs, when it was sent */
+	uint64_t power;		    /* thin_losses, before it looked at the map */
 };
 
 enum piece_kind { PIECE_PLAIN, PIECE_FIRST };
@@ -129,7 +130,7 @@ struct piece {
 	enum piece_kind kind;
 	unsigned extent;
 	unsigned slot, entries; /* of the leaf */
-	uint64_t power;		/* FIRST: of its session, when it had been written */
+	uint64_t power;		/* FIRST: of its session, before it was sent */
 	uint64_t new_vbn;	/* FIRST: units from the stock, 0: the entry's own */
 	uint64_t grain, grains; /* FIRST: what is written, in grains of the disk */
 	uint64_t not_before_ns; /* stalled: when to send it again */
@@ -176,12 +177,22 @@ void thin_answer(struct vfs_req *req, int res);
 void thin_wait(struct list *queue, struct vfs_req *req);
 /* Walks on with all that wait there. */
 void thin_wake(struct list *queue);
+/*
+ * Rises when a cache may be lost, and when something is undone for it. What was read is what the map named, and
+ * what was written is there (or a flush will tell), if it is the same before and after.
+ */
+uint64_t thin_losses(const struct thin *thin);
 void thin_idle(struct thin *thin); /* something ended: closes if that was asked for */
 
 /* --- thin_way.c -------------------------------------------------------------------------------------- */
 
 /* Made when `chan` is used first. */
 struct way *thin_way(struct thin *thin, unsigned extent, struct blk_chan *chan);
+/*
+ * Before the end: while the sessions can be asked, a commit says whether first writes are lost. One try: no array
+ * is waited for. False: it has begun, and ends with thin_idle.
+ */
+bool thin_ways_commit(struct thin *thin);
 /* At the end; false: one is being proved yet. */
 bool thin_ways_leave(struct thin *thin);
 /* How often first writes of the disk, and overwrites of them, were undone. */

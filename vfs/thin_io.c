@@ -173,6 +173,16 @@ static void walk_anew(struct piece *p)
 	piece_end(p, 0);
 }
 
+/*
+ * Whether what the map named, when the request looked, may be a stranger's by now: a cache was lost since, and
+ * perhaps a commit has undone it already. In this order: it undoes before it stops being suspect.
+ */
+static bool doubtful(const struct piece *p, const struct way *way)
+{
+	return cfs_carrier_suspect(&way->carrier) ||
+	       thin_req(p->req)->power != thin_losses(p->thin);
+}
+
 static void send_piece(struct piece *p)
 {
 	struct thin *thin = p->thin;
@@ -186,12 +196,13 @@ static void send_piece(struct piece *p)
 	}
 	way = thin_way(thin, p->extent, chan);
 	if (p->blk.op == BLK_READ) {
-		if (cfs_carrier_suspect(&way->carrier)) {
+		if (doubtful(p, way)) {
 			walk_anew(p);
 			return;
 		}
 		p->blk.flags = cfs_carrier_waits(&way->carrier) ? BLK_STANDING : 0;
 	}
+	p->power = cfs_carrier_power(&way->carrier);
 	blk_submit(chan, &p->blk);
 }
 
@@ -375,14 +386,13 @@ static void piece_done(struct blk_req *blk, int res)
 	} else if (blk->op == BLK_WRITE) {
 		unflushed_wrote(p->thin->unflushed, p->extent);
 	}
-	if (blk->op == BLK_READ && cfs_carrier_suspect(&p->thin->way[p->extent]->carrier)) {
+	if (blk->op == BLK_READ && doubtful(p, p->thin->way[p->extent])) {
 		walk_anew(p);
 	} else if (p->kind == PIECE_PLAIN) {
 		piece_end(p, res);
 	} else if (res < 0) {
 		first_end(p, res);
 	} else {
-		p->power = cfs_carrier_power(&p->thin->way[p->extent]->carrier);
 		first_log(p);
 	}
 }

@@ -127,13 +127,34 @@ static void settle_done(struct cfs_commit *commit, int res) /* in the commit thr
 	loop_post(thin->disk.loop, &thin->settle_work);
 }
 
-void thin_settle(struct thin *thin)
+static void begin_commit(struct thin *thin)
 {
-	if (thin->settling || list_empty(&thin->unsure))
-		return;
 	thin->settling = true;
 	thin->in_flight++;
 	thin->settle_work.fn = settled;
 	thin->settle_commit.done = settle_done;
 	cfs_commit(thin->fs, &thin->settle_commit);
+}
+
+void thin_settle(struct thin *thin)
+{
+	if (!thin->settling && !list_empty(&thin->unsure))
+		begin_commit(thin);
+}
+
+static bool any_waits(const struct thin *thin)
+{
+	for (unsigned e = 0; e < thin->ways; e++)
+		if (thin->way[e] && cfs_carrier_waits(&thin->way[e]->carrier))
+			return true;
+	return false;
+}
+
+bool thin_ways_commit(struct thin *thin)
+{
+	if (thin->last_commit || !any_waits(thin))
+		return true;
+	thin->last_commit = true;
+	begin_commit(thin);
+	return false;
 }

@@ -11,6 +11,7 @@
 struct lun {
 	struct blk *blk;
 	struct blk_chan *chan; /* NULL: nothing to lose */
+	uint64_t base;	       /* count of the channel, when it was added */
 	uint64_t power;	       /* of the channel, when the write `first` ended */
 	uint64_t witness;      /* count of the flushing session, up to which all is known */
 	uint64_t first, last;  /* writes that are not flushed; 0: none */
@@ -21,7 +22,7 @@ struct unflushed {
 	uint64_t writes; /* that have ended */
 	uint64_t turns;	 /* flushes that have begun */
 	uint64_t failed; /* flushes up to this one report a loss */
-	unsigned n;
+	unsigned max, n; /* LUNs: room for, and the last one that was added, plus one */
 	struct lun lun[];
 };
 
@@ -29,7 +30,7 @@ void unflushed_create(struct unflushed **out, unsigned n)
 {
 	struct unflushed *u = xcalloc(1, sizeof(*u) + n * sizeof(u->lun[0]));
 
-	u->n = n;
+	u->max = n;
 	*out = u;
 }
 
@@ -40,11 +41,14 @@ void unflushed_destroy(struct unflushed *u)
 
 void unflushed_add(struct unflushed *u, unsigned i, struct blk *blk, struct blk_chan *chan)
 {
-	MUST(i < u->n);
+	MUST(i < u->max);
+	u->n = MAX(u->n, i + 1);
 	if (blk && !blk_info(blk)->write_cache)
 		return;
-	u->lun[i] =
-		(struct lun){.blk = blk, .chan = chan, .witness = blk ? blk_session_count(blk) : 0};
+	u->lun[i] = (struct lun){.blk = blk,
+				 .chan = chan,
+				 .base = blk_chan_power_count(chan),
+				 .witness = blk ? blk_session_count(blk) : 0};
 }
 
 void unflushed_wrote(struct unflushed *u, unsigned i)
@@ -74,7 +78,7 @@ uint64_t unflushed_power(const struct unflushed *u)
 
 	for (unsigned i = 0; i < u->n; i++)
 		if (u->lun[i].chan)
-			sum += blk_chan_power_count(u->lun[i].chan);
+			sum += blk_chan_power_count(u->lun[i].chan) - u->lun[i].base;
 	return sum;
 }
 

@@ -37,7 +37,10 @@ void unflushed_wrote(struct unflushed *u, unsigned i);
  * lost of it is written again (unflushed_power tells), and no flush needs to tell.
  */
 void unflushed_wrote_fua(struct unflushed *u, unsigned i);
-/* The sum of all counts: a write that is flushed under the same one is not lost. */
+/*
+ * How often any of the LUNs may have lost its cache, since it was added. A write that is flushed under the same
+ * number as it began under is not lost.
+ */
 uint64_t unflushed_power(const struct unflushed *u);
 
 struct unflushed_mark {

@@ -39,6 +39,7 @@ struct bench { /* a rig, with what it stands on */
 	struct rig rig;
 	char *lun, state[64];
 	struct blk *blk;
+	unsigned timeout_ms; /* 0: as ever */
 };
 
 #define bad(...)                          \
@@ -61,7 +62,7 @@ static struct bench *bench_of(struct rig *r)
 static void open_disk(struct rig *r)
 {
 	struct bench *b = bench_of(r);
-	struct blk_options bo = {0};
+	struct blk_options bo = {.timeout_ms = b->timeout_ms};
 	struct blk *lower;
 
 	ok(blk_open(b->lun, &bo, &lower));
@@ -380,6 +381,59 @@ static unsigned add_fault(struct rig *r, const char *kind, const char *op, unsig
 	return id;
 }
 
+/* As "volatile" is, but leaves what is read to other faults. */
+static void add_volatile(struct rig *r)
+{
+	(void)add_fault(r, "volatile", "write", 0);
+	(void)add_fault(r, "volatile", "cas", 0);
+	(void)add_fault(r, "volatile", "flush", 0);
+}
+
+static int find_range(void *arg, uint64_t offset, uint64_t length, unsigned extent,
+		      uint64_t address)
+{
+	struct fault *fault = arg; /* `from` is a byte of the file yet */
+
+	(void)extent;
+	if (fault->to || fault->from < offset || fault->from >= offset + length)
+		return 0;
+	fault->from += address - offset;
+	fault->to = fault->from + 512;
+	return 0;
+}
+
+/* The next request to where byte `at` of the file lies hangs. */
+static unsigned add_hang(struct rig *r, struct cfs_file *file, const char *op, uint64_t at)
+{
+	struct fault fault;
+	unsigned id = 0;
+
+	ok(fault_parse(&fault, bench_of(r)->lun, "hang", op, NULL, NULL));
+	fault.times = 1;
+	fault.from = at;
+	ok(cfs_extents(file, find_range, &fault));
+	assert_true(fault.to > 0);
+	ok(fault_add(&fault, &id));
+	return id;
+}
+
+/* Waits until fault `id` has struck. */
+static void wait_struck(unsigned id)
+{
+	struct fault list[8];
+	bool struck = false;
+
+	for (unsigned i = 0; i < 3000 && !struck; i++) {
+		unsigned n = fault_list(list, 8);
+
+		for (unsigned k = 0; k < n; k++)
+			struck |= list[k].id == id && list[k].hits > 0;
+		if (!struck)
+			usleep(10000);
+	}
+	assert_true(struck);
+}
+
 static bool reads_back(struct rig *r, uint64_t at, uint8_t byte)
 {
 	uint8_t *buf = xaligned(4096, 4096), want[4096];
@@ -641,6 +695,154 @@ static void test_lost_first_write_of_a_file(void **state)
 	teardown_rig(r);
 }
 
+/*
+ * A read under way when the power goes, and when a commit has undone what it was to read: it is answered late, or
+ * never (then it is sent again). What is at that place of the LUN by now is not the guest's.
+ */
+static void read_over_a_loss(struct rig *r, uint64_t at, bool answered)
+{
+	struct rig_job *job = xaligned(64, sizeof(*job));
+	uint8_t *buf = xaligned(4096, 4096);
+	unsigned hang;
+
+	assert_int_equal(write_byte(r, at, 7, 0), 0);
+	hang = add_hang(r, r->file, "read", at);
+	rig_start(job, r, VFS_READ, at, 4096, buf, 0);
+	wait_struck(hang);
+	(void)add_fault(r, "power-loss", NULL, 0);
+	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), -EIO);
+	if (answered)
+		ok(fault_clear(hang));
+	assert_int_equal(rig_finish(job), 0);
+	for (unsigned i = 0; i < 4096; i++) /* undone, or flushed by a commit before */
+		assert_true(buf[i] == buf[0] && (!buf[i] || buf[i] == 7));
+	if (!answered)
+		ok(fault_clear(hang));
+	free(job);
+	free(buf);
+}
+
+static void test_read_over_a_loss(void **state)
+{
+	struct rig *r = setup_used_rig(256 * MiB, true);
+
+	(void)state;
+	close_disk(r);
+	bench_of(r)->timeout_ms = 500;
+	open_disk(r);
+	add_volatile(r);
+	read_over_a_loss(r, MiB, true);
+	read_over_a_loss(r, 2 * MiB, false);
+	ok(fault_clear(0));
+	teardown_rig(r);
+}
+
+struct file_reader {
+	struct cfs_file *file;
+	uint8_t *buf;
+	int64_t res;
+};
+
+static void *read_file(void *arg)
+{
+	struct file_reader *f = arg;
+
+	f->res = cfs_pread(f->file, f->buf, 64 * KiB, 0);
+	return NULL;
+}
+
+/* The same with a file. */
+static void test_file_read_over_a_loss(void **state)
+{
+	struct rig *r = setup_used_rig(256 * MiB, true);
+	struct file_reader f = {.buf = xcalloc(1, 64 * KiB)};
+	unsigned hang;
+	pthread_t thread;
+
+	(void)state;
+	ok(cfs_create(r->fs, "/f", CFS_FILE, 0));
+	ok(cfs_open(r->fs, "/f", CFS_OPEN_WRITE, 0, &f.file));
+	add_volatile(r);
+	memset(f.buf, 7, 64 * KiB);
+	assert_int_equal(cfs_pwrite(f.file, f.buf, 64 * KiB, 0), 64 * KiB);
+	hang = add_hang(r, f.file, "read", 0);
+	assert_int_equal(pthread_create(&thread, NULL, read_file, &f), 0);
+	wait_struck(hang);
+	(void)add_fault(r, "power-loss", NULL, 0);
+	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0); /* it was no write of the disk */
+	ok(fault_clear(hang));
+	pthread_join(thread, NULL);
+	assert_int_equal(f.res, 64 * KiB);
+	for (unsigned i = 0; i < 64 * KiB; i++)
+		assert_true(f.buf[i] == f.buf[0] && (!f.buf[i] || f.buf[i] == 7));
+	assert_int_equal(cfs_fsync(f.file), -EIO);
+	ok(cfs_close(f.file));
+	ok(fault_clear(0));
+	free(f.buf);
+	teardown_rig(r);
+}
+
+/*
+ * Power goes under a write of `length` bytes over what was written before: flushes that had begun fail. What is
+ * answered afterwards, and flushed, is there.
+ */
+static void write_over_a_loss(struct rig *r, uint64_t at, uint64_t length, unsigned flags)
+{
+	struct rig_job *job = xaligned(64, sizeof(*job));
+	uint8_t *buf = xaligned(4096, length), *back = xaligned(4096, length);
+	unsigned hang;
+
+	memset(buf, 1, length);
+	assert_int_equal(rig_run(r, VFS_WRITE, at, length, buf, 0), 0);
+	memset(buf, 2, length);
+	hang = add_hang(r, r->file, "write", at); /* the first piece of it */
+	add_volatile(r);
+	rig_start(job, r, VFS_WRITE, at, length, buf, flags);
+	wait_struck(hang);
+	if (length > MiB) /* the second is in the cache by now */
+		for (unsigned i = 0; i < 3000 && !reads_back(r, at + length - 4096, 2); i++)
+			usleep(10000);
+	(void)add_fault(r, "power-loss", NULL, 0);
+	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), -EIO);
+	ok(fault_clear(hang));
+	assert_int_equal(rig_finish(job), 0);
+	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
+	assert_int_equal(rig_run(r, VFS_READ, at, length, back, 0), 0);
+	assert_memory_equal(back, buf, length);
+	ok(fault_clear(0));
+	free(job);
+	free(buf);
+	free(back);
+}
+
+static void test_write_over_a_loss(void **state)
+{
+	struct rig *r = setup_used_rig(256 * MiB, true);
+
+	(void)state;
+	write_over_a_loss(r, MiB, 4096, 0);		 /* a unit that is undone meanwhile */
+	write_over_a_loss(r, 4 * MiB, 2 * MiB, 0);	 /* a part that was done before */
+	write_over_a_loss(r, 8 * MiB, 2 * MiB, VFS_FUA); /* the same, with its data at hand */
+	teardown_rig(r);
+}
+
+/* The disk is closed with first writes that nobody has flushed, the power being all right. */
+static void test_close_loses_nothing(void **state)
+{
+	struct rig *r = setup_used_rig(256 * MiB, true);
+
+	(void)state;
+	assert_int_equal(write_byte(r, MiB, 1, 0), 0);
+	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
+	(void)add_fault(r, "power-loss", NULL, 0); /* long ago */
+	assert_int_equal(write_byte(r, 2 * MiB, 2, 0), 0);
+	close_disk(r);
+	open_disk(r);
+	assert_true(reads_back(r, MiB, 1));
+	assert_true(reads_back(r, 2 * MiB, 2));
+	teardown_rig(r);
+}
+
 static void no_strangers(const uint8_t *buf, uint64_t length)
 {
 	for (uint64_t i = 0; i < length; i++)
@@ -711,6 +913,10 @@ int main(void)
 		cmocka_unit_test(test_lost_first_write),
 		cmocka_unit_test(test_lost_first_write_with_fua),
 		cmocka_unit_test(test_lost_first_write_of_a_file),
+		cmocka_unit_test(test_read_over_a_loss),
+		cmocka_unit_test(test_file_read_over_a_loss),
+		cmocka_unit_test(test_write_over_a_loss),
+		cmocka_unit_test(test_close_loses_nothing),
 		cmocka_unit_test(test_no_stranger_ever),
 	};
 

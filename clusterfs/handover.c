@@ -59,6 +59,7 @@ static void let_use(struct cfs_vm_lock *vm)
 	free(vm->held);
 	vm->held = NULL;
 	vm->n = 0;
+	vm->settled = false;
 	set_leaving(vm, false);
 }
 
@@ -112,6 +113,7 @@ static int settle(struct cfs_vm_lock *vm)
 
 	for (unsigned i = 0; i < vm->n && rc == 0; i++)
 		vm->held[i]->since = atomic_load(&vm->fs->sequence);
+	vm->settled = rc == 0;
 	return rc;
 }
 
@@ -191,10 +193,12 @@ void cfs_vm_forget(struct cfs_vm_lock *vm)
 {
 	struct cfs *fs = vm->fs;
 
-	if (!vm->held)
-		(void)hold_use(vm); /* it was lost without an offer: with our life */
 	forget_files(fs, vm->vbn);
-	for (unsigned i = 0; i < vm->n; i++)
+	/*
+	 * Without an offer that was made, it was lost with our life, whether that is known here yet or not: what is
+	 * dirty under its locks is in the journal, for others to replay, and ends with the mount.
+	 */
+	for (unsigned i = 0; i < vm->n && vm->settled; i++)
 		forget_lock(fs, vm->held[i]);
 	pthread_mutex_lock(&fs->locks->mutex);
 	vm->lock->vm_taken = false;

@@ -12,6 +12,7 @@ struct cfs_vm_lock {
 	/* while it is offered: its own and its open files', in ascending order, in use by the hand-over */
 	struct cfs_lock **held;
 	unsigned n;
+	bool settled; /* INV-FS-5 is kept for them: nothing under them is dirty */
 };
 
 /* The definition's lock block. */

@@ -139,8 +139,9 @@ void controller_log(struct controller *ctl, uint64_t *words, size_t bits);
 
 /*
  * What the guest has set and a controller elsewhere must know: each LUN's write cache, reservations, pending unit
- * attentions, a loss that its next flush tells of. Of a quiesced controller; at most CONTROLLER_STATE_MAX bytes into `state`, returns how many, or
- * -ENOSPC. Loaded after all disks are attached, before a client comes; -EINVAL: it makes no sense here.
+ * attentions, a loss that its next flush tells of. Of a quiesced controller; at most CONTROLLER_STATE_MAX bytes
+ * into `state`, returns how many, or -ENOSPC. Loaded after all disks are attached, before a client comes;
+ * -EINVAL: it makes no sense here.
  */
 #define CONTROLLER_STATE_MAX (2u << 20)
 int controller_save(struct controller *ctl, void *state, size_t size);

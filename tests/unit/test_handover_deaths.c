@@ -19,6 +19,9 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "blockdev/fault.h"
+#include "clusterfs/cfs_format.h"
+#include "clusterfs/volume.h"
 #include "tests/lib/lun.h"
 #include "tests/lib/roam.h"
 
@@ -132,6 +135,102 @@ static void test_accept_or_start(void **state)
 	assert_true((rc == 0) != (s.rc == 0));
 	roam_open_disks(&w, rc == 0 ? B : C);
 	roam_end(&w, rc == 0 ? B : C);
+}
+
+/* Writes a record anew, as another host would; returns what was there, to be put back. */
+static uint8_t *change(struct roam *w, uint64_t vbn, enum cfs_type type,
+		       void (*fn)(struct roam *w, void *record))
+{
+	uint8_t *before = xaligned(4096, CFS_BLOCK), *buf = xaligned(4096, CFS_BLOCK);
+	const struct cfs_head *head = (const void *)before;
+
+	ok(blk_read(w->v->blk[C], vbn * CFS_BLOCK, before, CFS_BLOCK));
+	memcpy(buf, before, CFS_BLOCK);
+	fn(w, buf);
+	cfs_record_seal(buf, type, head->volume, vbn);
+	ok(blk_write(w->v->blk[C], vbn * CFS_BLOCK, buf, CFS_BLOCK, BLK_UNGATED));
+	free(buf);
+	return before;
+}
+
+static void put_back(struct roam *w, uint64_t vbn, uint8_t *before)
+{
+	ok(blk_write(w->v->blk[C], vbn * CFS_BLOCK, before, CFS_BLOCK, BLK_UNGATED));
+	free(before);
+}
+
+static void taken_over(struct roam *w, void *record)
+{
+	struct cfs_claim_record *claim = record;
+	uint32_t epoch;
+	unsigned slot;
+
+	cfs_life(roam_fs(w, C), &slot, &epoch);
+	claim->state = CFS_SLOT_RECOVERING;
+	claim->by_slot = le16_of((uint16_t)slot);
+	claim->by_epoch = le32_of(epoch);
+}
+
+static void runs_on_c(struct roam *w, void *record)
+{
+	struct cfs_lock_record *r = record;
+	uint32_t epoch;
+	unsigned slot;
+
+	cfs_life(roam_fs(w, C), &slot, &epoch);
+	r->owner_slot = le16_of((uint16_t)slot);
+	r->owner_epoch = le32_of(epoch);
+}
+
+/*
+ * The source loses its life in the standstill, before its metadata are in place. It forgets the VM when it
+ * finds that another has it (0), or that it was evicted: while it offers (1), or did nothing of the sort (2).
+ */
+static void test_source_evicted(void **state)
+{
+	struct fault f = {.kind = FAULT_FAIL,
+			  .ops = FAULT_WRITE | FAULT_CAS | FAULT_FLUSH,
+			  .target = "file.test"};
+
+	(void)state;
+	for (unsigned way = 0; way < 3; way++) {
+		struct roam w;
+		uint8_t *before;
+		uint32_t epoch;
+		uint64_t vbn;
+		unsigned id, slot;
+
+		roam_make_as(&w, NULL, 2, 1, true);
+		ok(vol_mount(w.v, C, NULL));
+		roam_write_round(&w, A);
+		cfs_life(roam_fs(&w, A), &slot, &epoch);
+		vbn = way ? cfs_vbn(0, CFS_CLAIMS + slot) : cfs_vm_lock_vbn(w.vm[A]);
+		if (way == 0) {
+			ok(fault_add(&f, &id));
+			assert_true(roam_offer(&w, A, C) < 0);
+			before = change(&w, vbn, CFS_T_LOCK, runs_on_c);
+			assert_int_equal(cfs_vm_retract(w.vm[A]), -ENOENT);
+			assert_false(cfs_evicted(roam_fs(&w, A)));
+		} else {
+			before = change(&w, vbn, CFS_T_CLAIM, taken_over);
+			for (unsigned i = 0; i < 3000 && !cfs_evicted(roam_fs(&w, A)); i++)
+				sleep_ms(10);
+			assert_true(cfs_evicted(roam_fs(&w, A)));
+			if (way == 1)
+				assert_true(roam_offer(&w, A, C) < 0);
+		}
+		cfs_vm_forget(w.vm[A]);
+		w.vm[A] = NULL;
+		if (way == 0)
+			put_back(&w, vbn, before);
+		else /* C goes on with it when A's process is gone */
+			free(before);
+		vol_abandon(w.v, A);
+		fault_clear(0);
+		ok(cfs_vm_lock(roam_fs(&w, C), "/vm", 30000, &w.vm[C]));
+		roam_open_disks(&w, C);
+		roam_end(&w, C);
+	}
 }
 
 static void test_target_dies(void **state)
@@ -272,7 +371,7 @@ int main(void)
 		cmocka_unit_test(test_source_dies),	cmocka_unit_test(test_source_dies_for_good),
 		cmocka_unit_test(test_accept_or_start), cmocka_unit_test(test_target_dies),
 		cmocka_unit_test(test_restarts),	cmocka_unit_test(test_replay_after),
-		cmocka_unit_test(test_back_and_crash),
+		cmocka_unit_test(test_back_and_crash),	cmocka_unit_test(test_source_evicted),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -130,7 +130,7 @@ bench: all tests ## rows of build/bench.tsv against fio and QEMU
 bench-lab: all tests ## the lab's rows into the same file
 	@tests/bench/run lab
 
-demo: deps ## from an empty LUN to a VM that survives its host, in the lab
+demo: deps ## from an empty LUN to a VM that moves, and survives its host, in the lab
 	@$(MAKE) --no-print-directory -j2 all tests
 	@tests/lab/demo
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A guest's serial console: what a person at it would type and see. Works on any Run whose standard input and
 output are the console (QEMU's -serial stdio, `perilune vm console`)."""
-import itertools, re
+import base64, itertools, re
 from .channel import RunFailed
 
 PROMPT = r'guest# '
@@ -35,6 +35,10 @@ class GuestConsole:
         if check and code:
             raise RunFailed(f'{self.machine.name}: in the guest: {command}: exit {code}\n{text[-2000:]}')
         return code, text
+
+    def put(self, path, text):
+        """A small file, typed in words that no shell takes for anything else."""
+        self.run(f'echo {base64.b64encode(text.encode()).decode()} | base64 -d > {path}')
 
     def power_off(self, timeout=60):
         """As a person would; waits for the monitor to end."""

@@ -14,7 +14,6 @@
 #include "migrate/memory.h"
 
 #define QUEUE	 256u	     /* ranges */
-#define RANGE	 (1 * MiB)   /* a longer one is cut, so that all streams have their share */
 #define AT_ONE	 (256 * KiB) /* taken by a thread at one time */
 #define BURST_NS (20 * NS_PER_MS)
 #define ROUND_MS (60 * 1000u) /* the target puts in place what was sent */
@@ -87,16 +86,22 @@ static void keep_bandwidth(struct mig_sender *s, uint64_t bytes)
 	s->sent.waited_ns += monotonic_ns() - began;
 }
 
-/* Ranges to send, up to AT_ONE; 0: a round's end; -1: no more. */
+enum { NO_MORE = -1, NOTHING_YET = -2 };
+
+/* Ranges to send, up to AT_ONE; 0: a round's end. */
 static int next(struct lane *l, struct item *out, unsigned max)
 {
 	struct mig_sender *s = l->all;
 	uint64_t bytes = 0;
-	int n = 0;
+	struct timespec ts;
+	int n = 0, rc = 0;
 
+	until(&ts, monotonic_ns() + PEER_STREAM_PING * NS_PER_MS);
 	pthread_mutex_lock(&s->lock);
-	while (!s->ending && !s->count && l->done == s->round)
-		pthread_cond_wait(&s->changed, &s->lock);
+	while (rc == 0 && !s->ending && !s->count && l->done == s->round)
+		rc = pthread_cond_timedwait(&s->changed, &s->lock, &ts);
+	if (!s->ending && !s->count && l->done == s->round)
+		n = NOTHING_YET;
 	while (s->count && n < (int)max && bytes < AT_ONE) {
 		struct item *i = &s->queue[s->first];
 
@@ -115,7 +120,7 @@ static int next(struct lane *l, struct item *out, unsigned max)
 		keep_bandwidth(s, bytes);
 	pthread_cond_broadcast(&s->changed);
 	if (s->ending)
-		n = -1;
+		n = NO_MORE;
 	pthread_mutex_unlock(&s->lock);
 	return n;
 }
@@ -167,11 +172,13 @@ static void *lane_main(void *arg)
 	struct err_info why;
 	int rc = 0, n;
 
-	while (rc == 0 && (n = next(l, items, ARRAY_SIZE(items))) >= 0) {
+	while (rc == 0 && (n = next(l, items, ARRAY_SIZE(items))) != NO_MORE) {
 		for (int i = 0; i < n && rc == 0; i++)
 			rc = mig_packer_send(l->packer, l->stream, &items[i].range, items[i].fresh);
 		if (n == 0)
 			rc = end_round(l);
+		else if (n == NOTHING_YET) /* the guest's thread may be held up by storage */
+			rc = peer_stream_ping(l->stream);
 		count(l, &sent);
 	}
 	if (rc < 0) {
@@ -245,7 +252,7 @@ int mig_sender_push(struct mig_sender *s, const struct mig_range *range, bool fr
 
 	pthread_mutex_lock(&s->lock);
 	while (left.bytes && rc == 0) {
-		struct mig_range r = {left.offset, MIN(left.bytes, RANGE)};
+		struct mig_range r = {left.offset, MIN(left.bytes, MIG_SENDER_RANGE)};
 
 		while (s->count == QUEUE && !s->ending)
 			pthread_cond_wait(&s->changed, &s->lock);
@@ -257,6 +264,20 @@ int mig_sender_push(struct mig_sender *s, const struct mig_range *range, bool fr
 		left.bytes -= r.bytes;
 		pthread_cond_broadcast(&s->changed);
 	}
+	pthread_mutex_unlock(&s->lock);
+	return rc;
+}
+
+int mig_sender_room(struct mig_sender *s, unsigned wait_ms)
+{
+	struct timespec ts;
+	int rc = 0;
+
+	until(&ts, monotonic_ns() + wait_ms * NS_PER_MS);
+	pthread_mutex_lock(&s->lock);
+	while (rc == 0 && s->count == QUEUE && !s->ending)
+		rc = pthread_cond_timedwait(&s->changed, &s->lock, &ts);
+	rc = s->err.err ? error_of(s) : s->count == QUEUE;
 	pthread_mutex_unlock(&s->lock);
 	return rc;
 }
@@ -289,7 +310,7 @@ int mig_sender_wait(struct mig_sender *s, unsigned wait_ms)
 	pthread_mutex_lock(&s->lock);
 	while (rc == 0 && !all_done(s) && !s->err.err)
 		rc = pthread_cond_timedwait(&s->changed, &s->lock, &ts);
-	rc = s->err.err ? error_of(s) : all_done(s) ? 0 : -EAGAIN;
+	rc = s->err.err ? error_of(s) : !all_done(s);
 	pthread_mutex_unlock(&s->lock);
 	return rc;
 }

@@ -2,7 +2,7 @@
 /*
  * sender.h: the source's data streams: a thread each, which takes ranges from one queue, reads the
  * guest's memory and sends it. Pages of zeroes are told, not sent. One producer; the first error
- * stops all and is what every later call returns.
+ * stops all and is what every later call returns. A stream that has nothing to send says that we live.
  */
 #ifndef MIGRATE_SENDER_H
 #define MIGRATE_SENDER_H
@@ -11,6 +11,8 @@
 #include <stdint.h>
 
 #include "migrate/wire.h"
+
+#define MIG_SENDER_RANGE (1u << 20) /* a longer one is cut, so that all streams have their share */
 
 struct mig_sender;
 struct peer_stream;
@@ -25,9 +27,11 @@ int mig_sender_create(struct mig_sender **out, struct peer_stream **streams, uns
 void mig_sender_destroy(struct mig_sender *s);
 /* Queues a range. `fresh`: nothing of it was sent before, zeroes need not be told. May wait for room. */
 int mig_sender_push(struct mig_sender *s, const struct mig_range *range, bool fresh);
+/* 0: a range of up to MIG_SENDER_RANGE is queued without a wait; 1: not after `wait_ms`; its error. */
+int mig_sender_room(struct mig_sender *s, unsigned wait_ms);
 /* The end of a round: told on every stream behind what was queued; returns its number. */
 uint64_t mig_sender_mark(struct mig_sender *s);
-/* 0: all of the last round is in the target's memory; -EAGAIN: not after `wait_ms`; its error. */
+/* 0: all of the last round is in the target's memory; 1: not after `wait_ms`; its error. */
 int mig_sender_wait(struct mig_sender *s, unsigned wait_ms);
 void mig_sender_unlimited(struct mig_sender *s); /* from here on as fast as it goes */
 

@@ -14,10 +14,12 @@
 #include "migrate/memory.h"
 #include "migrate/sender.h"
 
-#define LOOK_MS	  100u	      /* between looks at how far it is */
-#define FEW_BYTES (256 * KiB) /* so few last pages go on the control stream, without a round */
-#define RUN_BYTES (256 * KiB)
-#define STEADY_MS 500u /* a throttled guest has had that long before it is judged */
+#define LOOK_MS	       100u	   /* between looks at how far it is */
+#define FEW_BYTES      (256 * KiB) /* so few last pages go on the control stream, without a round */
+#define RUN_BYTES      (256 * KiB)
+#define CHECKSUM_BYTES (256 * KiB) /* of memory that are read in a millisecond, at the least */
+#define CHECKSUM_MOST  (3600 * 1000u)
+#define STEADY_MS      500u /* a throttled guest has had that long before it is judged */
 
 struct mig_source {
 	struct mig_source_options o;
@@ -26,7 +28,7 @@ struct mig_source {
 	struct mig_dirty dirty;
 	struct mig_estimate estimate;
 	struct mig_progress progress;
-	uint64_t ping_ms, round_ns, round_sent, round_waited;
+	uint64_t look_ms, ping_ms, round_ns, round_sent, round_waited;
 	uint64_t marked; /* a round that is under way on the data streams; 0: none */
 	bool began;
 	atomic_bool cancelled;
@@ -100,6 +102,7 @@ static int look(struct mig_source *s)
 {
 	uint64_t now = clock_boot_ms();
 
+	s->look_ms = now + LOOK_MS;
 	measure(s);
 	if (atomic_load(&s->cancelled))
 		return fail(-ECANCELED, "the migration was cancelled");
@@ -131,7 +134,7 @@ static int end_round(struct mig_source *s)
 	int rc;
 
 	mig_sender_mark(s->sender);
-	while ((rc = mig_sender_wait(s->sender, LOOK_MS)) == -EAGAIN) {
+	while ((rc = mig_sender_wait(s->sender, LOOK_MS)) == 1) {
 		rc = look(s);
 		if (rc < 0)
 			return rc;
@@ -146,11 +149,25 @@ static int end_round(struct mig_source *s)
 	return look(s);
 }
 
+/* A range may be all of the memory; what waits for room looks up meanwhile. */
 static int push(struct mig_source *s, const struct mig_range *r, bool fresh)
 {
-	int rc = mig_sender_push(s->sender, r, fresh);
+	struct mig_range left = *r;
+	int rc = 0;
 
-	return rc == 0 && clock_boot_ms() >= s->ping_ms ? look(s) : rc;
+	while (rc >= 0 && left.bytes) {
+		struct mig_range part = {left.offset, MIN(left.bytes, MIG_SENDER_RANGE)};
+
+		rc = mig_sender_room(s->sender, LOOK_MS);
+		if (rc == 0) {
+			rc = mig_sender_push(s->sender, &part, fresh);
+			left.offset += part.bytes;
+			left.bytes -= part.bytes;
+		}
+		if (rc >= 0 && clock_boot_ms() >= s->look_ms)
+			rc = look(s);
+	}
+	return MIN(rc, 0);
 }
 
 /* What is there at all. Pages that come later are in the log. */
@@ -310,6 +327,12 @@ static int send_state(struct mig_source *s, const void *state, uint32_t bytes, b
 
 enum { TAG_ROUND = 1000, TAG_STATE };
 
+/* A checksum reads all of the memory, there once more. */
+static unsigned checksum_ms(const struct mig_source *s, bool verify)
+{
+	return verify ? (unsigned)MIN(s->o.memory / CHECKSUM_BYTES, CHECKSUM_MOST) : 0;
+}
+
 int mig_source_state(struct mig_source *s, const void *state, uint32_t bytes, bool verify,
 		     unsigned timeout_ms)
 {
@@ -320,6 +343,7 @@ int mig_source_state(struct mig_source *s, const void *state, uint32_t bytes, bo
 	if (s->marked) /* behind those of the data streams, so that the newer bytes stay */
 		rc = peer_stream_send(s->o.control, FRAME_MIG_ROUND, 0, TAG_ROUND, &round,
 				      sizeof(round), NULL, 0);
+	timeout_ms += checksum_ms(s, verify);
 	(void)take_log(s);
 	if (rc == 0)
 		rc = send_here(s);

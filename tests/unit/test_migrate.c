@@ -28,6 +28,8 @@
 #define PAGES	(MEMORY / MIG_PAGE)
 #define STREAMS 2u
 #define LIMIT	20000u
+#define LARGE	(320 * MiB) /* more than a sender's queue holds */
+#define SILENCE (PEER_STREAM_MS + PEER_STREAM_PING)
 
 struct side {
 	int fd;
@@ -36,6 +38,7 @@ struct side {
 
 struct world {
 	struct side from, to;
+	uint64_t memory, bandwidth, first_remaining;
 	struct peer_stream *control[2], *data[STREAMS][2]; /* source's, target's end */
 	struct mig_target *target;
 	struct mig_source *source;
@@ -44,16 +47,16 @@ struct world {
 	atomic_bool guest_runs, stop_guest;
 	bool control_over; /* joined already */
 	unsigned guest_pause_us;
-	unsigned syncs, loads, accepts, throttled, cancel_at;
+	unsigned syncs, loads, accepts, throttled, cancel_at, looks, sync_ms;
 	int target_rc, load_rc;
 	char state[100];
 };
 
-static void side_init(struct side *s)
+static void side_init(struct side *s, uint64_t memory)
 {
 	s->fd = memfd_create("guest", MFD_CLOEXEC);
-	assert_int_equal(ftruncate(s->fd, MEMORY), 0);
-	s->map = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED, s->fd, 0);
+	assert_int_equal(ftruncate(s->fd, (off_t)memory), 0);
+	s->map = mmap(NULL, memory, PROT_READ | PROT_WRITE, MAP_SHARED, s->fd, 0);
 	assert_ptr_not_equal(s->map, MAP_FAILED);
 }
 
@@ -92,7 +95,8 @@ static int on_sync(void *arg)
 {
 	struct world *w = arg;
 
-	w->syncs++;
+	if (w->syncs++ == 0)
+		sleep_ms(w->sync_ms);
 	return 0;
 }
 
@@ -100,7 +104,9 @@ static int on_progress(void *arg, const struct mig_progress *p)
 {
 	struct world *w = arg;
 
-	assert_true(p->remaining <= MEMORY);
+	assert_true(p->remaining <= w->memory);
+	if (w->looks++ == 0)
+		w->first_remaining = p->remaining;
 	return w->cancel_at && w->syncs >= w->cancel_at ? (fail)(-ECANCELED, "enough") : 0;
 }
 
@@ -177,19 +183,20 @@ static void *lane_main(void *arg)
 	return NULL;
 }
 
-static int setup(void **state)
+static int setup_with(void **state, uint64_t memory)
 {
 	struct world *w = xcalloc(1, sizeof(*w));
 
-	side_init(&w->from);
-	side_init(&w->to);
+	w->memory = memory;
+	side_init(&w->from, memory);
+	side_init(&w->to, memory);
 	random_bytes(w->state, sizeof(w->state));
 	for (uint64_t p = 0; p < PAGES * 2 / 3;
 	     p += 1 + p % 5) /* with holes in between, and a large one */
 		memset(w->from.map + p * MIG_PAGE, (int)(p % 250), MIG_PAGE);
-	w->log = xcalloc(PAGES / 64, 8);
+	w->log = xcalloc(memory / MIG_PAGE / 64, 8);
 	streams_pair(&w->control[0], &w->control[1]);
-	assert_int_equal(mig_target_create(&w->target, w->to.fd, MEMORY, STREAMS, w->control[1]),
+	assert_int_equal(mig_target_create(&w->target, w->to.fd, memory, STREAMS, w->control[1]),
 			 0);
 	for (unsigned i = 0; i < STREAMS; i++) {
 		struct lane *l = xcalloc(1, sizeof(*l));
@@ -203,11 +210,22 @@ static int setup(void **state)
 	return 0;
 }
 
+static int setup(void **state)
+{
+	return setup_with(state, MEMORY);
+}
+
+static int setup_large(void **state)
+{
+	return setup_with(state, LARGE);
+}
+
 static void begin(struct world *w, uint64_t max_downtime_ms, bool busy)
 {
 	struct mig_source_options o = {
 		.memory_fd = w->from.fd,
-		.memory = MEMORY,
+		.memory = w->memory,
+		.bandwidth = w->bandwidth,
 		.log = w->log,
 		.control = w->control[0],
 		.streams_n = STREAMS,
@@ -247,8 +265,8 @@ static int teardown(void **state)
 	for (unsigned i = 0; i < STREAMS; i++)
 		pthread_join(w->lane_thread[i], NULL);
 	mig_target_destroy(w->target);
-	munmap(w->from.map, MEMORY);
-	munmap(w->to.map, MEMORY);
+	munmap(w->from.map, w->memory);
+	munmap(w->to.map, w->memory);
 	close(w->from.fd);
 	close(w->to.fd);
 	free(w->log);
@@ -335,6 +353,32 @@ static void test_cancelled(void **state)
 	w->guest_pause_us = 20;
 	begin(w, 6, true);
 	assert_int_equal(mig_source_rounds(w->source), -ECANCELED);
+}
+
+/* All of a large memory is there, as one range: progress is told, and a cancel heard, from the beginning. */
+static void test_large(void **state)
+{
+	struct world *w = *state;
+
+	memset(w->from.map, 0, LARGE);
+	w->bandwidth = 32 * MiB;
+	w->cancel_at = 1;
+	w->syncs = 1;
+	begin(w, 300, false);
+	assert_int_equal(mig_source_rounds(w->source), -ECANCELED);
+	assert_int_equal(w->looks, 1);
+	assert_true(w->first_remaining > LARGE * 9 / 10);
+}
+
+/* A checkpoint that takes longer than the target's patience: the data streams say that the source lives. */
+static void test_slow_storage(void **state)
+{
+	struct world *w = *state;
+
+	w->sync_ms = SILENCE;
+	begin(w, 300, false);
+	assert_int_equal(mig_source_rounds(w->source), 0);
+	finish(w);
 }
 
 /* Its state is refused: the words come over. */
@@ -520,6 +564,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_again, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_never_ends, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cancelled, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_large, setup_large, teardown),
+		cmocka_unit_test_setup_teardown(test_slow_storage, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_lane_lost, setup, teardown),
 		cmocka_unit_test(test_nonsense),

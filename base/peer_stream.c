@@ -24,6 +24,7 @@ struct peer_stream {
 	int fd, cancel_fd;
 	struct tls *tls;
 	atomic_bool cancelled;
+	bool refused;		/* BYE came */
 	struct err_info broken; /* .err 0: it is not */
 	struct peer_hello theirs;
 	char address[NETADDR_TEXT];
@@ -62,6 +63,11 @@ void peer_stream_cancel(struct peer_stream *s)
 {
 	atomic_store(&s->cancelled, true);
 	(void)eventfd_write(s->cancel_fd, 1);
+}
+
+bool peer_stream_refused(const struct peer_stream *s)
+{
+	return s->refused;
 }
 
 const struct peer_hello *peer_stream_theirs(const struct peer_stream *s)
@@ -164,10 +170,12 @@ static int take(struct peer_stream *s, struct frame *out, size_t *want)
 	return rc < 0 ? rc : 1;
 }
 
-static int heard_bye(const struct frame *f)
+static int heard_bye(struct peer_stream *s, const struct frame *f)
 {
 	struct err_info info;
 	int rc = peer_error_decode(f, &info);
+
+	s->refused = true;
 
 	return rc < 0 ? rc : err_restore(&info);
 }
@@ -186,7 +194,7 @@ static int receive(struct peer_stream *s, struct frame *out, unsigned silence_ms
 		if (rc == 1 && out->type == FRAME_PING)
 			continue;
 		if (rc == 1 && out->type == FRAME_BYE && !out->flags)
-			return heard_bye(out);
+			return heard_bye(s, out);
 		if (rc == 1)
 			return 0;
 		n = read_some(s, want);

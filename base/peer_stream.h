@@ -12,6 +12,7 @@
 #ifndef BASE_PEER_STREAM_H
 #define BASE_PEER_STREAM_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/frame.h"
@@ -43,6 +44,8 @@ void peer_stream_cancel(struct peer_stream *s);
 
 /* Who the other side is. */
 const struct peer_hello *peer_stream_theirs(const struct peer_stream *s);
+/* The other side has said that it ends, and why: those are the words of the error that it ended with here. */
+bool peer_stream_refused(const struct peer_stream *s);
 /* Bytes of frames each way. */
 void peer_stream_traffic(const struct peer_stream *s, uint64_t *in, uint64_t *out);
 

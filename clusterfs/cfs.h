@@ -299,8 +299,8 @@ int cfs_vm_offer(struct cfs_vm_lock *lock, unsigned slot, uint32_t epoch);
  */
 int cfs_vm_retract(struct cfs_vm_lock *lock);
 /*
- * The VM is another host's, or our life is over: lets go of its lock, and closes all files that are open under it (not to be
- * given to cfs_close any more), without a word to the disk. Their disks are closed already. Frees `lock`.
+ * The VM is another host's, or our life is over: lets go of its lock, and closes all files that are open under it
+ * (not to be given to cfs_close any more), without a word to the disk. Their disks are closed already. Frees `lock`.
  */
 void cfs_vm_forget(struct cfs_vm_lock *lock);
 

@@ -33,11 +33,14 @@
 #define JOIN_MS		 10000
 #define LOADED_MS	 4000 /* and twice the standstill that is allowed: the guest stands still */
 #define RUNNING_MS	 2000 /* then the lock is asked */
-#define DRAIN_MS	 1000 /* longer, and it runs on for another round */
-#define SETTLE_MS	 50   /* between looks at who has the lock */
-#define BLACKOUT_MS	 30   /* of a standstill, without pages and checkpoint: a first guess */
-#define TRIES		 5
-#define BAGGAGE_BYTES	 (256 * 1024)
+#define WORD_MS \
+	15000 /* for the target's word, when it has the lock: it opens disks, or ends the VM */
+#define LISTEN_MS     500  /* of that, between looks at the lock */
+#define DRAIN_MS      1000 /* longer, and it runs on for another round */
+#define SETTLE_MS     50   /* between looks at who has the lock */
+#define BLACKOUT_MS   30   /* of a standstill, without pages and checkpoint: a first guess */
+#define TRIES	      5
+#define BAGGAGE_BYTES (256 * 1024)
 
 struct leaving {
 	struct host_call *call;
@@ -55,6 +58,7 @@ struct leaving {
 	uint64_t *log;
 	uint64_t log_bytes;
 	unsigned throttled;
+	struct err_info word; /* what the target said to the offer; .err 0: the VM runs there */
 	uint64_t began_ns, stopped_ns, downtime_ns;
 	struct mig_progress last;
 };
@@ -410,6 +414,14 @@ static int hand_state_over(struct leaving *l)
 	return rc;
 }
 
+static void note_word(struct leaving *l, int rc)
+{
+	if (rc < 0)
+		err_save(&l->word, rc);
+	else
+		l->word.err = 0;
+}
+
 static void offer(struct leaving *l)
 {
 	void *baggage = NULL;
@@ -427,6 +439,7 @@ static void offer(struct leaving *l)
 		log_info("migrate",
 			 "vm %s: host %s has not said that it runs: %s; its lock will tell",
 			 l->vm->name, l->to, err_message(rc));
+	note_word(l, rc);
 	step(l, "source.told");
 }
 
@@ -449,6 +462,47 @@ static int settle(struct host_vm *vm)
 		said = true;
 		sleep_ms(SETTLE_MS);
 	}
+}
+
+static bool is_theirs(const struct leaving *l, const struct cfs_vm_where *where)
+{
+	return where->state != CFS_VM_STOPPED && where->slot == l->slot && where->epoch == l->epoch;
+}
+
+/*
+ * The lock is not ours any more. 0: it is the target's, which runs the VM as far as it said. Else it took the
+ * VM and could not run it, or never got it: a host that is evicted loses it to whoever starts it.
+ */
+static int went_there(struct leaving *l)
+{
+	struct host_vm *vm = l->vm;
+	cleanup_free char *path = vm_path(vm->name, "vm");
+	uint64_t end = clock_boot_ms() + WORD_MS;
+	struct cfs_vm_where where;
+	bool refused = false;
+	int rc = 0;
+
+	while (l->word.err) {
+		refused = peer_stream_refused(l->control);
+		rc = cfs_vm_where(host_volume_fs(vm->volume), path, &where);
+		if (clock_boot_ms() > end || (rc == 0 && !is_theirs(l, &where)))
+			break;
+		if (!refused && l->word.err == -ETIMEDOUT)
+			note_word(l, mig_source_runs(l->move.source, LISTEN_MS));
+		else if (!refused && rc == 0)
+			break;
+		else
+			sleep_ms(SETTLE_MS);
+	}
+	if (!l->word.err || (rc == 0 && is_theirs(l, &where) && !refused))
+		return 0;
+	if (rc < 0)
+		return fail_prefix(rc, "vm %s: it is not known who runs it", vm->name);
+	if (where.state == CFS_VM_STOPPED)
+		return fail(-EHOSTUNREACH, "vm %s: is stopped, host %s could not run it: %s",
+			    vm->name, l->to, l->word.message);
+	return fail(-EHOSTUNREACH, "vm %s: host %s has it now: %s", vm->name, where.host,
+		    l->word.message);
 }
 
 /* It stays here: everything as before. What does not work now is tried again by the supervisor. */
@@ -515,7 +569,7 @@ static int stand_still(struct host_vm *vm, void *arg)
 				  vm->name, l->to));
 	vm->moved = true;
 	step(l, "source.moved");
-	return rc == -ENOENT ? 0
+	return rc == -ENOENT ? went_there(l)
 			     : fail(rc, "vm %s: this host lost its place on the volume", vm->name);
 }
 

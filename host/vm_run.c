@@ -53,8 +53,12 @@ static void note_end(struct host_vm *vm, int rc, bool came_up)
 {
 	struct host_vms *all = vm->all;
 	cleanup_free char *moved = xasprintf("moved to host %s", vm->move_to);
-	const char *why = rc < 0 ? err_message(rc) : vm->moved ? moved : "stopped";
+	const char *why = vm->moved ? "it is another host's, or nobody's" : "stopped";
 
+	if (rc < 0)
+		why = err_message(rc);
+	else if (vm->moved && vm->move_to[0])
+		why = moved;
 	if (came_up || rc == 0)
 		vm_tell(vm, why);
 	came_up &= !vm->moved;

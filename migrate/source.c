@@ -325,7 +325,7 @@ static int send_state(struct mig_source *s, const void *state, uint32_t bytes, b
 				bytes);
 }
 
-enum { TAG_ROUND = 1000, TAG_STATE };
+enum { TAG_ROUND = 1000, TAG_STATE, TAG_OFFERED };
 
 /* A checksum reads all of the memory, there once more. */
 static unsigned checksum_ms(const struct mig_source *s, bool verify)
@@ -363,10 +363,18 @@ int mig_source_offered(struct mig_source *s, const void *baggage, uint32_t bytes
 {
 	uint32_t most = PEER_MIG_STATE_MAX - sizeof(le64);
 	const le64 nothing = le64_of(0);
+	int rc = peer_stream_send(s->o.control, FRAME_MIG_OFFERED, 0, TAG_OFFERED, &nothing,
+				  sizeof(nothing), baggage, bytes <= most ? bytes : 0);
+
+	return rc < 0 ? rc : mig_source_runs(s, timeout_ms);
+}
+
+int mig_source_runs(struct mig_source *s, unsigned timeout_ms)
+{
 	struct frame answer;
 
-	return peer_stream_call(s->o.control, FRAME_MIG_OFFERED, &nothing, sizeof(nothing), baggage,
-				bytes <= most ? bytes : 0, timeout_ms, &answer);
+	return peer_stream_answer(s->o.control, FRAME_MIG_OFFERED, TAG_OFFERED, timeout_ms,
+				  &answer);
 }
 
 void mig_source_progress(struct mig_source *s, struct mig_progress *out)

@@ -71,6 +71,8 @@ int mig_source_state(struct mig_source *s, const void *state, uint32_t bytes, bo
 /* The lock is offered. 0: the VM runs there, they say. Only the lock knows. */
 int mig_source_offered(struct mig_source *s, const void *baggage, uint32_t bytes,
 		       unsigned timeout_ms);
+/* Waits for that once more, after -ETIMEDOUT. */
+int mig_source_runs(struct mig_source *s, unsigned timeout_ms);
 void mig_source_progress(struct mig_source *s, struct mig_progress *out);
 
 #endif

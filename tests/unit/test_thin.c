@@ -26,6 +26,7 @@
 #include "blockdev/blk.h"
 #include "blockdev/fault.h"
 #include "clusterfs/cfs.h"
+#include "clusterfs/journal.h"
 #include "tests/lib/lun.h"
 #include "tests/lib/rig.h"
 #include "vfs/chans.h"
@@ -591,20 +592,54 @@ static void test_lost_under_fsync(void **state)
 	teardown_rig(r);
 }
 
-/* A first write is lost: its grains are zero then, not what the unit held before. */
-static void test_lost_first_write(void **state)
+/* Commits that have begun, once none is under way. */
+static uint64_t commits(struct rig *r)
 {
-	struct rig *r = setup_used_rig(256 * MiB, true);
+	struct cfs_journal *j = r->fs->journal;
+	uint64_t n;
 
-	(void)state;
-	(void)add_fault(r, "volatile", NULL, 0);
-	for (unsigned round = 1; round < 4; round++) {
-		uint64_t at = round * MiB;
+	pthread_mutex_lock(&j->lock);
+	while (j->commits_ended < j->commits_begun)
+		pthread_cond_wait(&j->committed, &j->lock);
+	n = j->commits_begun;
+	pthread_mutex_unlock(&j->lock);
+	return n;
+}
 
+/*
+ * Writes at a place that nobody has written to, and power goes before any commit has begun, which comes each
+ * second by itself: then it goes on to another place. Where it was.
+ */
+static uint64_t lose_first_writes(struct rig *r, uint64_t *place)
+{
+	for (;;) {
+		uint64_t before = commits(r), at = *place;
+
+		*place += MiB;
+		assert_true(at < SIZE);
 		assert_int_equal(write_byte(r, at, 1, 0), 0);
 		assert_int_equal(write_byte(r, at + 8192, 2, 0), 0);
 		assert_int_equal(write_byte(r, at, 3, 0), 0);
 		(void)add_fault(r, "power-loss", NULL, 0);
+		if (commits(r) == before)
+			return at;
+		assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), -EIO);
+	}
+}
+
+/* A first write is lost: its grains are zero then, not what the unit held before. */
+static void test_lost_first_write(void **state)
+{
+	struct rig *r = setup_used_rig(256 * MiB, true);
+	uint64_t at = 0, place = 2 * MiB;
+
+	(void)state;
+	(void)add_fault(r, "volatile", NULL, 0);
+	for (unsigned round = 1; round < 4; round++) {
+		unsigned lost;
+
+		at = lose_first_writes(r, &place);
+		lost = r->lost;
 		if (round == 2) /* nobody looks before a commit of its own has begun */
 			usleep(1200000);
 		if (round == 3) { /* written over before anybody has looked: lost with it, or not */
@@ -615,24 +650,24 @@ static void test_lost_first_write(void **state)
 		}
 		assert_true(reads_back(r, at + 8192, 0));
 		assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), -EIO);
-		assert_int_equal(r->lost, round);
+		assert_int_equal(r->lost, lost + 1);
 		assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
 	}
 	/* What the loss did not take. */
-	assert_int_equal(write_byte(r, 8 * MiB, 5, 0), 0);
+	assert_int_equal(write_byte(r, MiB, 5, 0), 0);
 	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
 	(void)add_fault(r, "power-loss", NULL, 0);
 	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
 	/* Lost, and the disk closed before anybody could say so. */
-	assert_int_equal(write_byte(r, 9 * MiB, 6, 0), 0);
-	(void)add_fault(r, "power-loss", NULL, 0);
+	place = lose_first_writes(r, &place);
 	close_disk(r);
 	ok(fault_clear(0));
 	open_disk(r);
-	assert_true(reads_back(r, MiB, 0));
-	assert_true(reads_back(r, 3 * MiB, 4));
-	assert_true(reads_back(r, 8 * MiB, 5));
-	assert_true(reads_back(r, 9 * MiB, 0));
+	assert_true(reads_back(r, MiB, 5));
+	assert_true(reads_back(r, at, 4));
+	assert_true(reads_back(r, at + 8192, 0));
+	assert_true(reads_back(r, place, 0));
+	assert_true(reads_back(r, place + 8192, 0));
 	teardown_rig(r);
 }
 
@@ -673,9 +708,17 @@ static void test_lost_first_write_of_a_file(void **state)
 	ok(cfs_open(r->fs, "/f", CFS_OPEN_WRITE, 0, &file));
 	(void)add_fault(r, "volatile", NULL, 0);
 	for (unsigned round = 0; round < 2; round++) {
+		uint64_t before = commits(r);
+
 		memset(buf, 0x55, 100 * KiB);
 		assert_int_equal(cfs_pwrite(file, buf, 100 * KiB, 0), 100 * KiB);
 		(void)add_fault(r, "power-loss", NULL, 0);
+		if (commits(r) != before) { /* it is durable by now */
+			ok(cfs_truncate(file, 0));
+			(void)cfs_fsync(file);
+			round--;
+			continue;
+		}
 		memset(buf, 0, 100 * KiB);
 		if (round == 0) {
 			assert_int_equal(cfs_pread(file, back, 100 * KiB, 0), 100 * KiB);
@@ -850,14 +893,66 @@ static void no_strangers(const uint8_t *buf, uint64_t length)
 			bad("a stranger's byte");
 }
 
+/* What is known of a sector: whether it must be what the model says. */
+enum known {
+	NOTHING,  /* it was lost, or was not */
+	ANSWERED, /* since the last flush began */
+	FLUSHING, /* before that */
+	DURABLE,
+};
+#define SECTORS (SIZE / 512)
+
+static void flush_begins(uint8_t *known)
+{
+	for (uint64_t s = 0; s < SECTORS; s++)
+		known[s] = known[s] == ANSWERED ? FLUSHING : known[s];
+}
+
+static void flush_ends(uint8_t *known, int res)
+{
+	assert_true(res == 0 || res == -EIO);
+	for (uint64_t s = 0; s < SECTORS; s++) {
+		if (res == 0 && known[s] == FLUSHING)
+			known[s] = DURABLE;
+		else if (res < 0 && known[s] != DURABLE)
+			known[s] = NOTHING;
+	}
+}
+
+static void check_durable(const uint8_t *buf, uint64_t offset, uint64_t length,
+			  const uint8_t *model, const uint8_t *known)
+{
+	for (uint64_t at = 0; at < length; at += 512)
+		if (known[(offset + at) / 512] == DURABLE &&
+		    memcmp(buf + at, model + offset + at, 512) != 0)
+			bad("sector %llu was flushed, and is gone",
+			    (unsigned long long)((offset + at) / 512));
+}
+
+static void op_ends(struct rig_job *j, enum vfs_op op, const uint8_t *buf, const uint8_t *model,
+		    uint8_t *known)
+{
+	const struct vfs_req *req = &j->req;
+
+	assert_int_equal(rig_finish(j), 0);
+	if (op != VFS_READ) {
+		memset(known + req->offset / 512, req->flags & VFS_FUA ? DURABLE : ANSWERED,
+		       req->length / 512);
+		return;
+	}
+	no_strangers(buf, req->length);
+	check_durable(buf, req->offset, req->length, model, known);
+}
+
 /*
  * Power goes now and then, with writes that nobody has flushed, or just does: nobody ever reads what was there
- * before.
+ * before; and what was answered after a flush that failed, and then flushed, is there.
  */
 static void test_no_stranger_ever(void **state)
 {
 	struct rig *r = setup_used_rig(256 * MiB, true);
-	uint8_t *model = xcalloc(1, SIZE), *buf = xaligned(4096, LANES * MiB);
+	uint8_t *known = xcalloc(1, SECTORS), *model = xcalloc(1, SIZE),
+		*buf = xaligned(4096, LANES * MiB);
 	struct rig_job *jobs = xaligned(64, LANES * sizeof(*jobs));
 	struct rig_job *flush = xaligned(64, sizeof(*flush));
 	enum vfs_op op[LANES];
@@ -868,15 +963,18 @@ static void test_no_stranger_ever(void **state)
 	for (unsigned round = 0; round < 162; round++) {
 		for (unsigned l = 0; l < LANES; l++)
 			random_op(&jobs[l], r, l, &seed, model, buf + l * MiB, &op[l]);
-		for (unsigned l = 0; l < LANES; l++) {
-			assert_int_equal(rig_finish(&jobs[l]), 0);
-			if (op[l] == VFS_READ)
-				no_strangers(buf + l * MiB, jobs[l].req.length);
-		}
+		for (unsigned l = 0; l < LANES; l++)
+			op_ends(&jobs[l], op[l], buf + l * MiB, model, known);
 		if (round % 4 == 1) /* it has been under way meanwhile */
-			(void)rig_finish(flush);
+			flush_ends(known, rig_finish(flush));
+		if (round % 4 == 3) { /* nothing was lost since it failed */
+			flush_begins(known);
+			assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
+			flush_ends(known, 0);
+		}
 		if (round % 4)
 			continue;
+		flush_begins(known);
 		rig_start(flush, r, VFS_FLUSH, 0, 0, NULL, 0);
 		usleep((unsigned)rand_r(&seed) % 2000);
 		(void)add_fault(r, "power-loss", NULL, 0);
@@ -886,10 +984,12 @@ static void test_no_stranger_ever(void **state)
 		for (uint64_t at = 0; at < SIZE; at += MiB) {
 			assert_int_equal(rig_run(r, VFS_READ, at, MiB, buf, 0), 0);
 			no_strangers(buf, MiB);
+			check_durable(buf, at, MiB, model, known);
 		}
 		close_disk(r);
 		open_disk(r);
 	}
+	free(known);
 	free(model);
 	free(buf);
 	free(jobs);

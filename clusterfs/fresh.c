@@ -129,6 +129,12 @@ void cfs_carrier_proved(struct cfs_carrier *c, int res)
 	pthread_mutex_unlock(&j->lock);
 }
 
+/* Of two values of cfs_carrier.waiting. */
+static uint64_t older(uint64_t a, uint64_t b)
+{
+	return a && a < b ? a : b;
+}
+
 void cfs_fresh_add(struct cfs_txn *txn, struct cfs_carrier *c, uint64_t power, struct cfs_buf *leaf,
 		   unsigned slot, uint64_t block, uint32_t state)
 {
@@ -151,8 +157,8 @@ void cfs_fresh_add(struct cfs_txn *txn, struct cfs_carrier *c, uint64_t power, s
 		.slot = (uint8_t)slot,
 		.extent = (uint8_t)c->extent,
 	};
-	if (!atomic_load(&c->waiting))
-		atomic_store(&c->waiting, 1 + power);
+	/* Not always in the order of counts: one that was under way when a cache was lost comes late. */
+	atomic_store(&c->waiting, older(atomic_load(&c->waiting), 1 + power));
 }
 
 /* --- a commit ----------------------------------------------------------------------------------------- */
@@ -245,9 +251,9 @@ static void retire(struct cfs_fresh *f)
 	for (size_t i = 0; i < f->n; i++)
 		if (f->v[i].carrier)
 			f->v[i].carrier->next = 0;
-	for (size_t i = f->n; i-- > 0;)
+	for (size_t i = 0; i < f->n; i++)
 		if (f->v[i].carrier && !f->v[i].settled)
-			f->v[i].carrier->next = 1 + f->v[i].power;
+			f->v[i].carrier->next = older(f->v[i].carrier->next, 1 + f->v[i].power);
 	for (size_t i = 0; i < f->n; i++) {
 		const struct first *w = &f->v[i];
 

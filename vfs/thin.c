@@ -163,17 +163,6 @@ static void prove(struct vfs_req *req, unsigned extent)
 	blk_submit(vfs_chan(thin->chans, extent), &proof->blk);
 }
 
-/* First writes were undone; the next flush tells, unless all that was written comes again. */
-static void note_undone(struct thin *thin)
-{
-	unsigned extent;
-
-	if (!thin_undone_news(thin, &extent) || !unflushed_any(thin->unflushed))
-		return;
-	thin->owed = true;
-	thin->owed_extent = extent;
-}
-
 /* A guest's flush: all is durable. Unless what it was for went with an array's power. */
 static void settle_flush(struct vfs_req *req)
 {
@@ -182,12 +171,6 @@ static void settle_flush(struct vfs_req *req)
 	bool first;
 	int rc;
 
-	note_undone(t->thin);
-	if (t->thin->owed) {
-		t->thin->owed = false;
-		unflushed_tell(t->thin->unflushed);
-		tell_lost(t->thin, t->thin->owed_extent);
-	}
 	rc = unflushed_end(t->thin->unflushed, &t->mark, &extent, &first);
 	if (rc == -EAGAIN) {
 		prove(req, extent);
@@ -204,7 +187,6 @@ static void settle_fua(struct vfs_req *req)
 	struct thin_req *t = thin_req(req);
 	unsigned extent;
 
-	note_undone(t->thin);
 	if (unflushed_unproved(t->thin->unflushed, &extent) < 0) {
 		prove(req, extent);
 		return;

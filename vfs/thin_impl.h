@@ -68,11 +68,9 @@ struct thin {
 	struct list unsure;		  /* requests that wait for a commit: see thin_suspect */
 	struct cfs_commit settle_commit;
 	struct loop_work settle_work;
-	bool settling;	  /* it is under way */
-	bool last_commit; /* the one before closing has begun */
-	int settled;	  /* how it ended */
-	bool owed;	  /* writes were undone: the next flush fails */
-	unsigned owed_extent;
+	bool settling;	     /* it is under way */
+	bool last_commit;    /* the one before closing has begun */
+	int settled;	     /* how it ended */
 	struct list flushes; /* flushes, and commits of FUA writes, that are to be tried again */
 	struct list later;   /* requests that found no space for the map, or no lease */
 	uint64_t later_ns;   /* not before: when they walk on */
@@ -99,7 +97,6 @@ struct way {
 	struct thin *thin;
 	struct loop_work work;
 	struct blk_req proof;
-	uint64_t told; /* up to which count of undone writes a flush has told */
 };
 
 /* In vfs_req.priv. */
@@ -197,8 +194,6 @@ bool thin_ways_commit(struct thin *thin);
 bool thin_ways_leave(struct thin *thin);
 /* How often first writes of the disk, and overwrites of them, were undone. */
 uint64_t thin_undone(const struct thin *thin);
-/* Whether that is more than was told; now it is. */
-bool thin_undone_news(struct thin *thin, unsigned *extent);
 /* Grains may be a stranger's: requests wait in `unsure`, and thin_settle is called. */
 bool thin_suspect(const struct thin *thin);
 void thin_settle(struct thin *thin);

@@ -78,23 +78,6 @@ uint64_t thin_undone(const struct thin *thin)
 	return n;
 }
 
-bool thin_undone_news(struct thin *thin, unsigned *extent)
-{
-	bool news = false;
-
-	for (unsigned e = 0; e < thin->ways; e++) {
-		struct way *way = thin->way[e];
-		uint64_t undone = way ? cfs_carrier_undone(&way->carrier) : 0;
-
-		if (!way || undone == way->told)
-			continue;
-		way->told = undone;
-		*extent = e;
-		news = true;
-	}
-	return news;
-}
-
 /* --- requests that wait until it is settled -------------------------------------------------------------- */
 
 bool thin_suspect(const struct thin *thin)

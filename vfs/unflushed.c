@@ -113,8 +113,11 @@ void unflushed_proved(struct unflushed *u, unsigned i, uint64_t witness)
 	u->lun[i].witness = witness;
 }
 
-/* What was written since stays to be flushed, in the cache that there is now. */
-void unflushed_tell(struct unflushed *u)
+/*
+ * The flushes that have begun by now end with -EIO. What was written since stays to be flushed, in the cache
+ * that there is now.
+ */
+static void tell(struct unflushed *u)
 {
 	u->failed = u->turns;
 	for (unsigned i = 0; i < u->n; i++)
@@ -155,7 +158,7 @@ int unflushed_end(struct unflushed *u, const struct unflushed_mark *mark, unsign
 		if (lost(&u->lun[n], mark->writes)) {
 			*i = n;
 			*first = true;
-			unflushed_tell(u);
+			tell(u);
 			return -EIO;
 		}
 	if (unflushed_unproved(u, i) < 0)

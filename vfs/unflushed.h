@@ -55,8 +55,6 @@ void unflushed_begin(struct unflushed *u, struct unflushed_mark *mark);
 int unflushed_end(struct unflushed *u, const struct unflushed_mark *mark, unsigned *i, bool *first);
 /* Whether a write without FUA is not flushed yet. */
 bool unflushed_any(const struct unflushed *u);
-/* Writes are known to be lost: the flushes that have begun by now end with -EIO. */
-void unflushed_tell(struct unflushed *u);
 /* The commands of a flush for something else (a FUA write) have succeeded: it counts for what it covers. */
 void unflushed_retire(struct unflushed *u, const struct unflushed_mark *mark);
 /* Whether a LUN that was written needs a proof: -EAGAIN and *i, else 0. */

@@ -22,6 +22,7 @@ struct fault_blk {
 	struct blk node;
 	struct fault_node entry;
 	struct fault_cache *cache;
+	_Atomic bool losing; /* the power is off */
 };
 
 struct fault_chan {
@@ -118,7 +119,11 @@ static void timer_fired(struct loop_timer *timer)
 	struct victim *v = container_of(timer, struct victim, timer);
 	bool changes;
 
-	if (v->strike.kind == FAULT_DELAY) {
+	if (v->strike.kind == FAULT_POWER_LOSS && atomic_load(&of(v->chan->blk)->losing)) {
+		arm(v, ASK_MS);
+		return;
+	}
+	if (v->strike.kind == FAULT_DELAY || v->strike.kind == FAULT_POWER_LOSS) {
 		victim_release(v);
 		return;
 	}
@@ -311,6 +316,7 @@ static void strike(struct victim *v)
 		return;
 	case FAULT_HANG:
 	case FAULT_DROP:
+	case FAULT_POWER_LOSS: /* it is off: as if its session came up when it is on again */
 		arm(v, ASK_MS);
 		return;
 	case FAULT_DELAY:
@@ -345,12 +351,21 @@ static void strike(struct victim *v)
 		arm_deadline(v);
 		return;
 	case FAULT_FORGET_KEYS:
-	case FAULT_POWER_LOSS:
 	case FAULT_NO_RESERVATIONS:
 	case FAULT_KINDS:
 		break;
 	}
 	MUST(!"a kind that strikes requests");
+}
+
+static bool struck(struct fault_blk *f, const struct blk_req *req, struct fault_strike *found)
+{
+	if (atomic_load(&f->losing)) {
+		*found = (struct fault_strike){.kind = FAULT_POWER_LOSS};
+		return true;
+	}
+	return fault_table_any() &&
+	       fault_table_strike(&f->entry, op_bit(req->op), req->offset, req->length, found);
 }
 
 static void fault_submit(struct blk_chan *chan, struct blk_req *req)
@@ -359,8 +374,7 @@ static void fault_submit(struct blk_chan *chan, struct blk_req *req)
 	struct fault_strike found;
 	struct victim *v;
 
-	if (!fault_table_any() || !fault_table_strike(&of(chan->blk)->entry, op_bit(req->op),
-						      req->offset, req->length, &found)) {
+	if (!struck(of(chan->blk), req, &found)) {
 		blk_pass(chan, req);
 		return;
 	}
@@ -418,14 +432,21 @@ static int fault_forget_keys(struct fault_node *entry)
 	return lowest->ops->pr_clear(lowest);
 }
 
-/* Counted before it is true: whoever is told "flushed" from now on sees that the count has changed. */
+/*
+ * Counted before it is true: whoever is told "flushed" from now on sees that the count has changed. And what is
+ * sent under the new count is not lost with what was there before.
+ */
 static int fault_power_loss(struct fault_node *entry)
 {
 	struct fault_blk *f = container_of(entry, struct fault_blk, entry);
+	int rc;
 
+	atomic_store(&f->losing, true);
 	atomic_fetch_add(&f->node.power_count, 1);
 	blk_reset(f->node.lower);
-	return fault_cache_lose(f->cache, f->node.lower);
+	rc = fault_cache_lose(f->cache, f->node.lower);
+	atomic_store(&f->losing, false);
+	return rc;
 }
 
 static int hidden(struct blk *blk)

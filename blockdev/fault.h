@@ -25,7 +25,8 @@ enum fault_kind {
 	FAULT_LATE_WRITE,  /* -ETIMEDOUT, maybe_done; executed value ms (1000) after that answer */
 	FAULT_FORGET_KEYS, /* once: all registrations and the reservation are gone */
 	FAULT_VOLATILE,	   /* writes are kept in mind until a flush, for FAULT_POWER_LOSS */
-	FAULT_POWER_LOSS,  /* once: sessions are lost, and what was VOLATILE and is not flushed */
+	/* once: sessions are lost, and what was VOLATILE and is not flushed; requests wait meanwhile */
+	FAULT_POWER_LOSS,
 	FAULT_NO_RESERVATIONS, /* the LUN says that it has none */
 	FAULT_NO_SPACE, /* writes to 4 KiB that are all zero: -ENOSPC, as a thin array that is full */
 	FAULT_KINDS

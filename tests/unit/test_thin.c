@@ -929,19 +929,46 @@ static void check_durable(const uint8_t *buf, uint64_t offset, uint64_t length,
 			    (unsigned long long)((offset + at) / 512));
 }
 
-static void op_ends(struct rig_job *j, enum vfs_op op, const uint8_t *buf, const uint8_t *model,
-		    uint8_t *known)
+/* `told`: a flush that failed may have told of it. */
+static void op_ends(struct rig_job *j, enum vfs_op op, bool told, const uint8_t *buf,
+		    const uint8_t *model, uint8_t *known)
 {
 	const struct vfs_req *req = &j->req;
 
 	assert_int_equal(rig_finish(j), 0);
 	if (op != VFS_READ) {
-		memset(known + req->offset / 512, req->flags & VFS_FUA ? DURABLE : ANSWERED,
+		memset(known + req->offset / 512,
+		       req->flags & VFS_FUA ? DURABLE
+		       : told		    ? NOTHING
+					    : ANSWERED,
 		       req->length / 512);
 		return;
 	}
 	no_strangers(buf, req->length);
 	check_durable(buf, req->offset, req->length, model, known);
+}
+
+static bool ended(struct rig_job *j)
+{
+	bool done;
+
+	pthread_mutex_lock(&j->lock);
+	done = j->done;
+	pthread_mutex_unlock(&j->lock);
+	return done;
+}
+
+/* Power goes under the requests of a round, and a flush tells; `told`: those it may have told of. */
+static void lose_in_flight(struct rig *r, struct rig_job *jobs, uint8_t *known, bool *told)
+{
+	int res;
+
+	flush_begins(known);
+	(void)add_fault(r, "power-loss", NULL, 0);
+	res = rig_run(r, VFS_FLUSH, 0, 0, NULL, 0);
+	flush_ends(known, res);
+	for (unsigned l = 0; l < LANES; l++)
+		told[l] = res < 0 && ended(&jobs[l]);
 }
 
 /*
@@ -961,10 +988,14 @@ static void test_no_stranger_ever(void **state)
 	(void)state;
 	(void)add_fault(r, "volatile", NULL, 0);
 	for (unsigned round = 0; round < 162; round++) {
+		bool told[LANES] = {false};
+
 		for (unsigned l = 0; l < LANES; l++)
 			random_op(&jobs[l], r, l, &seed, model, buf + l * MiB, &op[l]);
+		if (round % 4 == 2)
+			lose_in_flight(r, jobs, known, told);
 		for (unsigned l = 0; l < LANES; l++)
-			op_ends(&jobs[l], op[l], buf + l * MiB, model, known);
+			op_ends(&jobs[l], op[l], told[l], buf + l * MiB, model, known);
 		if (round % 4 == 1) /* it has been under way meanwhile */
 			flush_ends(known, rig_finish(flush));
 		if (round % 4 == 3) { /* nothing was lost since it failed */

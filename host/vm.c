@@ -50,7 +50,9 @@ int host_vms_create(struct host *host, struct host_vms **out)
 	all->crashes = json_object();
 	list_init(&all->list);
 	list_init(&all->chans);
+	list_init(&all->leases);
 	pthread_mutex_init(&all->lock, NULL);
+	pthread_mutex_init(&all->lease_lock, NULL);
 	pthread_cond_init(&all->changed, NULL);
 	*out = all;
 	if (mkdir(dir, 0700) < 0 && errno != EEXIST)

@@ -28,8 +28,6 @@
 #include "vfs/controller.h"
 
 #define ACCEPT_MS 50 /* between tries to find out who has the lock */
-#define DISKS_MS  250
-#define DISKS_TRY 20
 
 struct vm_arrival {
 	struct host *host;
@@ -301,6 +299,21 @@ static int load_vmm(struct vm_arrival *a, const uint8_t *state, uint32_t bytes)
 	return rc;
 }
 
+/* One that has panicked is a crashed one here, too. */
+static int take_status(struct host_vm *vm)
+{
+	struct vmctl_msg *msg = xcalloc(2, sizeof(*msg));
+	int rc;
+
+	msg->type = VMCTL_GET_STATUS;
+	rc = vm_call_for(vm, msg, VMCTL_STATUS, msg + 1, VM_CALL_MS);
+	pthread_mutex_lock(&vm->lock);
+	vm->panicked = rc == 0 && msg[1].status.panicked;
+	pthread_mutex_unlock(&vm->lock);
+	free(msg);
+	return rc;
+}
+
 static int on_load(void *arg, const struct mig_state *s)
 {
 	struct vm_arrival *a = arg;
@@ -325,6 +338,8 @@ static int on_load(void *arg, const struct mig_state *s)
 		rc = check_sum(a, s);
 	if (rc == 0)
 		rc = load_vmm(a, s->bytes + sizeof(head), vmm);
+	if (rc == 0)
+		rc = take_status(a->vm);
 	step(a, "target.loaded");
 	return rc;
 }
@@ -350,24 +365,29 @@ static int accept_lock(struct vm_arrival *a, const uint8_t *baggage, uint32_t n)
 	}
 }
 
-/* It is ours: storage that fails for a moment must not end it. */
-static int open_disks(struct vm_arrival *a)
+static void warn(struct host_vm *vm, int rc)
+{
+	if (rc < 0)
+		log_warn("migrate", "vm %s: %s", vm->name, err_message(rc));
+}
+
+/* It is ours, and nobody else has it any more: what does not work now is tried again, and ends nothing. */
+static void run_it(struct vm_arrival *a)
 {
 	struct host_vm *vm = a->vm;
-	int rc = 0;
+	int rc = vm_disks_insist(vm);
 
-	for (int i = 0; i < DISKS_TRY; i++) {
-		rc = vm_disks_open(vm);
-		if (rc == 0)
-			break;
-		log_warn("migrate", "vm %s: %s", vm->name, err_message(rc));
-		vm_disks_close(vm, true);
-		vm->closing = false;
-		sleep_ms(DISKS_MS);
+	step(a, "target.disks");
+	if (rc == 0) {
+		warn(vm, controller_load(vm->controller, a->controller, a->controller_bytes));
+		rc = vm_connect_disks(vm);
+		atomic_store(&vm->gone, rc < 0);
+		warn(vm, rc);
+		rc = vm_let_run(vm);
 	}
-	if (rc == 0)
-		rc = controller_load(vm->controller, a->controller, a->controller_bytes);
-	return rc < 0 ? rc : vm_connect_disks(vm);
+	warn(vm, rc);
+	if (rc < 0)
+		vm_set_phase(vm, vm_lease_runs(vm) ? VM_PAUSED : VM_FROZEN);
 }
 
 static int on_accept(void *arg, const uint8_t *baggage, uint32_t n)
@@ -384,14 +404,9 @@ static int on_accept(void *arg, const uint8_t *baggage, uint32_t n)
 	if (rc < 0)
 		return rc;
 	step(a, "target.accepted");
-	vm_arrived(vm);
-	rc = open_disks(a);
-	step(a, "target.disks");
-	if (rc == 0)
-		rc = vm_call_plain(vm, VMCTL_RESUME, VM_CALL_MS);
-	if (rc < 0)
-		return rc;
 	vm->loaded = true;
+	vm_arrived(vm);
+	run_it(a);
 	(void)str_format(text, sizeof(text), "came from host %s", a->from);
 	vm_tell(vm, text);
 	step(a, "target.resumed");

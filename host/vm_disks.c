@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/sysinfo.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/pool.h"
@@ -26,6 +27,7 @@
 
 #define IO_ENTRIES   1024
 #define POOL_THREADS 4
+#define INSIST_MS    250
 
 struct shared_chans {
 	struct list link;
@@ -65,7 +67,7 @@ static struct shared_chans *find_chans(struct host_vms *all, struct host_volume 
 	return NULL;
 }
 
-/* The lock is held across the logins: VMs start one after the other here, which is rare enough. */
+/* The lock is held across the logins: VMs start one after the other here, which is rare enough. No lease waits. */
 static int chans_get(struct host_vm *vm)
 {
 	struct host_vms *all = vm->all;
@@ -389,6 +391,37 @@ int vm_disks_open(struct host_vm *vm)
 		}
 	}
 	return rc; /* vm_disks_close takes apart what is there */
+}
+
+bool vm_is_ending(struct host_vm *vm)
+{
+	bool wanted;
+
+	pthread_mutex_lock(&vm->lock);
+	wanted = vm->killed || vm->ask == VM_ASK_LET_GO;
+	pthread_mutex_unlock(&vm->lock);
+	return wanted || atomic_load(&vm->lost) || vm_process_ended(vm);
+}
+
+int vm_disks_insist(struct host_vm *vm)
+{
+	bool said = false;
+
+	for (;;) {
+		int rc = vm_disks_open(vm);
+
+		if (rc == 0 || vm_is_ending(vm) || (rc == -ENOENT && !vm->came))
+			return rc;
+		if (!said)
+			log_warn("host", "vm %s: waits for its disks: %s", vm->name,
+				 err_message(rc));
+		said = true;
+		vm_disks_close(vm, true);
+		pthread_mutex_lock(&vm->lock);
+		vm->closing = false;
+		pthread_mutex_unlock(&vm->lock);
+		sleep_ms(INSIST_MS);
+	}
 }
 
 void vm_disks_close(struct host_vm *vm, bool give_up)

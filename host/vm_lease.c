@@ -71,10 +71,11 @@ int vm_lease_map(struct host_vm *vm, bool create, int *fd)
 		return rc;
 	}
 	atomic_store((_Atomic uint64_t *)to, atomic_load((const _Atomic uint64_t *)from));
-	pthread_mutex_lock(&vm->all->lock);
+	pthread_mutex_lock(&vm->all->lease_lock);
 	vm->volume_end = from;
 	vm->vmm_end = to;
-	pthread_mutex_unlock(&vm->all->lock);
+	list_add(&vm->all->leases, &vm->lease_link);
+	pthread_mutex_unlock(&vm->all->lease_lock);
 	return 0;
 }
 
@@ -82,12 +83,14 @@ void vm_lease_unmap(struct host_vm *vm)
 {
 	void *from, *to;
 
-	pthread_mutex_lock(&vm->all->lock);
+	pthread_mutex_lock(&vm->all->lease_lock);
 	from = (void *)vm->volume_end;
 	to = (void *)vm->vmm_end;
 	vm->volume_end = NULL;
 	vm->vmm_end = NULL;
-	pthread_mutex_unlock(&vm->all->lock);
+	if (to)
+		list_del(&vm->lease_link);
+	pthread_mutex_unlock(&vm->all->lease_lock);
 	if (from)
 		munmap(from, VMCTL_LEASE_BYTES);
 	if (to)
@@ -99,6 +102,15 @@ bool vm_lease_runs(const struct host_vm *vm)
 	return vm->volume_end && atomic_load(vm->volume_end) > clock_boot_ns();
 }
 
+int vm_let_run(struct host_vm *vm)
+{
+	pthread_mutex_lock(&vm->all->lease_lock);
+	if (vm->vmm_end)
+		atomic_store(vm->vmm_end, atomic_load(vm->volume_end));
+	pthread_mutex_unlock(&vm->all->lease_lock);
+	return vm_call_plain(vm, VMCTL_RESUME, VM_CALL_MS);
+}
+
 static void *copier(void *arg)
 {
 	struct host_vms *all = arg;
@@ -106,12 +118,11 @@ static void *copier(void *arg)
 	struct host_vm *vm;
 
 	while (!ending) {
-		pthread_mutex_lock(&all->lock);
-		list_for_each (vm, &all->list, link)
-			if (vm->vmm_end)
-				atomic_store(vm->vmm_end, atomic_load(vm->volume_end));
-		ending = all->ending;
-		pthread_mutex_unlock(&all->lock);
+		pthread_mutex_lock(&all->lease_lock);
+		list_for_each (vm, &all->leases, lease_link)
+			atomic_store(vm->vmm_end, atomic_load(vm->volume_end));
+		ending = all->leases_end;
+		pthread_mutex_unlock(&all->lease_lock);
 		sleep_ms(COPY_MS);
 	}
 	return NULL;
@@ -132,9 +143,9 @@ void vm_lease_stop(struct host_vms *all)
 {
 	if (!all->lease_thread_runs)
 		return;
-	pthread_mutex_lock(&all->lock);
-	all->ending = true;
-	pthread_mutex_unlock(&all->lock);
+	pthread_mutex_lock(&all->lease_lock);
+	all->leases_end = true;
+	pthread_mutex_unlock(&all->lease_lock);
 	pthread_join(all->lease_thread, NULL);
 	all->lease_thread_runs = false;
 }

@@ -107,13 +107,15 @@ static void *supervisor(void *arg)
 	came_up = rc >= 0 ||
 		  (arrives ? vm->vm_lock != NULL
 			   : json_integer_value(json_object_get(launch->record, "pid")) &&
-				     !json_is_true(json_object_get(launch->record, "arriving")));
+				     (vm->vm_lock ||
+				      !json_is_true(json_object_get(launch->record, "arriving"))));
 	json_decref(launch->record);
 	free(launch);
 	if (rc >= 0) {
 		if (!arrives)
 			vm_tell(vm, vm->adopt ? "taken up from the daemon before" : "started");
-		vm_set_phase(vm, vm->held ? VM_PAUSED : VM_RUNNING);
+		if (vm->phase == VM_STARTING) /* it stands still, for a reason known already */
+			vm_set_phase(vm, vm->held ? VM_PAUSED : VM_RUNNING);
 		rc = vm_turns(vm, &let_go);
 	}
 	if (rc < 0)
@@ -206,6 +208,7 @@ static struct host_vm *create(struct host_vms *all, struct host_volume *volume, 
 	log = vm_console_path(all->host, volume_id, name);
 	vm->console = vm_console_create(log);
 	list_init(&vm->link);
+	list_init(&vm->lease_link);
 	return vm;
 }
 

@@ -127,13 +127,14 @@ struct host_vm {
 	bool resetting;	   /* RESET was obeyed, its event has not come */
 	uint64_t retry_ms; /* not before: the next attempt to connect the VMM's device again */
 	struct vm_console *console;
+	struct list lease_link; /* in host_vms, while these are mapped; guarded by its lease lock */
 	const _Atomic uint64_t *volume_end; /* the volume's lease, mapped */
 	_Atomic uint64_t *vmm_end;	    /* the VMM's page, mapped; the lease thread writes it */
 };
 
 struct host_vms {
 	struct host *host;
-	pthread_mutex_t lock; /* guards all below, VMs' links and uses, lease mappings */
+	pthread_mutex_t lock; /* guards all below, VMs' links and uses */
 	pthread_cond_t changed;
 	struct list list;
 	unsigned count; /* VMs that are not freed yet */
@@ -144,6 +145,10 @@ struct host_vms {
 	bool ending;
 	bool lease_thread_runs;
 	pthread_t lease_thread;
+	/* Never held for longer than a copy: a VMM whose copy is late stops. */
+	pthread_mutex_t lease_lock; /* guards the two below, lease mappings and links */
+	struct list leases;
+	bool leases_end;
 	json_t *crashes; /* key to words, until the next start */
 };
 
@@ -254,6 +259,13 @@ void vm_disconnect(struct host_vm *vm);
  * Opens the disks, the VM's lock being held, and makes the controller; after vm_disks_settle.
  */
 int vm_disks_open(struct host_vm *vm);
+/*
+ * The same for a guest that lives already: storage that fails is waited for. An error: vm_is_ending says that
+ * it is no use, or a disk is gone for good.
+ */
+int vm_disks_insist(struct host_vm *vm);
+/* Its end is wanted, or the daemon's, or has come: nothing is to be waited for. */
+bool vm_is_ending(struct host_vm *vm);
 /* Before that, and without the lock: channels and controller, which take their time. */
 int vm_disks_prepare(struct host_vm *vm);
 /* Opens def.disk[index] alone; the guest does not see it yet. */
@@ -327,6 +339,8 @@ int vm_lease_map(struct host_vm *vm, bool create, int *fd);
 void vm_lease_unmap(struct host_vm *vm);
 /* The volume's lease runs now. */
 bool vm_lease_runs(const struct host_vm *vm);
+/* RESUME, by the lease as it is now; -EPERM: it is over. */
+int vm_let_run(struct host_vm *vm);
 int vm_lease_start(struct host_vms *all);
 void vm_lease_stop(struct host_vms *all);
 

@@ -9,10 +9,14 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "clusterfs/cfs.h"
+#include "host/daemon.h"
+#include "host/vm_move.h"
 #include "host/volume.h"
 
-#define LOCK_MS 60000 /* a dead host's lease, its takeover and replay */
+#define LOCK_MS	    60000 /* a dead host's lease, its takeover and replay */
+#define LOCK_TRY_MS 250
 
 static int given_up(struct host_vm *vm)
 {
@@ -64,12 +68,35 @@ static int take_lock(struct host_vm *vm)
 {
 	cleanup_free char *path = vm_path(vm->name, "vm");
 	struct cfs *fs = host_volume_fs(vm->volume);
-	int rc = vm->adopt ? cfs_vm_adopt(fs, path, &vm->vm_lock)
-			   : cfs_vm_lock(fs, path, LOCK_MS, &vm->vm_lock);
+	int rc = 0;
 
+	if (!vm->vm_lock)
+		rc = vm->adopt ? cfs_vm_adopt(fs, path, &vm->vm_lock)
+			       : cfs_vm_lock(fs, path, LOCK_MS, &vm->vm_lock);
 	if (rc == -EBUSY)
 		rc = name_owner(vm, path, rc);
 	return rc < 0 ? rc : load_def(vm);
+}
+
+/* Of a VMM that lives: storage that fails for a while is no reason to end it, or to leave its lock behind. */
+static int take_lock_surely(struct host_vm *vm)
+{
+	bool said = false, leave;
+
+	for (;;) {
+		int rc = take_lock(vm);
+
+		pthread_mutex_lock(&vm->lock);
+		leave = vm->ask == VM_ASK_LET_GO;
+		pthread_mutex_unlock(&vm->lock);
+		if (rc == 0 || rc == -ENOENT || rc == -EBUSY || leave || atomic_load(&vm->lost))
+			return rc;
+		if (!said)
+			log_warn("host", "vm %s: not known yet who has its lock: %s", vm->name,
+				 err_message(rc));
+		said = true;
+		sleep_ms(LOCK_TRY_MS);
+	}
 }
 
 static int boot(struct host_vm *vm)
@@ -136,7 +163,7 @@ static int take_remains(struct host_vm *vm, int why)
 
 	err_save(&saved, why);
 	vm_end_strays(vm->id);
-	rc = take_lock(vm);
+	rc = take_lock_surely(vm);
 	if (rc == 0)
 		(void)vm_disks_open(vm);
 	return rc == -ENOENT ? not_ours(vm, err_restore(&saved)) : err_restore(&saved);
@@ -156,11 +183,15 @@ int vm_adopt(struct host_vm *vm, json_t *record)
 		vm_end_process(vm);
 		return take_remains(vm, err_restore(&why));
 	}
-	rc = take_lock(vm);
-	if (rc == -ENOENT) /* it moved, or another host started it: nothing of it is ours */
+	host_step(vm->all->host, "adopt.begun");
+	rc = take_lock_surely(vm);
+	if (rc == -ENOENT &&
+	    !vm->vm_lock) /* it moved, or another host started it: nothing of it is ours */
 		return not_ours(vm, rc);
 	if (rc == 0)
-		rc = vm_disks_open(vm);
+		rc = vm_disks_insist(vm);
+	if (rc < 0 && vm_is_ending(vm) && !atomic_load(&vm->lost))
+		return 0; /* as the supervisor's first turn finds it: killed, let go, dead */
 	if (rc == 0)
 		rc = vm_connect(vm, &status);
 	if (rc == 0 &&
@@ -171,8 +202,8 @@ int vm_adopt(struct host_vm *vm, json_t *record)
 			  vm->name);
 	if (rc == 0)
 		rc = vm_connect_disks(vm);
-	if (rc == 0 && status.state == VMCTL_STATE_PAUSED && !vm->held)
-		rc = vm_call_plain(vm, VMCTL_RESUME, VM_CALL_MS);
+	if (rc == 0 && status.state == VMCTL_STATE_PAUSED && !vm->held && vm_let_run(vm) < 0)
+		vm_set_phase(vm, vm_lease_runs(vm) ? VM_PAUSED : VM_FROZEN); /* tried again */
 	if (rc == 0 && json_is_true(json_object_get(record, "arriving"))) {
 		vm->loaded = true;
 		(void)vm_remember(vm);

@@ -142,7 +142,7 @@ static void paused(struct host_vm *vm)
 
 static int run_again(struct host_vm *vm)
 {
-	int rc = vm_call_plain(vm, VMCTL_RESUME, VM_CALL_MS);
+	int rc = vm_let_run(vm);
 
 	if (rc == 0) {
 		vm_tell(vm, "running again");

@@ -37,6 +37,9 @@ def pair(cluster, lun):
     return h1, h2
 
 
+BEATS = 16 << 20            # of the volume: what lies before keeps the lease
+
+
 def migrate(source, target, *words, name='g'):
     return source.json('vm', 'migrate', name, '--to', target.name, '--verify', *words)
 
@@ -319,6 +322,48 @@ def test_to_and_fro_a_hundred_times(pair):
         source, target = (h1, h2) if i % 2 == 0 else (h2, h1)
         migrate(source, target)
         goes_on(target)
+
+
+# --- once the target has the lock, nothing but its monitor's death ends the VM
+
+
+def test_resume_is_refused_for_a_while(pair, cluster):
+    h1, h2 = pair
+    no = cluster.stub / 'no-resume-h2'
+    no.touch()
+    p = begin(h1, h2)
+    until(lambda: show(h2)['state'] == 'paused' and show(h2)['host'] == 'h2')
+    pid = show(h2)['pid']
+    h2.kill()
+    h2.start()                                                          # its next daemon is refused, too
+    until(lambda: show(h2)['state'] == 'paused')
+    no.unlink()
+    until(lambda: show(h2)['state'] == 'running')
+    goes_on(h2)
+    p.communicate(timeout=60)
+    assert show(h2)['pid'] == pid and show(h1)['host'] == 'h2' and show(h1)['pid'] is None
+    migrate(h2, h1)
+    goes_on(h1)
+
+
+def test_a_new_daemon_whose_storage_fails(pair, lun):
+    """It cannot know at once whether the VM is its own, and ends nothing."""
+    h1, _ = pair
+    pid = show(h1)['pid']
+    h1.kill()
+    reached, go = stop_at(h1, 'adopt.begun')
+    h1.start()
+    reached()
+    h1.ok('fault', 'add', lun, '--kind', 'fail', '--op', 'read', '--range', f'{BEATS}-{1 << 30}')   # the lease goes on
+    go()
+    time.sleep(2)
+    assert alive(pid)
+    h1.ok('fault', 'clear')
+    until(lambda: show(h1)['state'] == 'running' and show(h1)['pid'] == pid, 60)
+    goes_on(h1)
+    h1.ok('vm', 'kill', 'g')
+    h1.ok('vm', 'start', 'g')
+    goes_on(h1)
 
 
 # --- with KVM

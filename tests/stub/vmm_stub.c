@@ -5,7 +5,8 @@
  *
  * With PERILUNE_STUB=DIR in the environment (a daemon hands its own on): DIR/NAME.run is locked while the
  * guest runs, so that a second one on whatever "host" of this machine is seen; what must never be is
- * written to DIR/violations. DIR/NAME.log tells when it ran. DIR/weak-cpu-HOST: a processor that lacks something.
+ * written to DIR/violations. DIR/NAME.log tells when it ran. DIR/weak-cpu-HOST: a processor that lacks something;
+ * DIR/no-resume-HOST: as one whose lease is over, RESUME is refused.
  *
  * The guest obeys its console: r reboots, o powers off, c crashes, 0 to 9 pages a second (times 10^n).
  */
@@ -323,12 +324,15 @@ static int pause_it(struct stub *s)
 
 static int resume(struct stub *s)
 {
+	cleanup_free char *late = xasprintf("%s/no-resume-%s", s->dir, s->host);
 	int rc;
 
 	if (s->status.state != VMCTL_STATE_PAUSED && s->status.state != VMCTL_STATE_FROZEN)
 		return wrong_state(s, "resume");
 	if (clock_boot_ns() >= atomic_load(s->lease))
 		return fail(-ESTALE, "resume: the lease is over");
+	if (s->dir[0] && access(late, F_OK) == 0)
+		return fail(-EPERM, "resume: refused, as the test wants it");
 	rc = give_rings(s);
 	if (rc == 0) {
 		s->frozen = false;

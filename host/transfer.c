@@ -28,6 +28,7 @@
 #define SYNC_BYTES  (256 * MiB) /* what is lost with an array's cache is imported once more */
 #define PATIENCE_MS 120000u	/* with a volume that is out of reach */
 #define AGAIN_MS    200u
+#define LOSSES	    8u /* one after the other, without anything becoming durable: it is no accident */
 /* Zeroes shorter than that are written: a disk is allocated in such blocks. */
 #define ZERO_BYTES (64 * KiB)
 
@@ -126,6 +127,7 @@ struct import {
 	uint64_t at;	  /* up to here it is written */
 	uint64_t synced;  /* up to here it is durable */
 	uint64_t last_ms; /* when it last got on, CLOCK_BOOTTIME */
+	unsigned losses;  /* since something became durable */
 };
 
 /* What a session, or the lease, that is lost meets: it comes back, or the patience ends. */
@@ -175,6 +177,10 @@ static int import_piece(struct import *im)
 	if (data >= 0) {
 		/* In whole blocks of the disk, so that none is written twice. */
 		at = MAX(at, ROUND_DOWN((uint64_t)data, ZERO_BYTES));
+		if (at >= im->size) { /* of a source that grew meanwhile */
+			im->at = im->size;
+			return 0;
+		}
 		hole = lseek(im->fd, data, SEEK_HOLE);
 		if (hole > 0)
 			end = MIN(im->size, ROUND_UP((uint64_t)hole, ZERO_BYTES));
@@ -200,8 +206,9 @@ static int import_sync(struct import *im)
 
 	if (rc == 0) {
 		got_on(im, &im->synced, im->at);
+		im->losses = 0;
 	} else if (rc == -EIO) {
-		rc = bear(im, rc);
+		rc = ++im->losses < LOSSES ? bear(im, rc) : rc;
 		if (rc == 0)
 			im->at = im->synced;
 	} else if (passing(rc)) {

@@ -282,6 +282,28 @@ def test_import_goes_on_when_the_target_comes_back(cluster):
         h.ok('volume', 'unmount', 'v1')
 
 
+def test_import_of_a_file_that_grows(cluster):
+    """It is as large as it was; what lies behind that is nobody's."""
+    lun, h = cluster.lun(), cluster.host()
+    raw, back = cluster.dir / 'raw', cluster.dir / 'back'
+    sparse(raw, 64 << 20, [(0, 32 << 20)])
+    h.ok('volume', 'format', 'v1', lun)
+    h.ok('volume', 'mount', lun)
+    h.ok('fault', 'add', lun, '--kind', 'delay=100', '--op', 'write')
+    with subprocess.Popen([BIN / 'perilune', '--connect', h.dir, 'disk', 'import', raw, 'v1:/r'], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as p:
+        until(lambda: [t for t in h.json('task', 'list') if t['verb'] == 'import' and t['progress']['done']], what='the task')
+        with open(raw, 'r+b') as f:
+            f.seek(100 << 20)
+            f.write(bytes([7]) * (8 << 20))
+        h.ok('fault', 'clear')
+        out, _ = p.communicate(timeout=60)
+    assert p.returncode == 0, out
+    h.ok('disk', 'export', 'v1:/r', back)
+    os.truncate(raw, 64 << 20)
+    assert sha(raw) == sha(back)
+
+
 @pytest.mark.slow
 def test_a_full_volume_is_no_space(cluster):
     lun, h = cluster.lun(size='300M'), cluster.host()

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Thin disks against a model in memory: random reads, writes, discards and zeroes of any 512-byte
- * alignment, several in flight on ranges of their own; then everything once more after a remount. And an
- * array that loses power, with its write cache: no guest hears "flushed" of what is lost.
+ * alignment, several in flight on ranges of their own; then everything once more after a remount.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,7 +14,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -24,24 +22,11 @@
 #include "base/loop.h"
 #include "base/pool.h"
 #include "blockdev/blk.h"
-#include "blockdev/fault.h"
 #include "clusterfs/cfs.h"
-#include "clusterfs/journal.h"
 #include "tests/lib/lun.h"
-#include "tests/lib/rig.h"
+#include "tests/lib/thin_bench.h"
 #include "vfs/chans.h"
 #include "vfs/iothread.h"
-
-#define SIZE  (48 * MiB)
-#define LANES 8u /* requests in flight, each in its own eighth */
-#define LANE  (SIZE / LANES)
-
-struct bench { /* a rig, with what it stands on */
-	struct rig rig;
-	char *lun, state[64];
-	struct blk *blk;
-	unsigned timeout_ms; /* 0: as ever */
-};
 
 #define bad(...)                          \
 	do {                              \
@@ -55,80 +40,11 @@ static void ok(int rc)
 		bad("%s", err_message(rc));
 }
 
-static struct bench *bench_of(struct rig *r)
-{
-	return container_of(r, struct bench, rig);
-}
-
-static void open_disk(struct rig *r)
-{
-	struct bench *b = bench_of(r);
-	struct blk_options bo = {.timeout_ms = b->timeout_ms};
-	struct blk *lower;
-
-	ok(blk_open(b->lun, &bo, &lower));
-	ok(blk_fault_wrap(lower, &b->blk));
-	ok(rig_open(r, b->blk, b->state, SIZE));
-}
-
-static void close_disk(struct rig *r)
-{
-	ok(rig_close(r));
-	blk_close(bench_of(r)->blk);
-}
-
-#define STRANGER 0xee /* what the LUN held before */
-
-static void fill(struct blk *blk, uint64_t bytes)
-{
-	uint8_t *buf = xaligned(4096, MiB);
-
-	memset(buf, STRANGER, MiB);
-	for (uint64_t at = 0; at < bytes; at += MiB)
-		ok(blk_write(blk, at, buf, MiB, 0));
-	free(buf);
-}
-
-static struct rig *setup_used_rig(uint64_t lun_bytes, bool used)
-{
-	struct bench *b = xcalloc(1, sizeof(*b));
-	struct cfs_format_options fo = {.name = "v"};
-	struct blk_options bo = {0};
-
-	b->lun = lun_make(lun_bytes);
-	(void)str_format(b->state, sizeof(b->state), "/tmp/perilune-thin-XXXXXX");
-	assert_non_null(mkdtemp(b->state));
-	ok(blk_open(b->lun, &bo, &b->blk));
-	if (used)
-		fill(b->blk, lun_bytes);
-	ok(cfs_format(&b->blk, 1, &fo));
-	blk_close(b->blk);
-	open_disk(&b->rig);
-	return &b->rig;
-}
-
-static struct rig *setup_rig(uint64_t lun_bytes)
-{
-	return setup_used_rig(lun_bytes, false);
-}
-
-static void teardown_rig(struct rig *r)
-{
-	struct bench *b = bench_of(r);
-	char command[128];
-
-	close_disk(r);
-	lun_remove(b->lun);
-	(void)str_format(command, sizeof(command), "rm -rf '%s'", b->state);
-	assert_int_equal(system(command), 0);
-	free(b);
-}
-
 static void compare_all(struct rig *r, const uint8_t *model)
 {
 	uint8_t *buf = xaligned(4096, MiB);
 
-	for (uint64_t at = 0; at < SIZE; at += MiB) {
+	for (uint64_t at = 0; at < THIN_BENCH_SIZE; at += MiB) {
 		assert_int_equal(rig_run(r, VFS_READ, at, MiB, buf, 0), 0);
 		if (memcmp(buf, model + at, MiB) != 0) {
 			for (uint64_t i = 0; i < MiB; i += 512)
@@ -144,7 +60,7 @@ static void compare_all(struct rig *r, const uint8_t *model)
 
 static void test_reads_zero_and_back(void **state)
 {
-	struct rig *r = setup_rig(512 * MiB);
+	struct rig *r = thin_bench_setup(512 * MiB, false);
 	uint8_t *buf = xaligned(4096, 8192);
 
 	(void)state;
@@ -159,48 +75,25 @@ static void test_reads_zero_and_back(void **state)
 	assert_int_equal(buf[512], 7);
 	assert_int_equal(buf[1023], 7);
 	assert_int_equal(buf[1024], 0);
-	assert_int_equal(rig_run(r, VFS_WRITE, SIZE - 512, 1024, buf, 0), -EINVAL);
+	assert_int_equal(rig_run(r, VFS_WRITE, THIN_BENCH_SIZE - 512, 1024, buf, 0), -EINVAL);
 	assert_int_equal(rig_run(r, VFS_READ, 100, 512, buf, 0), -EINVAL);
 	free(buf);
-	teardown_rig(r);
-}
-
-static void random_op(struct rig_job *j, struct rig *r, unsigned lane, unsigned *seed,
-		      uint8_t *model, uint8_t *buf, enum vfs_op *op)
-{
-	uint64_t max = rand_r(seed) % 8 == 0 ? 600 * 1024 : 40 * 1024;
-	uint64_t length = 512 * (1 + (uint64_t)rand_r(seed) % (max / 512));
-	uint64_t offset = lane * LANE + 512 * ((uint64_t)rand_r(seed) % ((LANE - length) / 512));
-	unsigned dice = (unsigned)rand_r(seed) % 10;
-
-	*op = dice < 5	 ? VFS_WRITE
-	      : dice < 8 ? VFS_READ
-	      : dice < 9 ? VFS_DISCARD
-			 : VFS_WRITE_ZEROES;
-	if (*op == VFS_WRITE) {
-		for (uint64_t i = 0; i < length; i++)
-			buf[i] = (uint8_t)(rand_r(seed) >> 3) & 0x7f;
-		memcpy(model + offset, buf, length);
-	}
-	if (*op == VFS_DISCARD || *op == VFS_WRITE_ZEROES)
-		memset(model + offset, 0, length);
-	rig_start(j, r, *op, offset, length, *op == VFS_READ || *op == VFS_WRITE ? buf : NULL,
-		  rand_r(seed) % 20 == 0 ? VFS_FUA : 0);
+	thin_bench_teardown(r);
 }
 
 static void test_random_against_model(void **state)
 {
-	struct rig *r = setup_rig(512 * MiB);
-	uint8_t *model = xcalloc(1, SIZE), *buf = xaligned(4096, LANES * MiB);
-	struct rig_job *jobs = xaligned(64, LANES * sizeof(*jobs));
-	enum vfs_op op[LANES];
+	struct rig *r = thin_bench_setup(512 * MiB, false);
+	uint8_t *model = xcalloc(1, THIN_BENCH_SIZE), *buf = xaligned(4096, THIN_BENCH_LANES * MiB);
+	struct rig_job *jobs = xaligned(64, THIN_BENCH_LANES * sizeof(*jobs));
+	enum vfs_op op[THIN_BENCH_LANES];
 	unsigned seed = 4711;
 
 	(void)state;
 	for (unsigned round = 0; round < 400; round++) {
-		for (unsigned l = 0; l < LANES; l++)
-			random_op(&jobs[l], r, l, &seed, model, buf + l * MiB, &op[l]);
-		for (unsigned l = 0; l < LANES; l++) {
+		for (unsigned l = 0; l < THIN_BENCH_LANES; l++)
+			thin_bench_random(&jobs[l], r, l, &seed, model, buf + l * MiB, &op[l]);
+		for (unsigned l = 0; l < THIN_BENCH_LANES; l++) {
 			assert_int_equal(rig_finish(&jobs[l]), 0);
 			if (op[l] == VFS_READ)
 				assert_memory_equal(buf + l * MiB, model + jobs[l].req.offset,
@@ -210,19 +103,19 @@ static void test_random_against_model(void **state)
 			assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
 	}
 	compare_all(r, model);
-	close_disk(r);
-	open_disk(r);
+	thin_bench_close(r);
+	thin_bench_open(r);
 	compare_all(r, model);
 	free(model);
 	free(buf);
 	free(jobs);
-	teardown_rig(r);
+	thin_bench_teardown(r);
 }
 
 /* Many small writes into one grain and one unit at once: none may wipe another. */
 static void test_same_grain_at_once(void **state)
 {
-	struct rig *r = setup_rig(512 * MiB);
+	struct rig *r = thin_bench_setup(512 * MiB, false);
 	struct rig_job *jobs = xaligned(64, 64 * sizeof(*jobs));
 	uint8_t *buf = xaligned(4096, 64 * 512), *back = xaligned(4096, 64 * 512);
 
@@ -238,22 +131,22 @@ static void test_same_grain_at_once(void **state)
 	free(jobs);
 	free(buf);
 	free(back);
-	teardown_rig(r);
+	thin_bench_teardown(r);
 }
 
 /* What is discarded can be used again: write far more than the volume holds, discarding between. */
 static void test_discard_gives_space_back(void **state)
 {
-	struct rig *r = setup_rig(256 * MiB);
+	struct rig *r = thin_bench_setup(256 * MiB, false);
 	uint8_t *buf = xaligned(4096, MiB);
 	struct cfs_stat st;
 
 	(void)state;
 	memset(buf, 0x5a, MiB);
 	for (unsigned round = 0; round < 12; round++) {
-		for (uint64_t at = 0; at < SIZE; at += MiB)
+		for (uint64_t at = 0; at < THIN_BENCH_SIZE; at += MiB)
 			assert_int_equal(rig_run(r, VFS_WRITE, at, MiB, buf, 0), 0);
-		assert_int_equal(rig_run(r, VFS_DISCARD, 0, SIZE, NULL, 0), 0);
+		assert_int_equal(rig_run(r, VFS_DISCARD, 0, THIN_BENCH_SIZE, NULL, 0), 0);
 	}
 	for (unsigned i = 0; i < 100; i++) {
 		cfs_file_stat(r->file, &st);
@@ -263,7 +156,7 @@ static void test_discard_gives_space_back(void **state)
 	}
 	assert_int_equal(st.allocated, 0);
 	free(buf);
-	teardown_rig(r);
+	thin_bench_teardown(r);
 }
 
 static int count_other(void *arg, uint64_t offset, uint64_t length, unsigned extent,
@@ -332,7 +225,7 @@ static void close_while_opening(struct rig *r, struct vfs_chans *chans)
 /* The volume grows by a LUN while the disk is open: its I/O thread has no channel to that one yet. */
 static void test_grow_under_a_disk(void **state)
 {
-	struct rig *r = setup_rig(256 * MiB);
+	struct rig *r = thin_bench_setup(256 * MiB, false);
 	uint8_t *buf = xaligned(4096, MiB);
 	char *more = lun_make(256 * MiB);
 	unsigned other = 0;
@@ -350,12 +243,12 @@ static void test_grow_under_a_disk(void **state)
 	ok(vfs_chans_open(r->fs, iothread_loop(r->io), r->pool, &chans));
 	ok(cfs_grow(r->fs, &blk, 1));
 	close_while_opening(r, chans);
-	for (uint64_t at = 0; at < SIZE; at += MiB)
+	for (uint64_t at = 0; at < THIN_BENCH_SIZE; at += MiB)
 		assert_int_equal(rig_run(r, VFS_WRITE, at, MiB, buf, 0), 0);
 	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
 	ok(cfs_extents(r->file, count_other, &other));
 	assert_true(other > 0);
-	for (uint64_t at = 0; at < SIZE; at += MiB) {
+	for (uint64_t at = 0; at < THIN_BENCH_SIZE; at += MiB) {
 		uint8_t *back = xaligned(4096, MiB);
 
 		assert_int_equal(rig_run(r, VFS_READ, at, MiB, back, 0), 0);
@@ -364,668 +257,9 @@ static void test_grow_under_a_disk(void **state)
 	}
 	ok(cfs_close(big));
 	free(buf);
-	teardown_rig(r);
+	thin_bench_teardown(r);
 	blk_close(blk);
 	lun_remove(more);
-}
-
-/* --- an array that loses its power ------------------------------------------------------------------------ */
-
-static unsigned add_fault(struct rig *r, const char *kind, const char *op, unsigned times)
-{
-	struct fault fault;
-	unsigned id = 0;
-
-	ok(fault_parse(&fault, bench_of(r)->lun, kind, op, NULL, NULL));
-	fault.times = times;
-	ok(fault_add(&fault, &id));
-	return id;
-}
-
-/* As "volatile" is, but leaves what is read to other faults. */
-static void add_volatile(struct rig *r)
-{
-	(void)add_fault(r, "volatile", "write", 0);
-	(void)add_fault(r, "volatile", "cas", 0);
-	(void)add_fault(r, "volatile", "flush", 0);
-}
-
-static int find_range(void *arg, uint64_t offset, uint64_t length, unsigned extent,
-		      uint64_t address)
-{
-	struct fault *fault = arg; /* `from` is a byte of the file yet */
-
-	(void)extent;
-	if (fault->to || fault->from < offset || fault->from >= offset + length)
-		return 0;
-	fault->from += address - offset;
-	fault->to = fault->from + 512;
-	return 0;
-}
-
-/* The next request to where byte `at` of the file lies hangs. */
-static unsigned add_hang(struct rig *r, struct cfs_file *file, const char *op, uint64_t at)
-{
-	struct fault fault;
-	unsigned id = 0;
-
-	ok(fault_parse(&fault, bench_of(r)->lun, "hang", op, NULL, NULL));
-	fault.times = 1;
-	fault.from = at;
-	ok(cfs_extents(file, find_range, &fault));
-	assert_true(fault.to > 0);
-	ok(fault_add(&fault, &id));
-	return id;
-}
-
-/* Waits until fault `id` has struck. */
-static void wait_struck(unsigned id)
-{
-	struct fault list[8];
-	bool struck = false;
-
-	for (unsigned i = 0; i < 3000 && !struck; i++) {
-		unsigned n = fault_list(list, 8);
-
-		for (unsigned k = 0; k < n; k++)
-			struck |= list[k].id == id && list[k].hits > 0;
-		if (!struck)
-			usleep(10000);
-	}
-	assert_true(struck);
-}
-
-static bool reads_back(struct rig *r, uint64_t at, uint8_t byte)
-{
-	uint8_t *buf = xaligned(4096, 4096), want[4096];
-	bool same;
-
-	memset(want, byte, sizeof(want));
-	assert_int_equal(rig_run(r, VFS_READ, at, 4096, buf, 0), 0);
-	same = memcmp(buf, want, 4096) == 0;
-	free(buf);
-	return same;
-}
-
-static int write_byte(struct rig *r, uint64_t at, uint8_t byte, unsigned flags)
-{
-	uint8_t *buf = xaligned(4096, 4096);
-	int rc;
-
-	memset(buf, byte, 4096);
-	rc = rig_run(r, VFS_WRITE, at, 4096, buf, flags);
-	free(buf);
-	return rc;
-}
-
-/* Power goes between a write and its flush: the flush fails, once; what was flushed before is there. */
-static void test_lost_between_write_and_flush(void **state)
-{
-	struct rig *r = setup_rig(512 * MiB);
-
-	(void)state;
-	(void)add_fault(r, "volatile", NULL, 0);
-	for (unsigned round = 1; round < 4; round++) {
-		uint8_t old = (uint8_t)(2 * round), new = old + 1;
-
-		assert_int_equal(write_byte(r, MiB, old, 0), 0);
-		assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
-		assert_int_equal(write_byte(r, MiB, new, 0), 0);
-		(void)add_fault(r, "power-loss", NULL, 0);
-		assert_true(reads_back(r, MiB, old)); /* the fault does what it says */
-		assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), -EIO);
-		assert_int_equal(r->lost, round);
-		assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0); /* it was told */
-		assert_true(reads_back(r, MiB, old));
-	}
-	/* Nothing was written since the last flush: nothing is lost. */
-	(void)add_fault(r, "power-loss", NULL, 0);
-	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
-	/* What is written after the loss is not lost. */
-	assert_int_equal(write_byte(r, MiB, 99, 0), 0);
-	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
-	(void)add_fault(r, "power-loss", NULL, 0);
-	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
-	assert_true(reads_back(r, MiB, 99));
-	assert_int_equal(r->lost, 3);
-	ok(fault_clear(0));
-	teardown_rig(r);
-}
-
-/* Flushes that are under way together all hear of it. */
-static void test_lost_under_two_flushes(void **state)
-{
-	struct rig *r = setup_rig(512 * MiB);
-	struct rig_job *jobs = xaligned(64, 2 * sizeof(*jobs));
-	unsigned delay;
-
-	(void)state;
-	(void)add_fault(r, "volatile", "write", 0);
-	assert_int_equal(write_byte(r, MiB, 1, 0), 0);
-	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
-	assert_int_equal(write_byte(r, MiB, 2, 0), 0);
-	delay = add_fault(r, "delay=200", "flush", 0);
-	rig_start(&jobs[0], r, VFS_FLUSH, 0, 0, NULL, 0);
-	rig_start(&jobs[1], r, VFS_FLUSH, 0, 0, NULL, 0);
-	(void)add_fault(r, "power-loss", NULL, 0);
-	ok(fault_clear(delay));
-	assert_int_equal(rig_finish(&jobs[0]), -EIO);
-	assert_int_equal(rig_finish(&jobs[1]), -EIO);
-	assert_int_equal(r->lost, 1);
-	ok(fault_clear(0));
-	free(jobs);
-	teardown_rig(r);
-}
-
-/* A write with FUA has its data at hand: it is written again, and then it is durable. */
-static void test_lost_under_fua(void **state)
-{
-	struct rig *r = setup_rig(512 * MiB);
-	struct rig_job *job = xaligned(64, sizeof(*job));
-	uint8_t *buf = xaligned(4096, 4096);
-
-	(void)state;
-	memset(buf, 7, 4096);
-	assert_int_equal(write_byte(r, MiB, 1, VFS_FUA), 0);
-	(void)add_fault(r, "delay=500", "flush", 1);
-	(void)add_fault(r, "volatile", NULL, 0);
-	rig_start(job, r, VFS_WRITE, MiB, 4096, buf, VFS_FUA);
-	for (unsigned i = 0; i < 500 && !reads_back(r, MiB, 7); i++)
-		usleep(10000);
-	(void)add_fault(r, "power-loss", NULL, 0);
-	assert_int_equal(rig_finish(job), 0);
-	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0); /* nothing is lost */
-	assert_int_equal(r->lost, 0);
-	(void)add_fault(r, "power-loss", NULL, 0);
-	assert_true(reads_back(r, MiB, 7));
-	ok(fault_clear(0));
-	free(job);
-	free(buf);
-	teardown_rig(r);
-}
-
-/* The session that flushes is lost, the one that wrote is not: the flush waits, and is good. */
-static void test_flush_over_a_flapping_session(void **state)
-{
-	struct rig *r = setup_rig(512 * MiB);
-	struct fault fault;
-
-	(void)state;
-	(void)add_fault(r, "flap=400", "flush", 0); /* longer than the volume's own patience */
-	do {
-		assert_int_equal(write_byte(r, MiB, 1, 0), 0);
-		assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
-		usleep(20000);
-	} while (fault_list(&fault, 1) == 1 && fault.hits < 8);
-	assert_int_equal(r->lost, 0);
-	ok(fault_clear(0));
-	teardown_rig(r);
-}
-
-/* The volume's own way to write files. */
-static void test_lost_under_fsync(void **state)
-{
-	struct rig *r = setup_rig(512 * MiB);
-	uint8_t *buf = xcalloc(1, 64 * KiB);
-	struct cfs_file *file;
-
-	(void)state;
-	ok(cfs_create(r->fs, "/f", CFS_FILE, 0));
-	ok(cfs_open(r->fs, "/f", CFS_OPEN_WRITE, 0, &file));
-	assert_int_equal(cfs_pwrite(file, buf, 64 * KiB, 0), 64 * KiB);
-	ok(cfs_fsync(file));
-	ok(cfs_sync(r->fs));
-	(void)add_fault(r, "power-loss", NULL, 0);
-	ok(cfs_fsync(file));
-	assert_int_equal(cfs_pwrite(file, buf, 64 * KiB, 0), 64 * KiB);
-	(void)add_fault(r, "power-loss", NULL, 0);
-	assert_int_equal(cfs_fsync(file), -EIO);
-	ok(cfs_fsync(file));
-	assert_int_equal(cfs_sync(r->fs), -EIO); /* who waits for all hears of it too */
-	ok(cfs_sync(r->fs));
-	assert_int_equal(cfs_pwrite(file, buf, 64 * KiB, 0), 64 * KiB);
-	ok(cfs_fsync(file));
-	(void)add_fault(r, "power-loss", NULL, 0); /* nothing that anybody had not made durable */
-	ok(cfs_sync(r->fs));
-	ok(cfs_close(file));
-	free(buf);
-	teardown_rig(r);
-}
-
-/* Commits that have begun, once none is under way. */
-static uint64_t commits(struct rig *r)
-{
-	struct cfs_journal *j = r->fs->journal;
-	uint64_t n;
-
-	pthread_mutex_lock(&j->lock);
-	while (j->commits_ended < j->commits_begun)
-		pthread_cond_wait(&j->committed, &j->lock);
-	n = j->commits_begun;
-	pthread_mutex_unlock(&j->lock);
-	return n;
-}
-
-/*
- * Writes at a place that nobody has written to, and power goes before any commit has begun, which comes each
- * second by itself: then it goes on to another place. Where it was.
- */
-static uint64_t lose_first_writes(struct rig *r, uint64_t *place)
-{
-	for (;;) {
-		uint64_t before = commits(r), at = *place;
-
-		*place += MiB;
-		assert_true(at < SIZE);
-		assert_int_equal(write_byte(r, at, 1, 0), 0);
-		assert_int_equal(write_byte(r, at + 8192, 2, 0), 0);
-		assert_int_equal(write_byte(r, at, 3, 0), 0);
-		(void)add_fault(r, "power-loss", NULL, 0);
-		if (commits(r) == before)
-			return at;
-		assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), -EIO);
-	}
-}
-
-/* A first write is lost: its grains are zero then, not what the unit held before. */
-static void test_lost_first_write(void **state)
-{
-	struct rig *r = setup_used_rig(256 * MiB, true);
-	uint64_t at = 0, place = 2 * MiB;
-
-	(void)state;
-	(void)add_fault(r, "volatile", NULL, 0);
-	for (unsigned round = 1; round < 4; round++) {
-		unsigned lost;
-
-		at = lose_first_writes(r, &place);
-		lost = r->lost;
-		if (round == 2) /* nobody looks before a commit of its own has begun */
-			usleep(1200000);
-		if (round == 3) { /* written over before anybody has looked: lost with it, or not */
-			assert_int_equal(write_byte(r, at, 4, 0), 0);
-			assert_true(reads_back(r, at, 4));
-		} else {
-			assert_true(reads_back(r, at, 0));
-		}
-		assert_true(reads_back(r, at + 8192, 0));
-		assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), -EIO);
-		assert_int_equal(r->lost, lost + 1);
-		assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
-	}
-	/* What the loss did not take. */
-	assert_int_equal(write_byte(r, MiB, 5, 0), 0);
-	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
-	(void)add_fault(r, "power-loss", NULL, 0);
-	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
-	/* Lost, and the disk closed before anybody could say so. */
-	place = lose_first_writes(r, &place);
-	close_disk(r);
-	ok(fault_clear(0));
-	open_disk(r);
-	assert_true(reads_back(r, MiB, 5));
-	assert_true(reads_back(r, at, 4));
-	assert_true(reads_back(r, at + 8192, 0));
-	assert_true(reads_back(r, place, 0));
-	assert_true(reads_back(r, place + 8192, 0));
-	teardown_rig(r);
-}
-
-static void test_lost_first_write_with_fua(void **state)
-{
-	struct rig *r = setup_used_rig(256 * MiB, true);
-	struct rig_job *job = xaligned(64, sizeof(*job));
-	uint8_t *buf = xaligned(4096, 4096);
-
-	(void)state;
-	memset(buf, 7, 4096);
-	(void)add_fault(r, "delay=500", "flush", 1);
-	(void)add_fault(r, "volatile", NULL, 0);
-	rig_start(job, r, VFS_WRITE, MiB, 4096, buf, VFS_FUA);
-	for (unsigned i = 0; i < 500 && !reads_back(r, MiB, 7); i++)
-		usleep(10000);
-	(void)add_fault(r, "power-loss", NULL, 0);
-	assert_int_equal(rig_finish(job), 0);
-	assert_true(reads_back(r, MiB, 7));
-	(void)add_fault(r, "power-loss", NULL, 0);
-	assert_true(reads_back(r, MiB, 7));
-	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
-	assert_int_equal(r->lost, 0);
-	ok(fault_clear(0));
-	free(job);
-	free(buf);
-	teardown_rig(r);
-}
-
-static void test_lost_first_write_of_a_file(void **state)
-{
-	struct rig *r = setup_used_rig(256 * MiB, true);
-	uint8_t *buf = xcalloc(1, 100 * KiB), *back = xcalloc(1, 100 * KiB);
-	struct cfs_file *file;
-
-	(void)state;
-	ok(cfs_create(r->fs, "/f", CFS_FILE, 0));
-	ok(cfs_open(r->fs, "/f", CFS_OPEN_WRITE, 0, &file));
-	(void)add_fault(r, "volatile", NULL, 0);
-	for (unsigned round = 0; round < 2; round++) {
-		uint64_t before = commits(r);
-
-		memset(buf, 0x55, 100 * KiB);
-		assert_int_equal(cfs_pwrite(file, buf, 100 * KiB, 0), 100 * KiB);
-		(void)add_fault(r, "power-loss", NULL, 0);
-		if (commits(r) != before) { /* it is durable by now */
-			ok(cfs_truncate(file, 0));
-			(void)cfs_fsync(file);
-			round--;
-			continue;
-		}
-		memset(buf, 0, 100 * KiB);
-		if (round == 0) {
-			assert_int_equal(cfs_pread(file, back, 100 * KiB, 0), 100 * KiB);
-			assert_memory_equal(back, buf, 100 * KiB);
-		}
-		assert_int_equal(cfs_fsync(file), -EIO);
-		ok(cfs_fsync(file));
-		assert_int_equal(cfs_pread(file, back, 100 * KiB, 0), 100 * KiB);
-		assert_memory_equal(back, buf, 100 * KiB);
-	}
-	assert_int_equal(cfs_pwrite(file, buf, 100 * KiB, 0), 100 * KiB);
-	ok(cfs_fsync(file));
-	ok(cfs_close(file));
-	ok(fault_clear(0));
-	free(buf);
-	free(back);
-	teardown_rig(r);
-}
-
-/*
- * A read under way when the power goes, and when a commit has undone what it was to read: it is answered late, or
- * never (then it is sent again). What is at that place of the LUN by now is not the guest's.
- */
-static void read_over_a_loss(struct rig *r, uint64_t at, bool answered)
-{
-	struct rig_job *job = xaligned(64, sizeof(*job));
-	uint8_t *buf = xaligned(4096, 4096);
-	unsigned hang;
-
-	assert_int_equal(write_byte(r, at, 7, 0), 0);
-	hang = add_hang(r, r->file, "read", at);
-	rig_start(job, r, VFS_READ, at, 4096, buf, 0);
-	wait_struck(hang);
-	(void)add_fault(r, "power-loss", NULL, 0);
-	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), -EIO);
-	if (answered)
-		ok(fault_clear(hang));
-	assert_int_equal(rig_finish(job), 0);
-	for (unsigned i = 0; i < 4096; i++) /* undone, or flushed by a commit before */
-		assert_true(buf[i] == buf[0] && (!buf[i] || buf[i] == 7));
-	if (!answered)
-		ok(fault_clear(hang));
-	free(job);
-	free(buf);
-}
-
-static void test_read_over_a_loss(void **state)
-{
-	struct rig *r = setup_used_rig(256 * MiB, true);
-
-	(void)state;
-	close_disk(r);
-	bench_of(r)->timeout_ms = 500;
-	open_disk(r);
-	add_volatile(r);
-	read_over_a_loss(r, MiB, true);
-	read_over_a_loss(r, 2 * MiB, false);
-	ok(fault_clear(0));
-	teardown_rig(r);
-}
-
-struct file_reader {
-	struct cfs_file *file;
-	uint8_t *buf;
-	int64_t res;
-};
-
-static void *read_file(void *arg)
-{
-	struct file_reader *f = arg;
-
-	f->res = cfs_pread(f->file, f->buf, 64 * KiB, 0);
-	return NULL;
-}
-
-/* The same with a file. */
-static void test_file_read_over_a_loss(void **state)
-{
-	struct rig *r = setup_used_rig(256 * MiB, true);
-	struct file_reader f = {.buf = xcalloc(1, 64 * KiB)};
-	unsigned hang;
-	pthread_t thread;
-
-	(void)state;
-	ok(cfs_create(r->fs, "/f", CFS_FILE, 0));
-	ok(cfs_open(r->fs, "/f", CFS_OPEN_WRITE, 0, &f.file));
-	add_volatile(r);
-	memset(f.buf, 7, 64 * KiB);
-	assert_int_equal(cfs_pwrite(f.file, f.buf, 64 * KiB, 0), 64 * KiB);
-	hang = add_hang(r, f.file, "read", 0);
-	assert_int_equal(pthread_create(&thread, NULL, read_file, &f), 0);
-	wait_struck(hang);
-	(void)add_fault(r, "power-loss", NULL, 0);
-	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0); /* it was no write of the disk */
-	ok(fault_clear(hang));
-	pthread_join(thread, NULL);
-	assert_int_equal(f.res, 64 * KiB);
-	for (unsigned i = 0; i < 64 * KiB; i++)
-		assert_true(f.buf[i] == f.buf[0] && (!f.buf[i] || f.buf[i] == 7));
-	assert_int_equal(cfs_fsync(f.file), -EIO);
-	ok(cfs_close(f.file));
-	ok(fault_clear(0));
-	free(f.buf);
-	teardown_rig(r);
-}
-
-/*
- * Power goes under a write of `length` bytes over what was written before: flushes that had begun fail. What is
- * answered afterwards, and flushed, is there.
- */
-static void write_over_a_loss(struct rig *r, uint64_t at, uint64_t length, unsigned flags)
-{
-	struct rig_job *job = xaligned(64, sizeof(*job));
-	uint8_t *buf = xaligned(4096, length), *back = xaligned(4096, length);
-	unsigned hang;
-
-	memset(buf, 1, length);
-	assert_int_equal(rig_run(r, VFS_WRITE, at, length, buf, 0), 0);
-	memset(buf, 2, length);
-	hang = add_hang(r, r->file, "write", at); /* the first piece of it */
-	add_volatile(r);
-	rig_start(job, r, VFS_WRITE, at, length, buf, flags);
-	wait_struck(hang);
-	if (length > MiB) /* the second is in the cache by now */
-		for (unsigned i = 0; i < 3000 && !reads_back(r, at + length - 4096, 2); i++)
-			usleep(10000);
-	(void)add_fault(r, "power-loss", NULL, 0);
-	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), -EIO);
-	ok(fault_clear(hang));
-	assert_int_equal(rig_finish(job), 0);
-	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
-	assert_int_equal(rig_run(r, VFS_READ, at, length, back, 0), 0);
-	assert_memory_equal(back, buf, length);
-	ok(fault_clear(0));
-	free(job);
-	free(buf);
-	free(back);
-}
-
-static void test_write_over_a_loss(void **state)
-{
-	struct rig *r = setup_used_rig(256 * MiB, true);
-
-	(void)state;
-	write_over_a_loss(r, MiB, 4096, 0);		 /* a unit that is undone meanwhile */
-	write_over_a_loss(r, 4 * MiB, 2 * MiB, 0);	 /* a part that was done before */
-	write_over_a_loss(r, 8 * MiB, 2 * MiB, VFS_FUA); /* the same, with its data at hand */
-	teardown_rig(r);
-}
-
-/* The disk is closed with first writes that nobody has flushed, the power being all right. */
-static void test_close_loses_nothing(void **state)
-{
-	struct rig *r = setup_used_rig(256 * MiB, true);
-
-	(void)state;
-	assert_int_equal(write_byte(r, MiB, 1, 0), 0);
-	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
-	(void)add_fault(r, "power-loss", NULL, 0); /* long ago */
-	assert_int_equal(write_byte(r, 2 * MiB, 2, 0), 0);
-	close_disk(r);
-	open_disk(r);
-	assert_true(reads_back(r, MiB, 1));
-	assert_true(reads_back(r, 2 * MiB, 2));
-	teardown_rig(r);
-}
-
-static void no_strangers(const uint8_t *buf, uint64_t length)
-{
-	for (uint64_t i = 0; i < length; i++)
-		if (buf[i] == STRANGER)
-			bad("a stranger's byte");
-}
-
-/* What is known of a sector: whether it must be what the model says. */
-enum known {
-	NOTHING,  /* it was lost, or was not */
-	ANSWERED, /* since the last flush began */
-	FLUSHING, /* before that */
-	DURABLE,
-};
-#define SECTORS (SIZE / 512)
-
-static void flush_begins(uint8_t *known)
-{
-	for (uint64_t s = 0; s < SECTORS; s++)
-		known[s] = known[s] == ANSWERED ? FLUSHING : known[s];
-}
-
-static void flush_ends(uint8_t *known, int res)
-{
-	assert_true(res == 0 || res == -EIO);
-	for (uint64_t s = 0; s < SECTORS; s++) {
-		if (res == 0 && known[s] == FLUSHING)
-			known[s] = DURABLE;
-		else if (res < 0 && known[s] != DURABLE)
-			known[s] = NOTHING;
-	}
-}
-
-static void check_durable(const uint8_t *buf, uint64_t offset, uint64_t length,
-			  const uint8_t *model, const uint8_t *known)
-{
-	for (uint64_t at = 0; at < length; at += 512)
-		if (known[(offset + at) / 512] == DURABLE &&
-		    memcmp(buf + at, model + offset + at, 512) != 0)
-			bad("sector %llu was flushed, and is gone",
-			    (unsigned long long)((offset + at) / 512));
-}
-
-/* `told`: a flush that failed may have told of it. */
-static void op_ends(struct rig_job *j, enum vfs_op op, bool told, const uint8_t *buf,
-		    const uint8_t *model, uint8_t *known)
-{
-	const struct vfs_req *req = &j->req;
-
-	assert_int_equal(rig_finish(j), 0);
-	if (op != VFS_READ) {
-		memset(known + req->offset / 512,
-		       req->flags & VFS_FUA ? DURABLE
-		       : told		    ? NOTHING
-					    : ANSWERED,
-		       req->length / 512);
-		return;
-	}
-	no_strangers(buf, req->length);
-	check_durable(buf, req->offset, req->length, model, known);
-}
-
-static bool ended(struct rig_job *j)
-{
-	bool done;
-
-	pthread_mutex_lock(&j->lock);
-	done = j->done;
-	pthread_mutex_unlock(&j->lock);
-	return done;
-}
-
-/* Power goes under the requests of a round, and a flush tells; `told`: those it may have told of. */
-static void lose_in_flight(struct rig *r, struct rig_job *jobs, uint8_t *known, bool *told)
-{
-	int res;
-
-	flush_begins(known);
-	(void)add_fault(r, "power-loss", NULL, 0);
-	res = rig_run(r, VFS_FLUSH, 0, 0, NULL, 0);
-	flush_ends(known, res);
-	for (unsigned l = 0; l < LANES; l++)
-		told[l] = res < 0 && ended(&jobs[l]);
-}
-
-/*
- * Power goes now and then, with writes that nobody has flushed, or just does: nobody ever reads what was there
- * before; and what was answered after a flush that failed, and then flushed, is there.
- */
-static void test_no_stranger_ever(void **state)
-{
-	struct rig *r = setup_used_rig(256 * MiB, true);
-	uint8_t *known = xcalloc(1, SECTORS), *model = xcalloc(1, SIZE),
-		*buf = xaligned(4096, LANES * MiB);
-	struct rig_job *jobs = xaligned(64, LANES * sizeof(*jobs));
-	struct rig_job *flush = xaligned(64, sizeof(*flush));
-	enum vfs_op op[LANES];
-	unsigned seed = 99;
-
-	(void)state;
-	(void)add_fault(r, "volatile", NULL, 0);
-	for (unsigned round = 0; round < 162; round++) {
-		bool told[LANES] = {false};
-
-		for (unsigned l = 0; l < LANES; l++)
-			random_op(&jobs[l], r, l, &seed, model, buf + l * MiB, &op[l]);
-		if (round % 4 == 2)
-			lose_in_flight(r, jobs, known, told);
-		for (unsigned l = 0; l < LANES; l++)
-			op_ends(&jobs[l], op[l], told[l], buf + l * MiB, model, known);
-		if (round % 4 == 1) /* it has been under way meanwhile */
-			flush_ends(known, rig_finish(flush));
-		if (round % 4 == 3) { /* nothing was lost since it failed */
-			flush_begins(known);
-			assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), 0);
-			flush_ends(known, 0);
-		}
-		if (round % 4)
-			continue;
-		flush_begins(known);
-		rig_start(flush, r, VFS_FLUSH, 0, 0, NULL, 0);
-		usleep((unsigned)rand_r(&seed) % 2000);
-		(void)add_fault(r, "power-loss", NULL, 0);
-	}
-	ok(fault_clear(0));
-	for (unsigned twice = 0; twice < 2; twice++) {
-		for (uint64_t at = 0; at < SIZE; at += MiB) {
-			assert_int_equal(rig_run(r, VFS_READ, at, MiB, buf, 0), 0);
-			no_strangers(buf, MiB);
-			check_durable(buf, at, MiB, model, known);
-		}
-		close_disk(r);
-		open_disk(r);
-	}
-	free(known);
-	free(model);
-	free(buf);
-	free(jobs);
-	free(flush);
-	teardown_rig(r);
 }
 
 int main(void)
@@ -1036,19 +270,6 @@ int main(void)
 		cmocka_unit_test(test_same_grain_at_once),
 		cmocka_unit_test(test_discard_gives_space_back),
 		cmocka_unit_test(test_grow_under_a_disk),
-		cmocka_unit_test(test_lost_between_write_and_flush),
-		cmocka_unit_test(test_lost_under_two_flushes),
-		cmocka_unit_test(test_lost_under_fua),
-		cmocka_unit_test(test_flush_over_a_flapping_session),
-		cmocka_unit_test(test_lost_under_fsync),
-		cmocka_unit_test(test_lost_first_write),
-		cmocka_unit_test(test_lost_first_write_with_fua),
-		cmocka_unit_test(test_lost_first_write_of_a_file),
-		cmocka_unit_test(test_read_over_a_loss),
-		cmocka_unit_test(test_file_read_over_a_loss),
-		cmocka_unit_test(test_write_over_a_loss),
-		cmocka_unit_test(test_close_loses_nothing),
-		cmocka_unit_test(test_no_stranger_ever),
 	};
 
 	return cmocka_run_group_tests_name("thin", tests, NULL, NULL);

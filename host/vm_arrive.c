@@ -334,7 +334,8 @@ static int on_load(void *arg, const struct mig_state *s)
 	free(a->controller);
 	a->controller = xmalloc(a->controller_bytes + 1);
 	memcpy(a->controller, s->bytes + sizeof(head) + vmm, a->controller_bytes);
-	if (s->has_checksum)
+	rc = controller_check_state(a->controller, a->controller_bytes);
+	if (rc == 0 && s->has_checksum)
 		rc = check_sum(a, s);
 	if (rc == 0)
 		rc = load_vmm(a, s->bytes + sizeof(head), vmm);

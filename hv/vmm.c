@@ -492,12 +492,15 @@ int hv_vmm_wake_fd(const struct hv_vmm *vmm)
 
 unsigned hv_vmm_poll_fds(struct hv_vmm *vmm, int fds[HV_MACHINE_POLLS])
 {
-	return vmm->machine ? hv_machine_poll_fds(vmm->machine, fds) : 0;
+	/* A guest that stands still may be copied: what it asked for waits in its ring until it runs. */
+	if (!vmm->machine || vmm->state != VMCTL_STATE_RUNNING)
+		return 0;
+	return hv_machine_poll_fds(vmm->machine, fds);
 }
 
 void hv_vmm_serve(struct hv_vmm *vmm, int fd)
 {
-	if (!vmm->machine)
+	if (!vmm->machine || vmm->state != VMCTL_STATE_RUNNING)
 		return;
 	pthread_mutex_lock(&vmm->lock);
 	hv_machine_serve(vmm->machine, fd);

@@ -146,6 +146,8 @@ void controller_log(struct controller *ctl, uint64_t *words, size_t bits);
 #define CONTROLLER_STATE_MAX (2u << 20)
 int controller_save(struct controller *ctl, void *state, size_t size);
 int controller_load(struct controller *ctl, const void *state, size_t size);
+/* Whether a SCSI controller's state makes sense in itself, whatever disks there are: 0 or -EINVAL. */
+int controller_check_state(const void *state, size_t size);
 
 struct controller_stats {
 	bool connected;

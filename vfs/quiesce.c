@@ -323,6 +323,11 @@ static int call_load(void *arg)
 	return scsi_load(c->ctl->scsi.target, c->in, c->size);
 }
 
+int controller_check_state(const void *state, size_t size)
+{
+	return scsi_load(NULL, state, size);
+}
+
 int controller_load(struct controller *ctl, const void *state, size_t size)
 {
 	struct state_call c = {.ctl = ctl, .in = state, .size = size};

@@ -139,6 +139,7 @@ bool scsi_write_cache(const struct scsi_target *target, unsigned lun);
 void scsi_set_write_cache(struct scsi_target *target, unsigned lun, bool on);
 /* controller_save and controller_load (scsi_state.c). */
 int scsi_save(const struct scsi_target *target, void *state, size_t size);
+/* `target` NULL: is only checked. */
 int scsi_load(struct scsi_target *target, const void *state, size_t size);
 
 #endif

@@ -104,6 +104,8 @@ static bool load_lun(struct scsi_target *t, const uint8_t **at, const uint8_t *e
 	    s.flags & ~(WRITE_CACHE | OWES_LOSS) || bytes > sizeof(pr_bytes) ||
 	    !get(at, end, pr_bytes, bytes) || scsi_pr_decode(&pr, pr_bytes, bytes) < 0)
 		return false;
+	if (!t)
+		return true;
 	lun = t->lun[le16_get(s.lun)];
 	if (!lun)
 		return false;
@@ -127,5 +129,5 @@ int scsi_load(struct scsi_target *t, const void *state, size_t size)
 		good = load_lun(t, &at, end);
 	if (good && at == end)
 		return 0;
-	return fail(-EINVAL, "controller %s: a state that makes no sense here", t->name);
+	return fail(-EINVAL, "controller %s: a state that makes no sense here", t ? t->name : "");
 }

@@ -572,6 +572,9 @@ static void test_state(void **state)
 	make_controller(&w);
 	for (int i = 0; i < n; i++)
 		assert_int_equal(controller_load(w.ctl, saved, (size_t)i), -EINVAL);
+	for (int i = 0; i < n; i++)
+		assert_int_equal(controller_check_state(saved, (size_t)i), -EINVAL);
+	assert_int_equal(controller_check_state(saved, (size_t)n), 0);
 	saved[8] ^= 1; /* another LUN */
 	assert_int_equal(controller_load(w.ctl, saved, (size_t)n), -EINVAL);
 	saved[8] ^= 1;

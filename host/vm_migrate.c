@@ -518,18 +518,23 @@ static void go_on(struct host_vm *vm)
 	vm_set_phase(vm, VM_PAUSED);
 }
 
-static int stays(struct host_vm *vm, int why)
+static int stays(struct leaving *l, int why)
 {
 	struct err_info saved;
 
 	err_save(&saved, why);
-	go_on(vm);
+	go_on(l->vm);
+	if (l->throttled)
+		(void)vm_throttle(l->vm, l->throttled);
 	return err_restore(&saved);
 }
 
-/* What the guest did meanwhile is handled in the next turn, as always. */
-static int pause_refused(struct host_vm *vm, int rc)
+/* What the guest did meanwhile is handled in the next turn, as always. No answer: it may stand still, or will. */
+static int not_paused(struct leaving *l, int rc)
 {
+	struct host_vm *vm = l->vm;
+
+	rc = rc == -EINVAL ? rc : stays(l, rc);
 	if (vm->events & 1u << VMCTL_EVENT_RESET)
 		return fail(-EINTR, "vm %s: not moved: the guest rebooted", vm->name);
 	if (vm->events & (1u << VMCTL_EVENT_POWERED_OFF | 1u << VMCTL_EVENT_CRASHED))
@@ -546,28 +551,32 @@ static int stand_still(struct host_vm *vm, void *arg)
 	if (rc < 0)
 		return rc;
 	if (vm->phase != VM_RUNNING || vm->resetting)
-		return fail(-EAGAIN, "vm %s: is %s", vm->name, vm_state_name(vm));
+		return fail(-EINVAL, "vm %s: is %s now; not moved", vm->name,
+			    vm->resetting ? "being reset" : vm_state_name(vm));
 	l->stopped_ns = clock_boot_ns();
+	if (l->throttled) /* its monitor's own work is in that group, too */
+		(void)vm_throttle(vm, 0);
 	rc = vm_call_plain(vm, VMCTL_PAUSE, VM_CALL_MS);
 	if (rc < 0)
-		return pause_refused(vm, rc);
+		return not_paused(l, rc);
 	step(l, "source.paused");
 	rc = controller_quiesce(vm->controller, DRAIN_MS);
 	if (rc < 0)
-		return stays(vm, rc == -ETIMEDOUT ? -EAGAIN : rc);
+		return stays(l, rc == -ETIMEDOUT ? -EAGAIN : rc);
 	step(l, "source.drained");
 	rc = hand_state_over(l);
 	step(l, "source.loaded");
 	if (rc < 0)
-		return stays(vm, rc);
+		return stays(l, rc);
 	offer(l);
 	l->downtime_ns = clock_boot_ns() - l->stopped_ns;
 	rc = settle(vm);
 	if (rc == 0)
-		return stays(vm,
+		return stays(l,
 			     fail(-EHOSTUNREACH, "vm %s: host %s did not take it; it runs on here",
 				  vm->name, l->to));
 	vm->moved = true;
+	vm->orphan = rc != -ENOENT;
 	step(l, "source.moved");
 	return rc == -ENOENT ? went_there(l)
 			     : fail(rc, "vm %s: this host lost its place on the volume", vm->name);

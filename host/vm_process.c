@@ -306,8 +306,10 @@ int process_cpu_share(const char *id, unsigned cpus, unsigned percent)
 	else
 		(void)str_format(text, sizeof(text), "%u %u", us, PERIOD_US);
 	(void)str_format(quota, sizeof(quota), percent >= 100 ? "-1" : "%u", us);
-	write_file(CGROUP2 "/cgroup.subtree_control", "+cpu");
-	write_file(CGROUP2 "/perilune/cgroup.subtree_control", "+cpu");
+	if (percent < 100) { /* without that there is no limit to take away */
+		write_file(CGROUP2 "/cgroup.subtree_control", "+cpu");
+		write_file(CGROUP2 "/perilune/cgroup.subtree_control", "+cpu");
+	}
 	for (unsigned i = 0; i < CGROUPS && rc < 0; i++) {
 		cgroup_dir(i, id, dir, sizeof(dir));
 		(void)str_format(path, sizeof(path), "%s/cpu.max", dir);

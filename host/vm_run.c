@@ -25,9 +25,11 @@ static void take_apart(struct host_vm *vm)
 {
 	int rc;
 
-	vm_move_end(vm, "the VM ended");
+	vm_move_break(vm, "the VM ended");
 	if (vm->conn && !vm_process_ended(vm))
 		(void)vm_call_plain(vm, VMCTL_KILL, 1000); /* its last words; then it is killed */
+	vm_kill_process(vm);
+	vm_move_end(vm, "the VM ended"); /* which may wait for storage, and reads the memory */
 	vm_end_process(vm);
 	vm_disks_close(vm, true);
 	rc = vm->vm_lock ? cfs_vm_unlock(vm->vm_lock) : 0;
@@ -40,6 +42,7 @@ static void take_apart(struct host_vm *vm)
 /* Another host runs it: what is here goes without a word to the volume. */
 static void part_with(struct host_vm *vm)
 {
+	vm_kill_process(vm);
 	vm_move_end(vm, "the VM is another host's");
 	vm_end_process(vm);
 	vm_disks_close(vm, false);
@@ -61,7 +64,7 @@ static void note_end(struct host_vm *vm, int rc, bool came_up)
 		why = moved;
 	if (came_up || rc == 0)
 		vm_tell(vm, why);
-	came_up &= !vm->moved;
+	came_up &= !vm->moved || vm->orphan;
 	pthread_mutex_lock(&all->lock);
 	if (rc < 0 && came_up)
 		json_object_set_new(all->crashes, vm->key, json_string(why));

@@ -101,6 +101,7 @@ struct host_vm {
 	/* The supervisor's alone. */
 	bool loaded; /* it came from another host, and its VMM has never had a kernel */
 	bool moved;  /* its lock is another host's: nothing is given up any more */
+	bool orphan; /* moved, too, but nobody here can say to whom: our life on the volume is over */
 	struct cfs_vm_lock *vm_lock;
 	/*
 	 * What is open of def.disk[i]; NULL: not, or not yet. Changed by the supervisor, and by who has
@@ -317,7 +318,9 @@ int vm_spawn(struct host_vm *vm);
 int vm_take_up(struct host_vm *vm, json_t *record);
 /* The VMM is dead (a zombie counts). */
 bool vm_process_ended(struct host_vm *vm);
-/* Ends the VMM whatever it does, waits for its end, removes its files. */
+/* Ends the VMM whatever it does. */
+void vm_kill_process(struct host_vm *vm);
+/* The same, waits for its end, closes what we hold of it, removes its files. */
 void vm_end_process(struct host_vm *vm);
 /* Closes what we hold of a VMM that runs on. */
 void vm_let_go(struct host_vm *vm);

@@ -184,6 +184,7 @@ static int start_process(struct host_vm *vm, int kvm, int lease, int listener)
 	if (rc < 0)
 		return fail_prefix(rc, "vm %s", vm->name);
 	vm->memory_number = vm->memory_fd;
+	(void)process_cpu_share(vm->id, vm->def.cpus, 100); /* its group may be left over */
 	return process_start_time(vm->pid, &vm->pid_start);
 }
 
@@ -255,6 +256,8 @@ int vm_take_up(struct host_vm *vm, json_t *record)
 		return fail(-ESRCH, "vm %s: its VMM ended while no daemon ran", vm->name);
 	}
 	vm->pid_start = start;
+	/* The daemon before may have ended in the middle of a migration that slowed it down. */
+	(void)process_cpu_share(vm->id, vm->def.cpus, 100);
 	rc = take_memory(vm, record);
 	return rc < 0 ? rc : vm_lease_map(vm, false, NULL);
 }
@@ -308,12 +311,18 @@ void vm_let_go(struct host_vm *vm)
 	vm->memory_fd = vm->pid_fd = -1;
 }
 
+void vm_kill_process(struct host_vm *vm)
+{
+	if (!vm_process_ended(vm))
+		(void)syscall(SYS_pidfd_send_signal, vm->pid_fd, SIGKILL, NULL, 0);
+}
+
 void vm_end_process(struct host_vm *vm)
 {
 	siginfo_t info;
 
 	if (vm->pid_fd >= 0 && !vm_process_ended(vm)) {
-		(void)syscall(SYS_pidfd_send_signal, vm->pid_fd, SIGKILL, NULL, 0);
+		vm_kill_process(vm);
 		if (!ended_within(vm, DIE_MS))
 			log_warn("host", "vm %s: its VMM, pid %d, does not die", vm->name,
 				 (int)vm->pid);

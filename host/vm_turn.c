@@ -23,6 +23,8 @@
 
 #define HAS(vm, kind) ((vm)->events & 1u << (kind))
 
+#define EVICTED "another host took over this host's place on the volume"
+
 enum { GO_ON = 1 }; /* below: it is over, with 0 or an error */
 
 void vm_catch_up(struct host_vm *vm, const struct vmctl_status *s)
@@ -151,15 +153,27 @@ static int run_again(struct host_vm *vm)
 	return rc;
 }
 
+/*
+ * One that does not answer may stand still all the same, or do so later: it is told to run again when
+ * nothing is against it.
+ */
+static int pause_guest(struct host_vm *vm)
+{
+	int rc = vm_call_plain(vm, VMCTL_PAUSE, VM_CALL_MS);
+
+	if (rc != -EINVAL) /* not refused */
+		vm_set_phase(vm, VM_PAUSED);
+	return rc;
+}
+
 /* As somebody said; durable first, so that the next daemon knows. */
 static int hold(struct host_vm *vm)
 {
 	int rc = vm->held ? 0 : set_held(vm, true);
 
 	if (rc == 0 && vm->phase == VM_RUNNING) {
-		rc = vm_call_plain(vm, VMCTL_PAUSE, VM_CALL_MS);
+		rc = pause_guest(vm);
 		if (rc == 0) {
-			vm_set_phase(vm, VM_PAUSED);
 			vm_tell(vm, "paused, as somebody said");
 		} else {
 			struct err_info why;
@@ -189,11 +203,9 @@ static int handle_pauses(struct host_vm *vm)
 	int rc = 0;
 
 	if (full && vm->phase == VM_RUNNING) {
-		rc = vm_call_plain(vm, VMCTL_PAUSE, VM_CALL_MS);
-		if (rc == 0) {
-			vm_set_phase(vm, VM_PAUSED);
+		rc = pause_guest(vm);
+		if (rc == 0)
 			paused(vm);
-		}
 	} else if (vm->resetting) { /* runs again as soon as it has its kernel */
 	} else if (vm->held) {
 		if (vm->phase == VM_FROZEN && vm_lease_runs(vm) && !HAS(vm, VMCTL_EVENT_RESET))
@@ -287,6 +299,8 @@ static int handle_ask(struct host_vm *vm, bool *let_go)
 		*let_go = true;
 		return 0;
 	}
+	if (vm->orphan)
+		return over(vm, EVICTED);
 	return vm->moved ? 0 : GO_ON;
 }
 
@@ -359,7 +373,7 @@ static int turn(struct host_vm *vm, bool *let_go)
 	if (rc == GO_ON && vm_process_ended(vm))
 		rc = over(vm, "its VMM died");
 	if (rc == GO_ON && atomic_load(&vm->lost))
-		rc = over(vm, "another host took over this host's place on the volume");
+		rc = over(vm, EVICTED);
 	if (rc == GO_ON)
 		rc = handle_ask(vm, let_go);
 	if (rc == GO_ON && atomic_load(&vm->gone))

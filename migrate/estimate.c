@@ -53,8 +53,9 @@ enum mig_verdict mig_estimate_decide(struct mig_estimate *e, uint64_t remaining)
 {
 	uint64_t last = e->last;
 
-	if (e->constant_ns > e->max_downtime_ns && e->rounds > 1)
-		return MIG_GIVE_UP; /* no round makes that less */
+	e->slow = e->constant_ns > e->max_downtime_ns ? e->slow + 1 : 0;
+	if (e->slow) /* neither pages that are sent nor a throttle make that less */
+		return e->slow >= MIG_SLOW ? MIG_GIVE_UP : MIG_ROUND;
 	e->last = remaining;
 	if (mig_estimate_blackout(e, remaining) <= e->max_downtime_ns) {
 		/* Short enough; shorter yet while a round still halves it. */

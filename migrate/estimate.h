@@ -4,7 +4,8 @@
  *
  * The blackout is what remains at the rate that was measured, and what it takes anyway: the drain, the
  * checkpoint, the state, the hand-over. A round that leaves no less than any before is a stall; three in
- * a row and the vCPUs get less time, in steps, up to MIG_THROTTLE_MAX; then it is given up.
+ * a row and the vCPUs get less time, in steps, up to MIG_THROTTLE_MAX; then it is given up. So it is when
+ * the blackout without pages alone is too long MIG_SLOW times in a row: storage may stall for a moment.
  */
 #ifndef MIGRATE_ESTIMATE_H
 #define MIGRATE_ESTIMATE_H
@@ -12,6 +13,7 @@
 #include <stdint.h>
 
 #define MIG_STALLS	   3u
+#define MIG_SLOW	   5u
 #define MIG_THROTTLE_FIRST 20u /* per cent of the time that is taken from the vCPUs */
 #define MIG_THROTTLE_STEP  10u
 #define MIG_THROTTLE_MAX   99u
@@ -24,7 +26,7 @@ struct mig_estimate {
 	uint64_t rate;	      /* bytes a second; 0: not measured yet */
 	uint64_t best;	      /* the fewest bytes that remained after a round */
 	uint64_t last;	      /* ... after the last one */
-	unsigned rounds, stalls, throttle;
+	unsigned rounds, stalls, throttle, slow;
 };
 void mig_estimate_init(struct mig_estimate *e, uint64_t max_downtime_ns, uint64_t constant_ns);
 /* A round sent `bytes` in `ns`. */

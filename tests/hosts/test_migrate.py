@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Live migration between two daemons, with monitors that are programs (stublib.py): their guests check each page and
 block they left, all memory is compared at the source's stop and the target's start."""
-import os, subprocess, time
+import os, pathlib, signal, subprocess, time
 
 import pytest
 
@@ -175,10 +175,12 @@ def test_guest_powers_off_meanwhile(pair):
 def test_killed_meanwhile(pair):
     h1, h2 = pair
     wait, go_on = stop_at(h1, 'source.round')
+    pid = show(h1)['pid']
     p = begin(h1, h2)
     wait()
     k = subprocess.Popen([BIN / 'perilune', '--connect', h1.dir, 'vm', 'kill', 'g'], stdin=subprocess.DEVNULL)
     until(lambda: any(e['text'] == 'killed' for e in h1.json('event', 'list')))
+    until(lambda: not alive(pid), what='the monitor killed, whatever the migration waits for')
     go_on()
     assert p.wait(60) and k.wait(60) == 0
     p.stdout.close()
@@ -198,6 +200,78 @@ def test_stopped_meanwhile(pair):
     assert p.wait(60) and k.wait(60) == 0
     p.stdout.close()
     assert show(h1)['state'] == 'stopped' == show(h2)['state']
+
+
+def test_paused_meanwhile(pair):
+    h1, h2 = pair
+    keys(h1, '0')
+    wait, go_on = stop_at(h1, 'source.round')
+    p = begin(h1, h2)
+    wait()
+    h1.ok('vm', 'pause', 'g')
+    go_on()
+    said = p.communicate(timeout=60)[0]
+    assert p.returncode and 'is paused' in said and 'storage' not in said, said
+    assert show(h1)['state'] == 'paused'
+    h1.ok('vm', 'resume', 'g')
+    goes_on(h1, disk=False)
+
+
+def test_a_monitor_that_does_not_answer_a_pause(pair):
+    """What it was told meanwhile it does later: a guest that should not stand still goes on."""
+    h1, _ = pair
+    pid = show(h1)['pid']
+    os.kill(pid, signal.SIGSTOP)
+    assert h1.run('vm', 'pause', 'g').code
+    os.kill(pid, signal.SIGCONT)
+    until(lambda: show(h1)['state'] == 'running')
+    goes_on(h1)
+    assert show(h1)['pid'] == pid
+
+
+@pytest.mark.slow
+def test_a_monitor_that_does_not_answer_for_long(pair):
+    h1, h2 = pair
+    keys(h1, '0')
+    pid = show(h1)['pid']
+    wait, go_on = stop_at(h1, 'source.round')
+    p = begin(h1, h2)
+    wait()
+    os.kill(pid, signal.SIGSTOP)
+    go_on()
+    said = p.communicate(timeout=60)[0]
+    os.kill(pid, signal.SIGCONT)
+    assert p.returncode and 'did not answer' in said, said
+    goes_on(h1, disk=False)
+    assert show(h1)['pid'] == pid
+    until(lambda: show(h1)['state'] == 'running')
+    migrate(h1, h2)
+    goes_on(h2, disk=False)
+
+
+def cpu_limits(host, name='g'):
+    """Of the monitor's control groups: the files, with what says that there is no limit."""
+    group = f'{host.dir}:v1:{name}'.replace('/', '_')
+    return [(f, none) for root in ('', '/unified', '/cpu,cpuacct', '/cpu') for file, none in (('cpu.max', 'max'), ('cpu.cfs_quota_us', '-1'))
+            if (f := pathlib.Path(f'/sys/fs/cgroup{root}/perilune/{group}/{file}')).exists()]
+
+
+def unlimited(host):
+    return all(f.read_text().split()[0] == none for f, none in cpu_limits(host))
+
+
+def test_slowed_down_when_the_daemon_dies(pair):
+    h1, _ = pair
+    limits = cpu_limits(h1)
+    if not limits:
+        pytest.skip('no control group for processor time here')
+    h1.kill()
+    for f, _ in limits:
+        f.write_text('10000')                                           # as a migration had set it
+    assert not unlimited(h1)
+    h1.start()
+    goes_on(h1)
+    assert unlimited(h1)
 
 
 def test_cancelled(pair):
@@ -270,6 +344,7 @@ def test_a_guest_that_writes_too_fast(pair):
     if p.returncode:
         assert '--max-downtime' in said and show(h1)['host'] == 'h1', said
         goes_on(h1)
+        assert unlimited(h1)
         d = migrate(h1, h2, '--quick')
         assert d['downtime_ms'] > 0
     goes_on(h2)

@@ -327,6 +327,8 @@ static int resume(struct stub *s)
 	cleanup_free char *late = xasprintf("%s/no-resume-%s", s->dir, s->host);
 	int rc;
 
+	if (s->status.state == VMCTL_STATE_RUNNING)
+		return 0;
 	if (s->status.state != VMCTL_STATE_PAUSED && s->status.state != VMCTL_STATE_FROZEN)
 		return wrong_state(s, "resume");
 	if (clock_boot_ns() >= atomic_load(s->lease))

@@ -46,6 +46,7 @@ struct world {
 	pthread_t control_thread, lane_thread[STREAMS], guest;
 	atomic_bool guest_runs, stop_guest;
 	bool control_over; /* joined already */
+	bool all_dirty;	   /* until it is throttled, however rarely its thread runs */
 	unsigned guest_pause_us;
 	unsigned syncs, loads, accepts, throttled, cancel_at, looks, sync_ms;
 	int target_rc, load_rc;
@@ -97,6 +98,8 @@ static int on_sync(void *arg)
 
 	if (w->syncs++ == 0)
 		sleep_ms(w->sync_ms);
+	if (w->all_dirty && !w->throttled)
+		memset(w->log, 0xff, PAGES / 8);
 	return 0;
 }
 
@@ -335,6 +338,7 @@ static void test_never_ends(void **state)
 	struct world *w = *state;
 	int rc;
 
+	w->all_dirty = true;
 	begin(w, 6, true); /* a millisecond for pages */
 	w->guest_pause_us = 0;
 	rc = mig_source_rounds(w->source);
@@ -350,6 +354,7 @@ static void test_cancelled(void **state)
 	struct world *w = *state;
 
 	w->cancel_at = 1;
+	w->all_dirty = true;
 	w->guest_pause_us = 20;
 	begin(w, 6, true);
 	assert_int_equal(mig_source_rounds(w->source), -ECANCELED);
@@ -556,6 +561,25 @@ static void test_estimate(void **state)
 	assert_int_equal(e.throttle, MIG_THROTTLE_MAX);
 }
 
+/* A checkpoint that is slow once, twice, ends nothing and slows nobody down; one that stays slow does end it. */
+static void test_slow_checkpoint(void **state)
+{
+	struct mig_estimate e;
+
+	(void)state;
+	mig_estimate_init(&e, 300 * NS_PER_MS, 30 * NS_PER_MS);
+	for (unsigned i = 0; i < 4; i++) {
+		mig_estimate_round(&e, 100 * MiB, NS_PER_S);
+		e.constant_ns = (i < 3 ? 5000 : 30) * NS_PER_MS;
+		assert_int_equal(mig_estimate_decide(&e, 100 * KiB), i < 3 ? MIG_ROUND : MIG_GO);
+	}
+	e.constant_ns = 5000 * NS_PER_MS;
+	for (unsigned i = 1; i <= MIG_SLOW; i++)
+		assert_int_equal(mig_estimate_decide(&e, 100 * KiB),
+				 i < MIG_SLOW ? MIG_ROUND : MIG_GIVE_UP);
+	assert_int_equal(e.throttle, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -572,6 +596,7 @@ int main(void)
 		cmocka_unit_test(test_ranges),
 		cmocka_unit_test(test_dirty),
 		cmocka_unit_test(test_estimate),
+		cmocka_unit_test(test_slow_checkpoint),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

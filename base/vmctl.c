@@ -193,7 +193,8 @@ static size_t encode_text(uint32_t kind, uint32_t code, const char *words, uint8
 
 static int encode_load(const struct vmctl_load *l, uint8_t *p)
 {
-	struct vmctl_wire_load w = {.bytes = le64_of(l->bytes)};
+	struct vmctl_wire_load w = {.bytes = le64_of(l->bytes),
+				    .elapsed_ns = le64_of(l->elapsed_ns)};
 
 	if (l->bytes < 1 || l->bytes > VMCTL_STATE_MAX)
 		return -EINVAL;
@@ -400,6 +401,9 @@ static int decode_load(const uint8_t *p, size_t bytes, struct vmctl_load *l)
 		return bad_size("LOAD", bytes);
 	memcpy(&w, p, sizeof(w));
 	l->bytes = le64_get(w.bytes);
+	l->elapsed_ns = le64_get(w.elapsed_ns);
+	if (l->elapsed_ns > VMCTL_ELAPSED_MAX)
+		return fail(-EPROTO, "control message: LOAD of a state of long ago");
 	if (l->bytes < 1 || l->bytes > VMCTL_STATE_MAX)
 		return fail(-EPROTO, "control message: LOAD of a state of %llu bytes",
 			    (unsigned long long)l->bytes);

@@ -257,8 +257,10 @@ struct vmctl_reply {
 	char text[VMCTL_TEXT_MAX + 1];
 };
 
+#define VMCTL_ELAPSED_MAX (24ull * 3600 * 1000000000)
 struct vmctl_load {
-	uint64_t bytes; /* of the state, from the memfd's start; 1 to VMCTL_STATE_MAX */
+	uint64_t bytes;	     /* of the state, from the memfd's start; 1 to VMCTL_STATE_MAX */
+	uint64_t elapsed_ns; /* the guest's clocks go on by so much: time since SAVE, as measured */
 };
 
 struct vmctl_console {

@@ -77,8 +77,9 @@ struct vmctl_wire_text {
 _Static_assert(sizeof(struct vmctl_wire_text) == 12, "text");
 
 struct vmctl_wire_load {
-	le64 bytes; /* 0 */
+	le64 bytes;	 /* 0 */
+	le64 elapsed_ns; /* 8 */
 };
-_Static_assert(sizeof(struct vmctl_wire_load) == 8, "load");
+_Static_assert(sizeof(struct vmctl_wire_load) == 16, "load");
 
 #endif

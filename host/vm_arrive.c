@@ -281,7 +281,7 @@ static int check_sum(struct vm_arrival *a, const struct mig_state *s)
 	return rc;
 }
 
-static int load_vmm(struct vm_arrival *a, const uint8_t *state, uint32_t bytes)
+static int load_vmm(struct vm_arrival *a, const uint8_t *state, uint32_t bytes, uint64_t age_ns)
 {
 	cleanup_fd int fd = memfd_create("state", MFD_CLOEXEC);
 	struct vmctl_msg *msg;
@@ -292,6 +292,7 @@ static int load_vmm(struct vm_arrival *a, const uint8_t *state, uint32_t bytes)
 	msg = xcalloc(1, sizeof(*msg));
 	msg->type = VMCTL_LOAD;
 	msg->load.bytes = bytes;
+	msg->load.elapsed_ns = MIN(age_ns, VMCTL_ELAPSED_MAX);
 	msg->fds[0] = fd;
 	msg->fds_n = 1;
 	rc = vm_call(a->vm, msg, VM_CALL_MS);
@@ -318,6 +319,7 @@ static int on_load(void *arg, const struct mig_state *s)
 {
 	struct vm_arrival *a = arg;
 	struct vm_state_head head;
+	uint64_t came_ns = clock_boot_ns(), age_ns;
 	uint32_t vmm;
 	int rc = 0;
 
@@ -337,8 +339,9 @@ static int on_load(void *arg, const struct mig_state *s)
 	rc = controller_check_state(a->controller, a->controller_bytes);
 	if (rc == 0 && s->has_checksum)
 		rc = check_sum(a, s);
+	age_ns = le64_get(head.age_ns) + clock_boot_ns() - came_ns;
 	if (rc == 0)
-		rc = load_vmm(a, s->bytes + sizeof(head), vmm);
+		rc = load_vmm(a, s->bytes + sizeof(head), vmm, age_ns);
 	if (rc == 0)
 		rc = take_status(a->vm);
 	step(a, "target.loaded");

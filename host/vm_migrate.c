@@ -385,7 +385,8 @@ static int make_state(struct host_vm *vm, uint8_t **out, uint32_t *bytes)
 		free(state);
 		return n < 0 ? n : fail(-EIO, "vm %s: its state cannot be read", vm->name);
 	}
-	head = (struct vm_state_head){le32_of(vmm), le32_of((uint32_t)n)};
+	head = (struct vm_state_head){.vmm_bytes = le32_of(vmm),
+				      .controller_bytes = le32_of((uint32_t)n)};
 	memcpy(state, &head, sizeof(head));
 	*out = state;
 	*bytes = (uint32_t)sizeof(head) + vmm + (uint32_t)n;
@@ -396,17 +397,24 @@ static int make_state(struct host_vm *vm, uint8_t **out, uint32_t *bytes)
 static int hand_state_over(struct leaving *l)
 {
 	struct host_vm *vm = l->vm;
+	struct vm_state_head *head;
 	uint8_t *state = NULL;
 	uint32_t bytes = 0;
+	uint64_t saved_ns;
 	int rc = log_sync(vm, l);
 
 	if (rc == 0)
 		rc = mig_source_last_pages(l->move.source);
 	if (rc == 0)
 		rc = make_state(vm, &state, &bytes);
+	saved_ns = clock_boot_ns();
 	step(l, "source.saved");
 	if (rc == 0) /* once more what that has written */
 		rc = log_sync(vm, l);
+	if (rc == 0) {
+		head = (struct vm_state_head *)state;
+		head->age_ns = le64_of(clock_boot_ns() - saved_ns);
+	}
 	if (rc == 0)
 		rc = mig_source_state(l->move.source, state, bytes, l->verify,
 				      LOADED_MS + 2 * (unsigned)l->max_downtime);

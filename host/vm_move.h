@@ -26,6 +26,7 @@ struct vm_arrival;
 struct vm_state_head {
 	le32 vmm_bytes;	       /* 0x00 */
 	le32 controller_bytes; /* 0x04 */
+	le64 age_ns;	       /* 0x08 from SAVE until it was sent, by the source's own clock */
 };
 
 /* What is under way in a task's thread; host_vm.move, guarded by its lock. */

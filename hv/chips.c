@@ -66,22 +66,18 @@ static int load_pit(int fd, struct hv_state_reader *r)
 	return rc;
 }
 
-static int load_clock(int fd, struct hv_state_reader *r, uint64_t *elapsed_ns)
+static int load_clock(int fd, struct hv_state_reader *r, uint64_t elapsed_ns)
 {
 	int rc = hv_state_section(r, "clock", 0, 1);
 
 	if (rc < 0)
 		return rc;
 	struct kvm_clock_data clock = {.clock = hv_state_get64(r)};
-	clock.realtime = hv_state_get64(r);
+	(void)hv_state_get64(r); /* the wall clock there: no two hosts' agree */
 	rc = hv_state_done(r);
 	if (rc)
 		return rc;
-	uint64_t now = clock_wall_ns();
-	*elapsed_ns = clock.realtime && now > clock.realtime ? now - clock.realtime : 0;
-	/* Added here and not by KVM (KVM_CLOCK_REALTIME): not every host's clock source lets it. */
-	clock.clock += *elapsed_ns;
-	clock.realtime = 0;
+	clock.clock += elapsed_ns;
 	if (ioctl(fd, KVM_SET_CLOCK, &clock) < 0)
 		rc = fail(-EINVAL, "saved state: KVM refuses the clock: %s", strerror(errno));
 	return rc;
@@ -108,7 +104,7 @@ int hv_chips_save(struct hv_kvm *kvm, struct hv_state_writer *w)
 	return 0;
 }
 
-int hv_chips_load(struct hv_kvm *kvm, struct hv_state_reader *r, uint64_t *elapsed_ns)
+int hv_chips_load(struct hv_kvm *kvm, struct hv_state_reader *r, uint64_t elapsed_ns)
 {
 	int fd = hv_kvm_vm_fd(kvm);
 	int rc = load_irqchips(fd, r);

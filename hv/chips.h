@@ -14,10 +14,7 @@ struct hv_state_writer;
 
 /* Sections "pic" (two instances), "ioapic", "pit", "clock". */
 int hv_chips_save(struct hv_kvm *kvm, struct hv_state_writer *w);
-/*
- * The guest's clock goes on by the time that has passed since (by the wall clocks of both hosts,
- * where KVM can tell), never back: `elapsed_ns`, for the processors' time stamp counters.
- */
-int hv_chips_load(struct hv_kvm *kvm, struct hv_state_reader *r, uint64_t *elapsed_ns);
+/* The guest's clock goes on by `elapsed_ns`, as the processors' time stamp counters do. */
+int hv_chips_load(struct hv_kvm *kvm, struct hv_state_reader *r, uint64_t elapsed_ns);
 
 #endif

@@ -177,7 +177,7 @@ static void obey_migration(struct hv_control *c, struct vmctl_msg *msg)
 	else if (msg->type == VMCTL_SAVE)
 		save(c, msg);
 	else if (msg->type == VMCTL_LOAD)
-		reply(c, msg->tag, hv_vmm_load(c->vmm, msg->fds[0], msg->load.bytes));
+		reply(c, msg->tag, hv_vmm_load(c->vmm, msg->fds[0], &msg->load));
 	else if (msg->type == VMCTL_SET_CPU)
 		reply(c, msg->tag, hv_vmm_set_cpu(c->vmm, &msg->cpu));
 	else

@@ -255,16 +255,15 @@ static int load_devices(struct hv_machine *m, struct hv_state_reader *r)
 /* Chips before processors: the clock is set before any of them runs. */
 static int load(struct hv_machine *m, struct hv_state_reader *r)
 {
-	uint64_t elapsed_ns = 0;
 	int rc = load_machine(m, r);
 
 	pthread_mutex_lock(m->c.lock);
 	if (!rc)
 		rc = load_devices(m, r);
 	if (!rc)
-		rc = hv_chips_load(m->kvm, r, &elapsed_ns);
+		rc = hv_chips_load(m->kvm, r, m->c.elapsed_ns);
 	if (!rc)
-		rc = hv_vcpus_load(m->vcpus, r, elapsed_ns);
+		rc = hv_vcpus_load(m->vcpus, r, m->c.elapsed_ns);
 	for (unsigned i = 0; i < m->c.config->devices_n && !rc; i++)
 		hv_virtio_pci_call_all(m->transport[i]);
 	pthread_mutex_unlock(m->c.lock);

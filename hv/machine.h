@@ -41,6 +41,7 @@ struct hv_machine_config {
 	const struct cpu_table
 		*baseline;	       /* processors show no more than this; NULL: no such limit */
 	struct hv_state_reader *state; /* the machine is loaded from it; NULL: it boots */
+	uint64_t elapsed_ns;	       /* ... and its clocks go on by so much */
 	struct hv_vhost *const *vhost; /* per device of config; NULL for the VMM's own */
 	pthread_mutex_t *lock;
 	const struct hv_machine_ops *ops;

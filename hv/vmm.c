@@ -221,7 +221,7 @@ static void on_dropped(struct hv_vmm *vmm)
 /* --- start ------------------------------------------------------------------------------------- */
 
 /* Booted, or from `state`. */
-int hv_vmm_create_machine(struct hv_vmm *vmm, struct hv_state_reader *state)
+int hv_vmm_create_machine(struct hv_vmm *vmm, struct hv_state_reader *state, uint64_t elapsed_ns)
 {
 	const struct hv_machine_config config = {
 		.kvm_fd = vmm->kvm_fd,
@@ -230,6 +230,7 @@ int hv_vmm_create_machine(struct hv_vmm *vmm, struct hv_state_reader *state)
 		.config = &vmm->config,
 		.baseline = vmm->baseline,
 		.state = state,
+		.elapsed_ns = elapsed_ns,
 		.vhost = vmm->vhost,
 		.lock = &vmm->lock,
 		.ops = &machine_ops,
@@ -253,7 +254,7 @@ static int boot_machine(struct hv_vmm *vmm)
 {
 	if (!hv_lease_runs(vmm->lease))
 		return fail(-EPERM, "the lease has ended; the vm starts when it is renewed");
-	int rc = hv_vmm_create_machine(vmm, NULL);
+	int rc = hv_vmm_create_machine(vmm, NULL, 0);
 	if (rc)
 		return rc;
 	rc = hv_machine_resume(vmm->machine);

@@ -46,7 +46,7 @@ int hv_vmm_log_sync(struct hv_vmm *vmm);
 int hv_vmm_log_stop(struct hv_vmm *vmm);
 /* 0: *bytes are written; 1: waits for back-ends, ops->saved tells the end of it. */
 int hv_vmm_save(struct hv_vmm *vmm, int fd, uint32_t *bytes);
-int hv_vmm_load(struct hv_vmm *vmm, int fd, uint64_t bytes);
+int hv_vmm_load(struct hv_vmm *vmm, int fd, const struct vmctl_load *how);
 int hv_vmm_get_cpu(struct hv_vmm *vmm, struct cpu_table *out);
 int hv_vmm_set_cpu(struct hv_vmm *vmm, const struct cpu_table *baseline);
 int hv_vmm_reset(struct hv_vmm *vmm);

@@ -59,8 +59,8 @@ struct hv_vmm {
 bool hv_vmm_alive(const struct hv_vmm *vmm);
 /* 0, or -EINVAL with words. */
 int hv_vmm_need_machine(struct hv_vmm *vmm);
-/* Booted, or from `state`; its processors stand still. */
-int hv_vmm_create_machine(struct hv_vmm *vmm, struct hv_state_reader *state);
+/* Booted, or from `state`, its clocks `elapsed_ns` on; its processors stand still. */
+int hv_vmm_create_machine(struct hv_vmm *vmm, struct hv_state_reader *state, uint64_t elapsed_ns);
 /* Stops the processors for good and asks for the rings; taken apart when no back-end has any. */
 void hv_vmm_end_machine(struct hv_vmm *vmm);
 void hv_vmm_take_machine_apart(struct hv_vmm *vmm);

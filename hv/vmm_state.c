@@ -158,13 +158,13 @@ static int load_own(struct hv_vmm *vmm, struct hv_state_reader *r)
 	return rc ? rc : hv_state_close(r);
 }
 
-static int load_state(struct hv_vmm *vmm, const uint8_t *data, size_t bytes)
+static int load_state(struct hv_vmm *vmm, const uint8_t *data, size_t bytes, uint64_t elapsed_ns)
 {
 	cleanup_free struct hv_state_reader *r = xcalloc(1, sizeof(*r));
 	int rc = hv_state_open(r, data, bytes);
 
 	if (!rc)
-		rc = hv_vmm_create_machine(vmm, r);
+		rc = hv_vmm_create_machine(vmm, r, elapsed_ns);
 	if (rc)
 		return rc;
 	rc = load_own(vmm, r);
@@ -177,8 +177,9 @@ static int load_state(struct hv_vmm *vmm, const uint8_t *data, size_t bytes)
 	return rc;
 }
 
-int hv_vmm_load(struct hv_vmm *vmm, int fd, uint64_t bytes)
+int hv_vmm_load(struct hv_vmm *vmm, int fd, const struct vmctl_load *how)
 {
+	uint64_t bytes = how->bytes;
 	size_t have = 0;
 
 	if (vmm->state != VMCTL_STATE_CONFIGURED || vmm->start_waits)
@@ -193,7 +194,7 @@ int hv_vmm_load(struct hv_vmm *vmm, int fd, uint64_t bytes)
 			return fail(-EINVAL, "saved state: it is cut off at %zu bytes", have);
 		have += (size_t)n;
 	}
-	return load_state(vmm, data, have);
+	return load_state(vmm, data, have, how->elapsed_ns);
 }
 
 /* --- the log, the processor --------------------------------------------------------------------- */

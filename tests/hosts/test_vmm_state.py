@@ -398,7 +398,7 @@ def test_damaged_states_are_refused_and_the_good_one_is_loaded_then(image):
             # A memfd shorter than said.
             fd = os.memfd_create('state')
             os.pwrite(fd, state[:500], 0)
-            assert other.call(LOAD, struct.pack('<Q', len(state)), fd=fd) == errno.EINVAL
+            assert other.call(LOAD, struct.pack('<QQ', len(state), 0), fd=fd) == errno.EINVAL
             os.close(fd)
             assert other.status()['state'] == CONFIGURED
             assert other.load_state(state) == 0, other.why
@@ -452,6 +452,21 @@ def test_a_processor_that_lacks_what_the_guest_has_seen_is_refused_by_name(image
             assert other.status()['state'] == CONFIGURED
         assert vm.call(RESUME) == 0                     # as a source does whose target refused
         goes_on(vm)
+
+
+def test_the_clock_goes_on_as_it_is_told_and_by_no_wall_clock(image):
+    with mover(image, CLOCK) as vm:
+        goes_on(vm)
+        assert vm.call(PAUSE) == 0
+        was, state = counters(vm)[3], bytearray(vm.save())
+        a, _ = sections(state)['clock', 0]
+        state[a + 8:a + 16] = struct.pack('<Q', time.time_ns() - 3600 * 10**9)      # a host whose clock is an hour off
+        for elapsed in (0, 600 * 10**9):
+            with target_of(vm) as other:
+                assert other.load_state(with_checksum(state), elapsed) == 0, other.why
+                assert other.call(RESUME) == 0
+                goes_on(other)
+                assert elapsed <= counters(other)[3] - was < elapsed + 300 * 10**9
 
 
 def test_lies_with_a_right_checksum_harm_nobody(image):

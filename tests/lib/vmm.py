@@ -261,12 +261,12 @@ class Vmm:
         finally:
             os.close(fd)
 
-    def load_state(self, state):
+    def load_state(self, state, elapsed_ns=0):
         """0 or an errno; the words are in self.why."""
         fd = os.memfd_create('state', os.MFD_CLOEXEC)
         try:
             os.pwrite(fd, state, 0)
-            return self.call(LOAD, struct.pack('<Q', len(state)), fd=fd)
+            return self.call(LOAD, struct.pack('<QQ', len(state), elapsed_ns), fd=fd)
         finally:
             os.close(fd)
 

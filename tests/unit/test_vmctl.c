@@ -98,10 +98,12 @@ static void the_messages_of_migration_arrive(void **state)
 		assert_int_equal(vmctl_decode(buf, VMCTL_HEADER_BYTES, &got), VMCTL_HEADER_BYTES);
 		assert_int_equal(got.type, bare[i]);
 	}
-	m = (struct vmctl_msg){.type = VMCTL_LOAD, .load = {.bytes = VMCTL_STATE_MAX}};
+	m = (struct vmctl_msg){.type = VMCTL_LOAD,
+			       .load = {.bytes = VMCTL_STATE_MAX, .elapsed_ns = 12345}};
 	n = vmctl_encode(&m, buf, sizeof(buf));
 	assert_int_equal(vmctl_decode(buf, (size_t)n, &got), n);
 	assert_int_equal(got.load.bytes, VMCTL_STATE_MAX);
+	assert_int_equal(got.load.elapsed_ns, 12345);
 	buf[VMCTL_HEADER_BYTES] = 1; /* one more than the most */
 	assert_int_equal(vmctl_decode(buf, (size_t)n, &got), -EPROTO);
 	m.load.bytes = 0;

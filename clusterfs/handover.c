@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "clusterfs/fileio.h"
 #include "clusterfs/slot.h"
@@ -63,6 +64,27 @@ static void let_use(struct cfs_vm_lock *vm)
 	set_leaving(vm, false);
 }
 
+/* No more are taken in its name from now on, and those that were about to be are there. */
+static int stop_taking(struct cfs_vm_lock *vm)
+{
+	uint64_t end = clock_boot_ms() + USE_WAIT_MS;
+	unsigned taking;
+
+	set_leaving(vm, true);
+	for (;;) {
+		pthread_mutex_lock(&vm->fs->locks->mutex);
+		taking = vm->lock->taking;
+		pthread_mutex_unlock(&vm->fs->locks->mutex);
+		if (!taking)
+			return 0;
+		if (clock_boot_ms() >= end)
+			break;
+		sleep_ms(1);
+	}
+	set_leaving(vm, false);
+	return fail(-EBUSY, "a disk of it is being opened");
+}
+
 /* Nobody else on this host uses these locks from now on, and no more are taken in the VM's name. */
 static int hold_use(struct cfs_vm_lock *vm)
 {
@@ -72,7 +94,9 @@ static int hold_use(struct cfs_vm_lock *vm)
 
 	if (vm->held)
 		return fail(-EBUSY, "it is being handed over already");
-	set_leaving(vm, true);
+	rc = stop_taking(vm);
+	if (rc < 0)
+		return rc;
 	vbn = cfs_vm_locks(vm->fs, vm->vbn, &n);
 	vm->held = xcalloc(n + 1, sizeof(struct cfs_lock *));
 	for (unsigned i = 0; i < n && rc == 0; i++) {

@@ -306,6 +306,59 @@ void cfs_lock_touched(struct cfs *fs, uint64_t lock_vbn, uint64_t sequence)
 				      memory_order_relaxed);
 }
 
+/* --- a VM's locks ---------------------------------------------------------------------------------------- */
+
+/* Mutex held: the VM's own lock, while it is ours and is not offered; without it its disks' are not to be touched. */
+static struct cfs_lock *of_vm(struct cfs *fs, uint64_t vm)
+{
+	struct cfs_lock *l = cfs_locks_find(fs->locks, vm);
+
+	return l && l->held == CFS_LOCK_EXCLUSIVE && !l->leaving ? l : NULL;
+}
+
+/* An offer that begins later waits until this has ended, and has the lock along. */
+static bool begin_taking(struct cfs *fs, uint64_t vm)
+{
+	struct cfs_lock *l;
+
+	pthread_mutex_lock(&fs->locks->mutex);
+	l = of_vm(fs, vm);
+	if (l)
+		l->taking++;
+	pthread_mutex_unlock(&fs->locks->mutex);
+	return l != NULL;
+}
+
+static void end_taking(struct cfs *fs, uint64_t vm)
+{
+	struct cfs_lock *l;
+
+	pthread_mutex_lock(&fs->locks->mutex);
+	l = cfs_locks_find(fs->locks, vm);
+	if (l && l->taking)
+		l->taking--;
+	pthread_mutex_unlock(&fs->locks->mutex);
+}
+
+static int no_vm(uint64_t vbn, uint64_t vm)
+{
+	return fail(-EPERM, "lock %llu: this host does not run the VM of block %llu",
+		    (unsigned long long)vbn, (unsigned long long)vm);
+}
+
+/* What is waited for would come too late. */
+static int check_vm(const struct cfs_lock *l, const struct cfs_want *w)
+{
+	bool runs;
+
+	if (w->owner.kind != CFS_OWNER_VM || w->owner.vm == l->vbn)
+		return 0;
+	pthread_mutex_lock(&l->fs->locks->mutex);
+	runs = of_vm(l->fs, w->owner.vm) != NULL;
+	pthread_mutex_unlock(&l->fs->locks->mutex);
+	return runs ? 0 : no_vm(l->vbn, w->owner.vm);
+}
+
 /* --- getting ------------------------------------------------------------------------------------------- */
 
 /*
@@ -386,6 +439,9 @@ static int wait_for(struct cfs_lock *l, struct cfs_want *w, unsigned wait_ms, ui
 			told = w->holders;
 			wait_news(l, poll);
 			poll = MIN(2 * poll, POLL_MAX_MS);
+			rc = check_vm(l, w);
+			if (rc < 0)
+				break;
 		}
 		rc = cfs_lock_acquire(l, w, &final);
 	}
@@ -416,7 +472,9 @@ static int get(struct cfs *fs, uint64_t vbn, struct cfs_want *w, unsigned wait_m
 			rc = fail(-EBUSY, "held by a VM of this host");
 			err_holder("the VM of block %llu", (unsigned long long)le64_get(l->rec.vm));
 		} else {
-			rc = wait_for(l, w, wait_ms, deadline);
+			rc = check_vm(l, w);
+			if (rc == 0)
+				rc = wait_for(l, w, wait_ms, deadline);
 		}
 	}
 	if (rc < 0) {
@@ -436,29 +494,20 @@ int cfs_lock_get(struct cfs *fs, uint64_t vbn, enum cfs_lock_mode mode, unsigned
 	return get(fs, vbn, &w, wait_ms, out);
 }
 
-/* The VM's lock is ours: without it its disks' locks are not to be touched. */
-static bool holds_vm(struct cfs *fs, uint64_t vm)
-{
-	struct cfs_locks *t = fs->locks;
-	struct cfs_lock *l;
-	bool holds;
-
-	pthread_mutex_lock(&t->mutex);
-	l = cfs_locks_find(t, vm);
-	holds = l && l->held == CFS_LOCK_EXCLUSIVE && !l->leaving;
-	pthread_mutex_unlock(&t->mutex);
-	return holds;
-}
-
 int cfs_lock_get_as(struct cfs *fs, uint64_t vbn, const struct cfs_lock_owner *owner,
 		    unsigned wait_ms, struct cfs_lock **out)
 {
 	struct cfs_want w = {.mode = CFS_LOCK_EXCLUSIVE, .owner = *owner};
 
-	if (owner->kind == CFS_OWNER_VM && owner->vm != vbn && !holds_vm(fs, owner->vm))
-		return fail(-EPERM, "lock %llu: this host does not run the VM of block %llu",
-			    (unsigned long long)vbn, (unsigned long long)owner->vm);
-	return get(fs, vbn, &w, wait_ms, out);
+	bool of_disk = owner->kind == CFS_OWNER_VM && owner->vm != vbn;
+	int rc;
+
+	if (of_disk && !begin_taking(fs, owner->vm))
+		return no_vm(vbn, owner->vm);
+	rc = get(fs, vbn, &w, wait_ms, out);
+	if (of_disk)
+		end_taking(fs, owner->vm);
+	return rc;
 }
 
 int cfs_lock_drop(struct cfs_lock *l)

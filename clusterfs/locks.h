@@ -31,6 +31,8 @@ struct cfs_lock {
 	bool news;	  /* its holder says that it is free: look now */
 	uint64_t wishers; /* slots that wish for it, a bit each: to be told */
 	bool leaving;	  /* a VM's own: it is being offered, nothing more is taken in its name */
+	unsigned
+		taking; /* a VM's own: threads that take a lock in its name; the offer waits for them */
 	uint64_t give_way_ms; /* until then another host goes first */
 	uint64_t taken_ms;    /* on the disk since then */
 	void (*on_wish)(void *arg);

@@ -22,6 +22,7 @@
 #include "blockdev/fault.h"
 #include "blockdev/record.h"
 #include "clusterfs/cfs_format.h"
+#include "clusterfs/handover.h"
 #include "tests/lib/lun.h"
 #include "tests/lib/roam.h"
 
@@ -124,6 +125,48 @@ static void test_back(void **state)
 	ok(cfs_vm_retract(w.vm[A]));
 	ok(roam_offer(&w, A, B));
 	assert_int_equal(roam_offer(&w, A, C), -EBUSY); /* one at a time */
+	ok(roam_take_up(&w, A, B));
+	roam_open_disks(&w, B);
+	roam_forget(&w, A);
+	roam_end(&w, B);
+}
+
+static void *open_late(void *arg)
+{
+	struct roam *w = arg;
+
+	ok(cfs_open(roam_fs(w, A), "/late", CFS_OPEN_WRITE, cfs_vm_lock_vbn(w->vm[A]),
+		    &w->file[A][1]));
+	return NULL;
+}
+
+/* A disk whose lock is on its way to the VM when that is offered goes along. */
+static void test_open_meanwhile(void **state)
+{
+	struct fault f = {
+		.kind = FAULT_DELAY, .value = 500, .ops = FAULT_CAS, .target = "file.test"};
+	struct fault now;
+	struct cfs_stat st;
+	pthread_t thread;
+	struct roam w;
+	unsigned id;
+
+	(void)state;
+	roam_make_as(&w, NULL, 1, 3, true);
+	ok(cfs_create(roam_fs(&w, C), "/late", CFS_DISK, MiB));
+	ok(cfs_stat(roam_fs(&w, C), "/late", &st));
+	ok(vol_unmount(w.v, C));
+	f.from = (st.inode - 1) * CFS_BLOCK;
+	f.to = f.from + CFS_BLOCK;
+	ok(fault_add(&f, &id));
+	assert_int_equal(pthread_create(&thread, NULL, open_late, &w), 0);
+	do
+		assert_int_equal(fault_list(&now, 1), 1);
+	while (!now.hits);
+	ok(roam_offer(&w, A, B));
+	assert_int_equal(w.vm[A]->n, 3);
+	pthread_join(thread, NULL);
+	fault_clear(id);
 	ok(roam_take_up(&w, A, B));
 	roam_open_disks(&w, B);
 	roam_forget(&w, A);
@@ -496,10 +539,10 @@ static void test_commands(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_there),	     cmocka_unit_test(test_back),
-		cmocka_unit_test(test_to_and_fro),   cmocka_unit_test(test_race),
-		cmocka_unit_test(test_lost_answers), cmocka_unit_test(test_bad_baggage),
-		cmocka_unit_test(test_commands),
+		cmocka_unit_test(test_there),	    cmocka_unit_test(test_back),
+		cmocka_unit_test(test_to_and_fro),  cmocka_unit_test(test_open_meanwhile),
+		cmocka_unit_test(test_race),	    cmocka_unit_test(test_lost_answers),
+		cmocka_unit_test(test_bad_baggage), cmocka_unit_test(test_commands),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -360,11 +360,12 @@ static void touch(struct cfs_txn *txn, struct cfs_file *file, uint64_t end)
 	cfs_txn_patch(txn, file->map.inode_buf, &ino->modified, sizeof(ino->modified));
 }
 
-/* What a commit has undone since the entry was looked at stays undone. */
-static void log_unit(struct cfs_txn *txn, struct chunk *c, struct unit *u)
+/* `data`: what was written. What a commit has undone since the entry was looked at stays undone. */
+static void log_unit(struct cfs_txn *txn, struct chunk *c, struct unit *u, const uint8_t *data)
 {
 	struct cfs_map *map = &c->file->map;
 	uint32_t made = u->grains;
+	struct cfs_sums sums = {0};
 
 	if (!u->fresh) {
 		cfs_leaf_entry(c->leaf, u->slot, &u->entry);
@@ -372,8 +373,10 @@ static void log_unit(struct cfs_txn *txn, struct chunk *c, struct unit *u)
 		u->entry.state = (u->entry.state & ~(u->grains | u->grains << 1)) | u->grains;
 	}
 	cfs_map_set(txn, map, c->leaf, u->slot, &u->entry);
+	for (unsigned g = u->from; g < u->to; g++)
+		sums.sum[g] = cfs_grain_sum(data + (size_t)(g - u->from) * CFS_BLOCK);
 	cfs_fresh_add(txn, carrier_of(c->file->fs, u->entry.block), u->power, c->leaf, u->slot,
-		      u->entry.block, made);
+		      u->entry.block, made, &sums);
 }
 
 /* Logs the entries that changed, the size, and that the content is inline no more. */
@@ -382,6 +385,7 @@ static int log_chunk(struct chunk *c, uint64_t end, bool leave_inline)
 	struct cfs_file *file = c->file;
 	struct cfs_inode_block *ino = cfs_file_inode(file);
 	bool any = leave_inline || end > le64_get(ino->size);
+	const uint8_t *data = c->data;
 	struct cfs_txn txn;
 	int rc;
 
@@ -405,7 +409,8 @@ static int log_chunk(struct chunk *c, uint64_t end, bool leave_inline)
 		if (u->fresh)
 			cfs_units_use(&txn, u->entry.block, 1);
 		if (u->changed)
-			log_unit(&txn, c, u);
+			log_unit(&txn, c, u, data);
+		data += (size_t)(u->to - u->from) * CFS_BLOCK;
 		u->fresh = false; /* the map's now */
 	}
 	if (leave_inline) {

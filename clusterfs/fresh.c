@@ -4,7 +4,9 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "base/checksum.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "clusterfs/journal.h"
@@ -23,7 +25,11 @@ struct first {
 	uint64_t leaf, block; /* vbns; the leaf is dirty, so it is in memory */
 	uint32_t state;	      /* the grains */
 	uint8_t slot, extent;
-	bool settled; /* in this commit: it goes from the list */
+	bool settled;  /* in this commit: it goes from the list */
+	bool again;    /* no first write: what is in those grains since */
+	bool checked;  /* it was there when the flushing session's count was `witness` */
+	uint32_t lost; /* of `state`, what was not */
+	struct cfs_sums sums;
 };
 
 struct cfs_fresh {
@@ -32,8 +38,9 @@ struct cfs_fresh {
 	int proof;		     /* how it ended */
 	pthread_cond_t proved;
 	struct first *v;
-	size_t n, size;
+	size_t n, size, firsts;
 	_Atomic uint64_t undone;
+	_Atomic uint64_t rounds; /* commits that settled what was logged before them */
 	struct cfs_carrier service[CFS_MAX_EXTENTS];
 };
 
@@ -56,7 +63,7 @@ void cfs_fresh_destroy(struct cfs_fresh *f)
 
 uint64_t cfs_fresh_room(const struct cfs_fresh *f)
 {
-	return f->n * UNDO_BYTES;
+	return f->firsts * UNDO_BYTES;
 }
 
 bool cfs_fresh_many(const struct cfs_fresh *f)
@@ -135,19 +142,35 @@ static uint64_t older(uint64_t a, uint64_t b)
 	return a && a < b ? a : b;
 }
 
-void cfs_fresh_add(struct cfs_txn *txn, struct cfs_carrier *c, uint64_t power, struct cfs_buf *leaf,
-		   unsigned slot, uint64_t block, uint32_t state)
-{
-	struct cfs_journal *j = txn->fs->journal;
-	struct cfs_fresh *f = j->fresh;
+/* --- what is told ---------------------------------------------------------------------------------- */
 
-	if (!state || !blk_info(txn->fs->extent[c->extent])->write_cache)
-		return;
+uint64_t cfs_grain_sum(const void *grain)
+{
+	return checksum64(grain, CFS_BLOCK);
+}
+
+bool cfs_fresh_matters(const struct cfs *fs, unsigned extent)
+{
+	return blk_info(fs->extent[extent])->write_cache;
+}
+
+/* Journal mutex held. */
+static void append(struct cfs_fresh *f, const struct first *w)
+{
 	if (f->n == f->size) {
 		f->size = f->size ? 2 * f->size : 256;
 		f->v = xrealloc(f->v, f->size * sizeof(*f->v));
 	}
-	f->v[f->n++] = (struct first){
+	f->v[f->n++] = *w;
+	f->firsts += !w->again;
+}
+
+void cfs_fresh_add(struct cfs_txn *txn, struct cfs_carrier *c, uint64_t power, struct cfs_buf *leaf,
+		   unsigned slot, uint64_t block, uint32_t state, const struct cfs_sums *sums)
+{
+	struct cfs_journal *j = txn->fs->journal;
+	struct cfs_fresh *f = j->fresh;
+	struct first w = {
 		.carrier = c,
 		.power = power,
 		.stream = j->head,
@@ -156,16 +179,52 @@ void cfs_fresh_add(struct cfs_txn *txn, struct cfs_carrier *c, uint64_t power, s
 		.state = state,
 		.slot = (uint8_t)slot,
 		.extent = (uint8_t)c->extent,
+		.sums = *sums,
 	};
+
+	if (!state || !cfs_fresh_matters(txn->fs, c->extent))
+		return;
+	append(f, &w);
+	atomic_store(&leaf->fresh, 1 + atomic_load(&f->rounds));
 	/* Not always in the order of counts: one that was under way when a cache was lost comes late. */
 	atomic_store(&c->waiting, older(atomic_load(&c->waiting), 1 + power));
+}
+
+/* One round may have begun before it was logged; the next one settles it. */
+bool cfs_fresh_leaf(const struct cfs *fs, const struct cfs_buf *leaf)
+{
+	uint64_t since = atomic_load_explicit(&leaf->fresh, memory_order_relaxed);
+
+	return since && 1 + atomic_load(&fs->journal->fresh->rounds) - since < 2;
+}
+
+void cfs_fresh_again(struct cfs *fs, unsigned extent, uint64_t block, uint32_t state,
+		     const struct cfs_sums *sums)
+{
+	struct cfs_journal *j = fs->journal;
+	struct first w = {.block = block,
+			  .state = state,
+			  .extent = (uint8_t)extent,
+			  .again = true,
+			  .sums = *sums};
+
+	pthread_mutex_lock(&j->lock);
+	w.stream = j->head;
+	append(j->fresh, &w);
+	if (!j->want_commit && cfs_fresh_many(j->fresh)) {
+		j->want_commit = true;
+		pthread_cond_signal(&j->wake_commit);
+	}
+	pthread_mutex_unlock(&j->lock);
 }
 
 /* --- a commit ----------------------------------------------------------------------------------------- */
 
 static bool is_lost(struct cfs *fs, const struct first *w)
 {
-	if (w->carrier)
+	if (w->again)
+		return false;
+	if (w->carrier && !w->checked)
 		return w->power != cfs_carrier_power(w->carrier);
 	return w->witness != blk_session_count(fs->extent[w->extent]);
 }
@@ -173,7 +232,7 @@ static bool is_lost(struct cfs *fs, const struct first *w)
 /* The flush went by another session, which did not stand all the while. */
 static bool wants_proof(struct cfs *fs, const struct first *w)
 {
-	return w->carrier && w->carrier->chan &&
+	return w->carrier && !w->checked && w->carrier->chan &&
 	       w->carrier->witness != blk_session_count(fs->extent[w->extent]);
 }
 
@@ -192,6 +251,90 @@ static int prove(struct cfs *fs, struct cfs_carrier *c)
 	return f->proof;
 }
 
+/* --- what may be lost is read back ------------------------------------------------------------------- */
+
+/* Whether a write that has ended left this in the grain: the first one, or one since. */
+static bool is_known(const struct first *v, size_t n, const struct first *w, unsigned g,
+		     uint64_t sum)
+{
+	if (w->sums.sum[g] == sum)
+		return true;
+	for (size_t i = 0; i < n; i++)
+		if (v[i].again && v[i].block == w->block &&
+		    (v[i].state >> (2 * g) & CFS_GRAIN_BLOCK) && v[i].sums.sum[g] == sum)
+			return true;
+	return false;
+}
+
+/* The grains that are not what was written; `unit` is room for one. */
+static int read_back(struct cfs *fs, const struct first *v, size_t n, const struct first *w,
+		     uint8_t *unit, uint32_t *lost)
+{
+	int rc = blk_read(fs->extent[w->extent], cfs_vbn_block(w->block) * CFS_BLOCK, unit,
+			  (size_t)CFS_UNIT_BLOCKS * CFS_BLOCK);
+
+	*lost = rc == -EIO ? w->state : 0; /* a bad medium: whatever it was, it is not there */
+	for (unsigned g = 0; g < CFS_UNIT_BLOCKS && rc == 0; g++) {
+		uint32_t bit = (uint32_t)CFS_GRAIN_BLOCK << (2 * g);
+
+		if ((w->state & bit) &&
+		    !is_known(v, n, w, g, cfs_grain_sum(unit + (size_t)g * CFS_BLOCK)))
+			*lost |= bit;
+	}
+	return rc == -EIO ? 0 : rc;
+}
+
+/* Mutex held, let go while reading; only this thread takes from the list. */
+static int check_one(struct cfs *fs, const struct first *v, size_t n, size_t i, uint8_t *unit)
+{
+	struct cfs_journal *j = fs->journal;
+	struct cfs_fresh *f = j->fresh;
+	uint64_t witness = blk_session_count(fs->extent[f->v[i].extent]);
+	uint64_t power = f->v[i].carrier ? cfs_carrier_power(f->v[i].carrier) : 0;
+	struct first w = f->v[i];
+	uint32_t lost;
+	int rc;
+
+	pthread_mutex_unlock(&j->lock);
+	rc = read_back(fs, v, n, &w, unit, &lost);
+	pthread_mutex_lock(&j->lock);
+	if (rc < 0)
+		return rc;
+	f->v[i].lost = lost;
+	f->v[i].checked = true;
+	f->v[i].witness = witness;
+	f->v[i].power = power;
+	return 0;
+}
+
+/*
+ * Mutex held, let go meanwhile. What may be lost and is there is from now on as good as written by the flushing
+ * session; the rest is marked. How many, or an error: not known yet.
+ */
+static int check_lost(struct cfs *fs)
+{
+	struct cfs_fresh *f = fs->journal->fresh;
+	size_t n = f->n;
+	struct first *v = NULL;
+	uint8_t *unit = NULL;
+	int rc = 0, checked = 0;
+
+	for (size_t i = 0; i < n && rc == 0; i++) {
+		if (f->v[i].lost || !is_lost(fs, &f->v[i]))
+			continue;
+		if (!v) {
+			unit = xaligned(CFS_BLOCK, (size_t)CFS_UNIT_BLOCKS * CFS_BLOCK);
+			v = xmalloc(n * sizeof(*v));
+			memcpy(v, f->v, n * sizeof(*v));
+		}
+		rc = check_one(fs, v, n, i, unit);
+		checked++;
+	}
+	free(v);
+	free(unit);
+	return rc < 0 ? rc : checked;
+}
+
 static void undo(struct cfs_txn *txn, const struct first *w)
 {
 	struct cfs_buf *leaf = cfs_buf_peek(txn->fs, w->leaf);
@@ -200,8 +343,8 @@ static void undo(struct cfs_txn *txn, const struct first *w)
 	if (leaf && leaf->dirty && !leaf->freed && leaf->type == CFS_T_MAP_LEAF) {
 		cfs_leaf_entry(leaf, w->slot, &e);
 		/* Both bits of each grain: below a unit of its own a grain cannot be. */
-		if (e.block == w->block && (e.state & w->state))
-			cfs_leaf_clear(txn, leaf, w->slot, w->state | w->state << 1);
+		if (e.block == w->block && (e.state & w->lost))
+			cfs_leaf_clear(txn, leaf, w->slot, w->lost | w->lost << 1);
 	}
 	cfs_buf_put(txn->fs, leaf);
 }
@@ -220,7 +363,7 @@ static bool undo_some(struct cfs *fs)
 	for (size_t i = 0; i < f->n; i++) {
 		struct first *w = &f->v[i];
 
-		if (w->settled || !is_lost(fs, w))
+		if (w->settled || !w->lost)
 			continue;
 		if (!n)
 			cfs_txn_begin_kept(fs, &txn);
@@ -228,15 +371,16 @@ static bool undo_some(struct cfs *fs)
 			break;
 		n++;
 		undo(&txn, w);
-		w->settled = true;
+		w->state &= ~w->lost;
+		w->lost = 0;
+		w->settled = !w->state;
 		if (w->carrier)
 			atomic_fetch_add(&w->carrier->undone, 1);
 	}
 	if (!n)
 		return false;
 	atomic_fetch_add(&f->undone, 1);
-	log_warn("cfs",
-		 "volume %s: a LUN may have lost its write cache: %u first writes are undone",
+	log_warn("cfs", "volume %s: a LUN has lost its write cache: %u first writes are undone",
 		 fs->name, n);
 	cfs_txn_end(&txn);
 	pthread_mutex_lock(&j->lock);
@@ -261,6 +405,8 @@ static void retire(struct cfs_fresh *f)
 			atomic_store(&w->carrier->waiting, w->carrier->next);
 		if (!w->settled)
 			f->v[n++] = *w;
+		else
+			f->firsts -= !w->again;
 	}
 	f->n = n;
 }
@@ -281,19 +427,22 @@ int cfs_fresh_settle(struct cfs *fs, uint64_t to)
 	struct cfs_journal *j = fs->journal;
 	struct cfs_fresh *f = j->fresh;
 	struct cfs_carrier *c;
-	bool undone = false;
 	int rc = 0;
 
 	pthread_mutex_lock(&j->lock);
 	while (rc == 0 && (c = unproved(fs, to)))
 		rc = prove(fs, c);
-	while (undo_some(fs))
-		undone = true;
-	for (size_t i = 0; i < f->n && f->v[i].stream < to && rc == 0 && !undone; i++)
+	if (rc == 0)
+		rc = check_lost(fs);
+	while (rc > 0 && undo_some(fs))
+		;
+	for (size_t i = 0; i < f->n && f->v[i].stream < to && rc == 0; i++)
 		f->v[i].settled = true;
+	if (rc == 0)
+		atomic_fetch_add(&f->rounds, 1);
 	retire(f);
 	pthread_mutex_unlock(&j->lock);
 	if (rc < 0)
 		return fail_prefix(rc, "volume %s: a session that carried data", fs->name);
-	return undone ? -EAGAIN : 0;
+	return rc > 0 ? -EAGAIN : 0;
 }

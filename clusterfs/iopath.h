@@ -132,8 +132,9 @@ void cfs_commit(struct cfs *fs, struct cfs_commit *commit);
 
 /*
  * Were the data of a first write lost with an array's volatile cache, its entry would show what the unit held
- * before. So a commit asks whether the session that carried them was lost since, and makes those grains
- * zero again if it was, before any record of them is durable. Until it has, the entry is not to be believed.
+ * before. So a commit asks whether the session that carried them was lost since. If it was, it reads them
+ * back and compares checksums, and makes those grains zero again that are not what was written, before any
+ * record of them is durable. Until it has, the entry is not to be believed.
  */
 struct cfs_carrier {
 	struct cfs *fs;
@@ -178,11 +179,23 @@ static inline uint64_t cfs_carrier_undone(const struct cfs_carrier *c)
 {
 	return atomic_load_explicit(&c->undone, memory_order_acquire);
 }
+/* Checksums of the grains of one unit, by which they are known again (fresh.c). */
+struct cfs_sums {
+	uint64_t sum[CFS_UNIT_BLOCKS];
+};
+uint64_t cfs_grain_sum(const void *grain);
+/* Whether first writes that LUN `extent` may lose need sums at all. */
+bool cfs_fresh_matters(const struct cfs *fs, unsigned extent);
 /*
  * In the transaction that sets entry `slot` of a leaf: the grains of unit `block` that `state` names as data
  * (CFS_GRAIN_BLOCK) were written by `c`, whose count was `power` before that was sent.
  */
 void cfs_fresh_add(struct cfs_txn *txn, struct cfs_carrier *c, uint64_t power, struct cfs_buf *leaf,
-		   unsigned slot, uint64_t block, uint32_t state);
+		   unsigned slot, uint64_t block, uint32_t state, const struct cfs_sums *sums);
+/* Whether the leaf may have first writes that are not durable; then overwrites of its units are told. */
+bool cfs_fresh_leaf(const struct cfs *fs, const struct cfs_buf *leaf);
+/* Those grains of unit `block`, written before, hold this now, by a write that has ended. */
+void cfs_fresh_again(struct cfs *fs, unsigned extent, uint64_t block, uint32_t state,
+		     const struct cfs_sums *sums);
 
 #endif

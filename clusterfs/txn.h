@@ -33,12 +33,13 @@ struct cfs_buf {
 	/* private to buf.c, txn.c, journal.c and checkpoint.c; the journal mutex guards all but refs,
 	 * lru, hash and owned (the cache's) */
 	unsigned refs;
-	bool dirty;	       /* differs from the medium; changes under both mutexes */
-	bool freed;	       /* by a transaction that may not be durable: never goes in place */
-	bool imaged;	       /* an image was logged since the last checkpoint copied it */
-	uint64_t first_stream; /* dirty: where its oldest record that is still needed lies */
-	uint64_t image_stream; /* where its newest image lies */
-	uint64_t last_stream;  /* behind its newest record */
+	bool dirty;		/* differs from the medium; changes under both mutexes */
+	bool freed;		/* by a transaction that may not be durable: never goes in place */
+	bool imaged;		/* an image was logged since the last checkpoint copied it */
+	uint64_t first_stream;	/* dirty: where its oldest record that is still needed lies */
+	uint64_t image_stream;	/* where its newest image lies */
+	uint64_t last_stream;	/* behind its newest record */
+	_Atomic uint64_t fresh; /* a leaf's: fresh.c */
 	struct list lru, hash, owned, dirty_link, touched_link;
 };
 

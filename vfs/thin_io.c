@@ -228,7 +228,75 @@ static uint32_t grains_of(const struct piece *p, unsigned i)
 	return state;
 }
 
-static void log_first(struct cfs_txn *txn, struct piece *p)
+/* The next whole grain of what was written; `bounce` is room for one that lies in parts. */
+static const void *next_grain(const struct piece *p, int *index, size_t *at, uint8_t *bounce)
+{
+	const struct iovec *v = &p->iov[*index];
+	const void *grain = (uint8_t *)v->iov_base + *at;
+	size_t done = 0;
+
+	if (v->iov_len - *at >= CFS_BLOCK) {
+		*at += CFS_BLOCK;
+		done = CFS_BLOCK;
+	}
+	for (; done < CFS_BLOCK; grain = bounce) {
+		size_t n = MIN(CFS_BLOCK - done, v->iov_len - *at);
+
+		memcpy(bounce + done, (uint8_t *)v->iov_base + *at, n);
+		done += n;
+		*at += n;
+		if (*at == v->iov_len && done < CFS_BLOCK) {
+			v = &p->iov[++*index];
+			*at = 0;
+		}
+	}
+	if (*at == v->iov_len) {
+		++*index;
+		*at = 0;
+	}
+	return grain;
+}
+
+/* Of the grains that `state` names of a unit, which come next in the piece. */
+static void take_sums(const struct piece *p, int *index, size_t *at, uint32_t state,
+		      struct cfs_sums *out)
+{
+	uint8_t bounce[CFS_BLOCK];
+
+	for (unsigned g = 0; g < CFS_UNIT_BLOCKS; g++)
+		if (state >> (2 * g) & CFS_GRAIN_BLOCK)
+			out->sum[g] = cfs_grain_sum(next_grain(p, index, at, bounce));
+}
+
+/*
+ * An overwrite of what may be a first write still: a commit that reads it back must know it. Of a grain that was
+ * written in part nothing is known then.
+ */
+static void tell_again(const struct piece *p)
+{
+	uint64_t from = p->blk.offset, end = p->blk.offset + p->blk.length;
+	size_t at = 0;
+	int index = 0;
+
+	if (from % CFS_BLOCK || end % CFS_BLOCK)
+		return;
+	for (unsigned i = 0; i < p->entries; i++) {
+		struct cfs_sums sums = {0};
+		struct cfs_entry e;
+		uint64_t unit;
+		uint32_t state = 0;
+
+		leaf_entry(p->leaf, p->slot + i, &e);
+		unit = cfs_vbn_block(e.block) * CFS_BLOCK;
+		for (unsigned g = 0; g < CFS_UNIT_BLOCKS; g++)
+			if (unit + g * CFS_BLOCK >= from && unit + g * CFS_BLOCK < end)
+				state |= (uint32_t)CFS_GRAIN_BLOCK << (2 * g);
+		take_sums(p, &index, &at, state, &sums);
+		cfs_fresh_again(p->thin->fs, p->extent, e.block, state, &sums);
+	}
+}
+
+static void log_first(struct cfs_txn *txn, struct piece *p, const struct cfs_sums *sums)
 {
 	struct thin *thin = p->thin;
 
@@ -244,7 +312,7 @@ static void log_first(struct cfs_txn *txn, struct piece *p)
 		e.state |= grains_of(p, i); /* those grains were zero: 00 */
 		cfs_map_set(txn, thin->map, p->leaf->buf, p->slot + i, &e);
 		cfs_fresh_add(txn, &thin->way[p->extent]->carrier, p->power, p->leaf->buf,
-			      p->slot + i, e.block, grains_of(p, i));
+			      p->slot + i, e.block, grains_of(p, i), &sums[i]);
 	}
 }
 
@@ -282,8 +350,16 @@ void thin_ask_room(struct thin *thin)
 
 static void first_log(struct piece *p)
 {
+	struct cfs_sums sums[THIN_RUN_BYTES / CFS_UNIT + 1] = {0};
 	struct cfs_txn txn;
 
+	if (cfs_fresh_matters(p->thin->fs, p->extent)) {
+		size_t at = 0;
+		int index = 0;
+
+		for (unsigned i = 0; i < p->entries; i++)
+			take_sums(p, &index, &at, grains_of(p, i), &sums[i]);
+	}
 	if (cfs_txn_begin(p->thin->fs, &txn) < 0) {
 		if (p->thin->closed) { /* perhaps there never will be room: this life may be over */
 			first_end(p, -ESTALE);
@@ -293,7 +369,7 @@ static void first_log(struct piece *p)
 		thin_ask_room(p->thin);
 		return;
 	}
-	log_first(&txn, p);
+	log_first(&txn, p, sums);
 	cfs_txn_end(&txn);
 	first_end(p, 0);
 }
@@ -389,6 +465,8 @@ static void piece_done(struct blk_req *blk, int res)
 	if (blk->op == BLK_READ && doubtful(p, p->thin->way[p->extent])) {
 		walk_anew(p);
 	} else if (p->kind == PIECE_PLAIN) {
+		if (blk->op == BLK_WRITE && res >= 0 && cfs_fresh_leaf(p->thin->fs, p->leaf->buf))
+			tell_again(p);
 		piece_end(p, res);
 	} else if (res < 0) {
 		first_end(p, res);

@@ -137,6 +137,8 @@ static int check_journal(struct check *c, struct cfs_claim_record *claim, unsign
 		return rc;
 	snprintf(what, sizeof(what), "slot %u", slot);
 	check_found(c, true, what, "%s; it gets a new journal", why);
+	if (c->repair && slot == c->fs->slot) /* who lives there must know */
+		return cfs_slot_set_journal(c->fs, 0, 0);
 	claim->journal = le64_of(0);
 	claim->journal_blocks = le32_of(0);
 	return check_swap(c, cfs_vbn(0, CFS_CLAIMS + slot), CFS_T_CLAIM, claim);

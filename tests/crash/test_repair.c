@@ -403,6 +403,35 @@ static void test_damage_of_many(void **state)
 	cases(*state, 1001, 10, one_case);
 }
 
+/* No claim names a journal that can be one, wherever the check itself lives. */
+static void test_no_journals(void **state)
+{
+	struct world *w = *state;
+	struct hit h = {.damage = BLOCK};
+	struct cfs_check_result first;
+	struct cfs_claim_record claim;
+	int fd;
+
+	copy_all(w);
+	fd = open(w->v->lun, O_RDWR);
+	assert_true(fd >= 0);
+	for (unsigned slot = 0; slot < CFS_MAX_SLOTS; slot++) {
+		off_t at = (off_t)((CFS_CLAIMS + slot) * CFS_BLOCK);
+
+		assert_int_equal(pread(fd, &claim, sizeof(claim), at), sizeof(claim));
+		claim.journal = le64_of(3);
+		claim.journal_blocks = le32_of(64);
+		claim.head.checksum =
+			le64_of(checksum64_with_hole(&claim, CFS_RECORD, CFS_CHECKSUM_AT));
+		assert_int_equal(pwrite(fd, &claim, sizeof(claim), at), sizeof(claim));
+	}
+	close(fd);
+	ok(vol_check(w->v, true, false, &first));
+	assert_int_equal(first.mended, first.findings);
+	assert_true(first.findings >= CFS_MAX_SLOTS);
+	look(w, &h, true);
+}
+
 static void test_cut_off(void **state)
 {
 	cases(*state, 2001, 12, one_cut);
@@ -414,10 +443,12 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_damage, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_damage_of_many, setup_many, teardown),
 		cmocka_unit_test_setup_teardown(test_cut_off, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_no_journals, setup, teardown),
 	};
-	unsigned only = getenv("TEST_ONLY") ? (unsigned)number("TEST_ONLY", 0) : 3;
+	unsigned only = getenv("TEST_ONLY") ? (unsigned)number("TEST_ONLY", 0)
+					    : (unsigned)ARRAY_SIZE(tests);
 
-	if (only < 3)
+	if (only < ARRAY_SIZE(tests))
 		return _cmocka_run_group_tests("repair", tests + only, 1, NULL, NULL);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,7 +6,7 @@
  *	cfs_files LUN DIR create N	format, mount, seconds to create N files durably, unmount
  *	cfs_files LUN DIR leave N	the same without the unmount, as a crash would
  *	cfs_files LUN DIR mount 0	seconds of a mount
- *	cfs_files LUN DIR alloc I	as host I for 4 s: creates disks and allocates 1 MiB in each; operations a second
+ *	cfs_files LUN DIR alloc I	as host I for 2 s: creates disks and allocates 1 MiB in each; operations a second
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +20,7 @@
 #include "blockdev/blk.h"
 #include "clusterfs/cfs.h"
 
-#define ALLOC_MS 4000u
+#define ALLOC_MS 2000u
 
 static void ok(int rc, const char *what)
 {

@@ -232,7 +232,28 @@ static int load_device(struct hv_machine *m, struct hv_state_reader *r, unsigned
 
 	if (rc)
 		return rc;
-	return m->rng[i] ? hv_rng_load(m->rng[i], i, r) : hv_vhost_load(m->c.vhost[i], r);
+	switch (m->c.config->devices[i].kind) {
+	case VMCTL_DEVICE_SCSI:
+	case VMCTL_DEVICE_BLK:
+		return hv_vhost_load(m->c.vhost[i], r);
+	case VMCTL_DEVICE_RNG:
+		return hv_rng_load(m->rng[i], i, r);
+	}
+	return 0;
+}
+
+static void save_device(struct hv_machine *m, struct hv_state_writer *w, unsigned i)
+{
+	hv_virtio_pci_save(m->transport[i], i, w);
+	switch (m->c.config->devices[i].kind) {
+	case VMCTL_DEVICE_SCSI:
+	case VMCTL_DEVICE_BLK:
+		hv_vhost_save(m->c.vhost[i], w);
+		break;
+	case VMCTL_DEVICE_RNG:
+		hv_rng_save(m->rng[i], i, w);
+		break;
+	}
 }
 
 static int load_devices(struct hv_machine *m, struct hv_state_reader *r)
@@ -279,13 +300,8 @@ int hv_machine_save(struct hv_machine *m, struct hv_state_writer *w)
 	hv_serial_save(m->serial, w);
 	hv_rtc_save(m->rtc, w);
 	hv_pvpanic_save(m->pvpanic, w);
-	for (unsigned i = 0; i < m->c.config->devices_n; i++) {
-		hv_virtio_pci_save(m->transport[i], i, w);
-		if (m->rng[i])
-			hv_rng_save(m->rng[i], i, w);
-		else
-			hv_vhost_save(m->c.vhost[i], w);
-	}
+	for (unsigned i = 0; i < m->c.config->devices_n; i++)
+		save_device(m, w, i);
 	int rc = hv_chips_save(m->kvm, w);
 	if (!rc)
 		rc = hv_vcpus_save(m->vcpus, w);
@@ -413,8 +429,9 @@ unsigned hv_machine_poll_fds(struct hv_machine *m, int fds[HV_MACHINE_POLLS])
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < m->c.config->devices_n; i++) {
-		if (m->rng[i])
-			fds[n++] = m->virtio[i]->queue[0].kick_fd;
+		const struct hv_virtio *v = m->virtio[i];
+		for (unsigned k = 0; v->ops->serve && k < v->queues_n; k++)
+			fds[n++] = v->queue[k].kick_fd;
 	}
 	return n;
 }
@@ -422,7 +439,10 @@ unsigned hv_machine_poll_fds(struct hv_machine *m, int fds[HV_MACHINE_POLLS])
 void hv_machine_serve(struct hv_machine *m, int fd)
 {
 	for (unsigned i = 0; i < m->c.config->devices_n; i++) {
-		if (m->rng[i] && m->virtio[i]->queue[0].kick_fd == fd)
-			hv_rng_serve(m->rng[i]);
+		struct hv_virtio *v = m->virtio[i];
+		for (unsigned k = 0; v->ops->serve && k < v->queues_n; k++) {
+			if (v->queue[k].kick_fd == fd)
+				v->ops->serve(v, k);
+		}
 	}
 }

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "base/vmctl.h"
+#include "hv/virtio.h"
 
 struct hv_gmem;
 struct hv_lease;
@@ -83,8 +84,11 @@ size_t hv_machine_console_input(struct hv_machine *machine, const uint8_t *data,
 /* Bit per device: its driver runs it. */
 uint64_t hv_machine_devices_ready(struct hv_machine *machine);
 
-/* The VMM's own devices: descriptors to poll for, and what to call (under the lock) then. */
-#define HV_MACHINE_POLLS VMCTL_DEVICES_MAX
+/*
+ * The VMM's own devices: descriptors to poll for (each queue's kick), and what to call (under the lock)
+ * then.
+ */
+#define HV_MACHINE_POLLS (VMCTL_DEVICES_MAX * HV_VIRTIO_QUEUES)
 unsigned hv_machine_poll_fds(struct hv_machine *machine, int fds[HV_MACHINE_POLLS]);
 void hv_machine_serve(struct hv_machine *machine, int fd);
 

@@ -72,13 +72,6 @@ static void rng_reset(struct hv_virtio *v)
 	hv_virtio_reset_done(v);
 }
 
-static const struct hv_virtio_ops rng_ops = {
-	.features = rng_features,
-	.config_read = rng_config_read,
-	.run = rng_run,
-	.reset = rng_reset,
-};
-
 /* Bytes written; a chain that makes no sense is answered with none. */
 static uint32_t answer(struct hv_rng *rng, uint16_t head)
 {
@@ -125,6 +118,20 @@ void hv_rng_serve(struct hv_rng *rng)
 	}
 	hv_gmem_dirty(rng->gmem, rng->ring.used, vring_used_bytes(rng->ring.size));
 }
+
+static void rng_serve(struct hv_virtio *v, unsigned queue)
+{
+	(void)queue;
+	hv_rng_serve(container_of(v, struct hv_rng, virtio));
+}
+
+static const struct hv_virtio_ops rng_ops = {
+	.features = rng_features,
+	.config_read = rng_config_read,
+	.run = rng_run,
+	.reset = rng_reset,
+	.serve = rng_serve,
+};
 
 void hv_rng_create(struct hv_rng **out, struct hv_gmem *gmem, uint16_t queue_size)
 {

@@ -39,6 +39,8 @@ struct hv_virtio_ops {
 	void (*run)(struct hv_virtio *v);
 	/* Answer with hv_virtio_reset_done, at once or later. */
 	void (*reset)(struct hv_virtio *v);
+	/* The queue's kick_fd was written to. NULL: served elsewhere, nobody here polls for it. */
+	void (*serve)(struct hv_virtio *v, unsigned queue);
 };
 
 struct hv_virtio {

@@ -362,7 +362,8 @@ int hv_vmm_configure(struct hv_vmm *vmm, const struct vmctl_config *config)
 			    (unsigned long long)hv_gmem_bytes(vmm->gmem));
 	vmm->config = *config;
 	for (unsigned i = 0; i < config->devices_n && !rc; i++) {
-		if (config->devices[i].kind == VMCTL_DEVICE_RNG)
+		const enum vmctl_device_kind kind = config->devices[i].kind;
+		if (kind != VMCTL_DEVICE_SCSI && kind != VMCTL_DEVICE_BLK)
 			continue;
 		rc = hv_vhost_create(&vmm->vhost[i], i, &config->devices[i], vmm->gmem, &vmm->lock,
 				     &vhost_ops, vmm);

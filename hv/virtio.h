@@ -36,6 +36,8 @@ struct hv_virtio_ops {
 	uint64_t (*features)(struct hv_virtio *v);
 	/* Device configuration; beyond its end reads are zero, writes ignored. */
 	void (*config_read)(struct hv_virtio *v, uint32_t offset, void *dst, unsigned size);
+	/* NULL: nothing of it is the guest's to write. */
+	void (*config_write)(struct hv_virtio *v, uint32_t offset, uint64_t value, unsigned size);
 	void (*run)(struct hv_virtio *v);
 	/* Answer with hv_virtio_reset_done, at once or later. */
 	void (*reset)(struct hv_virtio *v);
@@ -52,10 +54,13 @@ struct hv_virtio {
 	uint64_t driver_features;			/* accepted, valid from FEATURES_OK on */
 	uint8_t status;					/* as the guest sees it */
 	bool resetting;
+	int config_fd; /* eventfd of the transport's: the configuration changed */
 };
 
 /* The guest may go on: its status reads 0, all queues are off. Harmless when no reset is waited for. */
 void hv_virtio_reset_done(struct hv_virtio *v);
+/* The device's configuration is another now; the driver is told. */
+void hv_virtio_config_changed(struct hv_virtio *v);
 /* DRIVER_OK is set, and no reset under way. */
 bool hv_virtio_ready(const struct hv_virtio *v);
 

@@ -45,25 +45,39 @@ struct hv_virtio_pci {
 	uint32_t device_feature_select, driver_feature_select;
 	uint64_t driver_features; /* as written; the device gets them at FEATURES_OK */
 	uint16_t config_vector, queue_select;
+	int config_gsi; /* of the device's config_fd; -1: none */
 };
 
 /* --- interrupts and kicks ---------------------------------------------------------------------- */
 
-/* Connects each queue's call eventfd to the interrupt it has now, or to none. */
+static void connect_interrupt(struct hv_virtio_pci *p, int fd, int *connected, uint16_t vector)
+{
+	int gsi = hv_msix_gsi(&p->msix, vector);
+
+	if (gsi == *connected)
+		return;
+	if (*connected >= 0)
+		hv_kvm_irqfd(p->kvm, fd, (unsigned)*connected, false);
+	*connected = gsi;
+	if (gsi >= 0 && hv_kvm_irqfd(p->kvm, fd, (unsigned)gsi, true))
+		*connected = -1;
+}
+
+/* Connects each call eventfd to the interrupt it has now, or to none. */
 static void update_interrupts(struct hv_virtio_pci *p)
 {
+	connect_interrupt(p, p->dev->config_fd, &p->config_gsi, p->config_vector);
 	for (unsigned i = 0; i < p->dev->queues_n; i++) {
 		struct hv_virtio_queue *q = &p->dev->queue[i];
-		int gsi = hv_msix_gsi(&p->msix, q->vector);
 
-		if (gsi == q->gsi)
-			continue;
-		if (q->gsi >= 0)
-			hv_kvm_irqfd(p->kvm, q->call_fd, (unsigned)q->gsi, false);
-		q->gsi = gsi;
-		if (gsi >= 0 && hv_kvm_irqfd(p->kvm, q->call_fd, (unsigned)gsi, true))
-			q->gsi = -1;
+		connect_interrupt(p, q->call_fd, &q->gsi, q->vector);
 	}
+}
+
+void hv_virtio_config_changed(struct hv_virtio *v)
+{
+	if (hv_virtio_ready(v))
+		eventfd_write(v->config_fd, 1);
 }
 
 static void connect_kicks(struct hv_virtio_pci *p, unsigned bar, uint64_t address, bool on)
@@ -305,6 +319,7 @@ static void common_write(struct hv_virtio_pci *p, uint64_t offset, uint32_t valu
 		break;
 	case VIRTIO_PCI_COMMON_MSIX:
 		p->config_vector = checked_vector(p, value);
+		update_interrupts(p);
 		break;
 	case VIRTIO_PCI_COMMON_STATUS:
 		set_status(p, (uint8_t)value);
@@ -349,6 +364,10 @@ static void memory_write(void *opaque, uint64_t offset, unsigned size, uint64_t 
 		common_write(p, offset, (uint32_t)value);
 		if (size == 8)
 			common_write(p, offset + 4, (uint32_t)(value >> 32));
+	} else if (offset >= DEVICE_AT && offset < DEVICE_AT + DEVICE_BYTES) {
+		if (p->dev->ops->config_write)
+			p->dev->ops->config_write(p->dev, (uint32_t)(offset - DEVICE_AT), value,
+						  size);
 	} else if (offset >= MMIO_NOTIFY && offset < MSIX_AT) {
 		kick(p, (offset - MMIO_NOTIFY) / NOTIFY_STRIDE);
 	} else if (offset >= MSIX_AT && offset < MSIX_AT + HV_MSIX_TABLE_BYTES) {
@@ -462,6 +481,9 @@ static void add_caps(struct hv_virtio_pci *p)
 
 static int create_queues(struct hv_virtio *v)
 {
+	v->config_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (v->config_fd < 0)
+		return fail(-errno, "virtio: eventfd: %s", strerror(errno));
 	for (unsigned i = 0; i < v->queues_n; i++) {
 		struct hv_virtio_queue *q = &v->queue[i];
 
@@ -494,6 +516,7 @@ int hv_virtio_pci_create(struct hv_virtio_pci **out, struct hv_virtio *device, s
 	p->dev = device;
 	p->kvm = kvm;
 	p->config_vector = HV_VIRTIO_NO_VECTOR;
+	p->config_gsi = device->config_fd = -1;
 	for (unsigned i = 0; i < device->queues_n; i++)
 		device->queue[i].kick_fd = device->queue[i].call_fd = device->queue[i].gsi = -1;
 	hv_pci_function_init(f, &id);
@@ -521,12 +544,14 @@ void hv_virtio_pci_destroy(struct hv_virtio_pci *p)
 {
 	if (!p)
 		return;
+	p->config_vector = HV_VIRTIO_NO_VECTOR;
 	for (unsigned i = 0; i < p->dev->queues_n; i++)
 		p->dev->queue[i].vector = HV_VIRTIO_NO_VECTOR;
 	if (p->function.pci) {
 		update_interrupts(p);
 		hv_pci_remove(&p->function);
 	}
+	util_close(&p->dev->config_fd);
 	for (unsigned i = 0; i < p->dev->queues_n; i++) {
 		util_close(&p->dev->queue[i].kick_fd);
 		util_close(&p->dev->queue[i].call_fd);
@@ -617,6 +642,7 @@ int hv_virtio_pci_load(struct hv_virtio_pci *p, unsigned instance, struct hv_sta
 
 void hv_virtio_pci_call_all(struct hv_virtio_pci *p)
 {
+	hv_virtio_config_changed(p->dev);
 	for (unsigned i = 0; hv_virtio_ready(p->dev) && i < p->dev->queues_n; i++) {
 		if (p->dev->queue[i].enabled)
 			eventfd_write(p->dev->queue[i].call_fd, 1);

@@ -27,8 +27,8 @@ void hv_virtio_pci_save(const struct hv_virtio_pci *vpci, unsigned instance,
 			struct hv_state_writer *w);
 int hv_virtio_pci_load(struct hv_virtio_pci *vpci, unsigned instance, struct hv_state_reader *r);
 /*
- * After everything was loaded: one interrupt for each queue at work, since one that was on its way
- * when the state was saved is in nobody's state. One too many is allowed.
+ * After everything was loaded: one interrupt for each queue at work, and one for the configuration,
+ * since one that was on its way when the state was saved is in nobody's state. One too many is allowed.
  */
 void hv_virtio_pci_call_all(struct hv_virtio_pci *vpci);
 

@@ -42,7 +42,7 @@ enum frame_type {
 	FRAME_MIG_ROUND = 100, /* request: le64 round, all sent; answer: the same, all in place */
 	FRAME_MIG_STATE = 101, /* request: the machine's state; answer, when it is loaded: le64 0 */
 	FRAME_MIG_OFFERED =
-		102, /* the lock is offered, what is known of it; answer, when it runs: le64 0 */
+		102, /* the lock is offered, what is known of it; answer, when it runs: le64 */
 };
 
 #define FRAME_ANSWER 1u

@@ -387,7 +387,8 @@ static void begin_tls(struct peer_conn *c)
 
 	(void)setsockopt(c->fd, SOL_TCP, TCP_NODELAY, &one, sizeof(one));
 	(void)setsockopt(c->fd, SOL_TCP, TCP_USER_TIMEOUT, &dead, sizeof(dead));
-	rc = c->client ? tls_client(&c->tls, c->fd, c->identity, c->key)
+	rc = c->client ? tls_client(&c->tls, c->fd, c->identity, c->key,
+				    c->mine.purpose == PEER_STREAM)
 		       : tls_server(&c->tls, c->fd, key_of, c);
 	explicit_bzero(c->key, sizeof(c->key));
 	if (rc < 0) {

@@ -31,8 +31,12 @@ int tls_derive_key(const uint8_t secret[32], const char *identity, uint8_t key[T
 /* The key of an identity that a client names: 0 and filled, or -ENOENT. Called in tls_handshake. */
 typedef int (*tls_key_fn)(void *arg, const char *identity, uint8_t key[TLS_KEY_BYTES]);
 
-/* Borrow `fd` until tls_destroy; `key` is copied. */
-int tls_client(struct tls **out, int fd, const char *identity, const uint8_t key[TLS_KEY_BYTES]);
+/*
+ * Borrow `fd` until tls_destroy; `key` is copied. `bulk`: much will go over it; the cipher that is faster on this
+ * machine is asked for first, which is tried out here (some 100 us, milliseconds where processors are emulated).
+ */
+int tls_client(struct tls **out, int fd, const char *identity, const uint8_t key[TLS_KEY_BYTES],
+	       bool bulk);
 int tls_server(struct tls **out, int fd, tls_key_fn key_of, void *arg);
 /* Says nothing on the wire, closes nothing. */
 void tls_destroy(struct tls *tls);
@@ -41,6 +45,8 @@ void tls_destroy(struct tls *tls);
 int tls_handshake(struct tls *tls);
 /* The identity that was agreed on; "" before. */
 const char *tls_identity(const struct tls *tls);
+/* The cipher that was agreed on, "AES-128-GCM"; "" before. */
+const char *tls_cipher(const struct tls *tls);
 /* The last -EAGAIN was for room in the socket. */
 bool tls_wants_write(const struct tls *tls);
 

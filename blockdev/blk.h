@@ -230,7 +230,12 @@ int blk_call(struct blk_chan *chan, struct blk_req *req);
 struct blk_stats {
 	uint64_t ops[BLK_OPS];
 	uint64_t bytes_read, bytes_written;
-	uint64_t errors;     /* answers that were none of 0, -EILSEQ, -ESTALE */
+	uint64_t errors; /* answers that were none of 0, -EILSEQ, -ESTALE */
+	/*
+	 * How many were done one after the other: a request counts that was sent when its channel had got an answer
+	 * since the last that counted. Of all channels together, those for beats left out.
+	 */
+	uint64_t steps;
 	uint64_t latency_ns; /* a moving average of the busiest channel, every eighth request */
 	/*
 	 * Whether it is reached, CLOCK_BOOTTIME. A channel is lost from a request that found no session, or

@@ -165,6 +165,7 @@ static void add_stats(struct blk_stats *to, const struct blk_stats *from)
 	to->bytes_read += peek(&from->bytes_read);
 	to->bytes_written += peek(&from->bytes_written);
 	to->errors += peek(&from->errors);
+	to->steps += peek(&from->steps);
 	to->latency_ns = MAX(to->latency_ns, peek(&from->latency_ns));
 	if (peek(&from->lost_ns) &&
 	    (!to->lost_ns || peek(&from->lost_since_ns) < to->lost_since_ns))
@@ -325,6 +326,10 @@ static void count(struct blk_chan *chan, const struct blk_req *req)
 	struct blk_stats *s = &chan->stats;
 
 	put(&s->ops[req->op], s->ops[req->op] + 1);
+	if (!chan->lower && !chan->answerless && chan->kind != BLK_CHAN_BEAT) {
+		chan->answerless = true;
+		put(&s->steps, s->steps + 1);
+	}
 	if (req->op == BLK_READ)
 		put(&s->bytes_read, s->bytes_read + req->length);
 	else if (req->op == BLK_WRITE)
@@ -401,6 +406,7 @@ void blk_complete(struct blk_req *req, int res)
 	struct blk_chan *chan = p->chan;
 
 	MUST(res <= 0);
+	chan->answerless = false;
 	if (res == 0)
 		req->maybe_done = false;
 	else if (res != -EILSEQ && res != -ESTALE)

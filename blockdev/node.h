@@ -64,6 +64,7 @@ struct blk_chan {
 	enum blk_chan_kind kind;
 	unsigned index;		      /* counts the channels of this blk, from 0 */
 	unsigned turn;		      /* counts requests, for sampling the latency */
+	bool answerless;	      /* requests were sent since the last answer */
 	_Atomic uint64_t power_count; /* its session's, once that stands */
 	_Atomic uint64_t came_up;     /* its sessions after the first */
 	struct list link;

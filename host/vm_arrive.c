@@ -394,10 +394,11 @@ static void run_it(struct vm_arrival *a)
 		vm_set_phase(vm, vm_lease_runs(vm) ? VM_PAUSED : VM_FROZEN);
 }
 
-static int on_accept(void *arg, const uint8_t *baggage, uint32_t n)
+static int on_accept(void *arg, const uint8_t *baggage, uint32_t n, uint64_t *word)
 {
 	struct vm_arrival *a = arg;
 	struct host_vm *vm = a->vm;
+	uint64_t steps = host_volume_steps(vm->volume);
 	char text[128];
 	int rc;
 
@@ -411,6 +412,7 @@ static int on_accept(void *arg, const uint8_t *baggage, uint32_t n)
 	vm->loaded = true;
 	vm_arrived(vm);
 	run_it(a);
+	*word = host_volume_steps(vm->volume) - steps;
 	(void)str_format(text, sizeof(text), "came from host %s", a->from);
 	vm_tell(vm, text);
 	step(a, "target.resumed");

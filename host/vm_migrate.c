@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * vm_migrate.c: `vm migrate`: a VM leaves this host while it runs. A task's thread talks to the target and sends
- * memory; the supervisor does what touches VMM and lock, the whole standstill in one piece (stand_still).
+ * memory; the supervisor does what touches VMM and lock, the whole standstill in one piece (vm_standstill.c).
  */
-#include "host/vm_move.h"
+#include "host/vm_leaving.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -31,37 +31,10 @@
 #define CHANGE_MS	 10000
 #define BEGIN_MS	 15000 /* the target makes a VMM */
 #define JOIN_MS		 10000
-#define LOADED_MS	 4000 /* and twice the standstill that is allowed: the guest stands still */
-#define RUNNING_MS	 2000 /* then the lock is asked */
-#define WORD_MS \
-	15000 /* for the target's word, when it has the lock: it opens disks, or ends the VM */
-#define LISTEN_MS     500  /* of that, between looks at the lock */
-#define DRAIN_MS      1000 /* longer, and it runs on for another round */
-#define SETTLE_MS     50   /* between looks at who has the lock */
-#define BLACKOUT_MS   30   /* of a standstill, without pages and checkpoint: a first guess */
-#define TRIES	      5
-#define BAGGAGE_BYTES (256 * 1024)
-
-struct leaving {
-	struct host_call *call;
-	struct host_vm *vm;
-	struct vm_move move;
-	const char *to;
-	uint64_t max_downtime, bandwidth, streams_n;
-	bool verify;
-	struct cpu_table cpu;
-	unsigned slot; /* the target's life */
-	uint32_t epoch;
-	struct peer_stream *control, *streams[MIG_STREAMS_MAX];
-	uint8_t token[MIG_TOKEN_BYTES];
-	int log_fd;
-	uint64_t *log;
-	uint64_t log_bytes;
-	unsigned throttled;
-	struct err_info word; /* what the target said to the offer; .err 0: the VM runs there */
-	uint64_t began_ns, stopped_ns, downtime_ns;
-	struct mig_progress last;
-};
+/* SAVE, LOAD and two round trips: what of a standstill cannot be tried before */
+#define UNTRIED_MS 15
+#define LUN_STEPS  6 /* and so many requests to the LUN, one after the other */
+#define TRIES	   5
 
 /* --- ended by others ---------------------------------------------------------------------------------- */
 
@@ -92,7 +65,7 @@ void vm_move_end(struct host_vm *vm, const char *why)
 	pthread_mutex_unlock(&vm->lock);
 }
 
-static int check_stop(struct leaving *l)
+int vm_leaving_stop(struct leaving *l)
 {
 	int rc = 0;
 
@@ -112,11 +85,11 @@ static int true_error(struct leaving *l, int rc)
 	if (rc != -ECANCELED)
 		return rc;
 	err_save(&mine, rc);
-	why = check_stop(l);
+	why = vm_leaving_stop(l);
 	return why < 0 ? why : err_restore(&mine);
 }
 
-static void step(struct leaving *l, const char *name)
+void vm_leaving_step(struct leaving *l, const char *name)
 {
 	host_step(l->call->host, name);
 }
@@ -264,27 +237,31 @@ static int log_stop(struct host_vm *vm, void *arg)
 	return vm_call_plain(vm, VMCTL_LOG_STOP, VM_CALL_MS);
 }
 
-static int log_sync(struct host_vm *vm, void *arg)
-{
-	(void)arg;
-	return vm_call_plain(vm, VMCTL_LOG_SYNC, VM_CALL_MS);
-}
-
 /* --- rounds --------------------------------------------------------------------------------------------- */
 
-/* With the log goes a checkpoint, so that the one in the standstill finds little to do. */
+/*
+ * With the log go a drain and a checkpoint, so that those in the standstill find little to do, and it is known what
+ * they take: the estimate counts them, the log's two syncs, and what the hand-over asks of the LUN.
+ */
 static int on_sync(void *arg)
 {
 	struct leaving *l = arg;
-	uint64_t before = clock_boot_ns();
-	int rc = cfs_vm_checkpoint(l->vm->vm_lock);
+	uint64_t before, checkpoint_ns;
+	int rc = vm_do(l->vm, vm_try_drain, l);
 
+	before = clock_boot_ns();
+	if (rc == 0)
+		rc = cfs_vm_checkpoint(l->vm->vm_lock);
+	checkpoint_ns = clock_boot_ns() - before;
+	if (rc == 0)
+		rc = vm_do(l->vm, vm_log_sync, l);
 	if (rc < 0)
 		return rc;
-	mig_source_constant(l->move.source, BLACKOUT_MS + (clock_boot_ns() - before) / NS_PER_MS);
-	rc = vm_do(l->vm, log_sync, l);
-	step(l, "source.round");
-	return rc;
+	mig_source_constant(l->move.source, l->drain_ns + checkpoint_ns + 2 * l->log_ns +
+						    LUN_STEPS * host_volume_latency(l->vm->volume) +
+						    UNTRIED_MS * NS_PER_MS);
+	vm_leaving_step(l, "source.round");
+	return 0;
 }
 
 static int on_progress(void *arg, const struct mig_progress *p)
@@ -301,7 +278,7 @@ static int on_progress(void *arg, const struct mig_progress *p)
 			 p->round + 1, (unsigned long long)(p->remaining / MiB),
 			 (unsigned long long)(p->rate / MiB), eta,
 			 p->throttle ? ", the guest is slowed down" : "");
-	rc = check_stop(l);
+	rc = vm_leaving_stop(l);
 	return rc < 0 ? rc
 		      : host_progress(l->call, p->sent + p->zeroes,
 				      p->sent + p->zeroes + p->remaining, what);
@@ -328,7 +305,7 @@ static int make_source(struct leaving *l)
 		.streams_n = (unsigned)l->streams_n,
 		.bandwidth = l->bandwidth,
 		.max_downtime_ms = l->max_downtime,
-		.constant_ms = BLACKOUT_MS,
+		.constant_ns = UNTRIED_MS * NS_PER_MS,
 		.ops = &source_ops,
 		.arg = l,
 	};
@@ -347,249 +324,6 @@ static int make_source(struct leaving *l)
 	return rc;
 }
 
-/* --- the standstill: all of this in the supervisor ---------------------------------------------------------- */
-
-static int save(struct host_vm *vm, int fd, uint32_t *bytes)
-{
-	struct vmctl_msg *msg = xcalloc(2, sizeof(*msg));
-	int rc;
-
-	msg->type = VMCTL_SAVE;
-	msg->fds[0] = fd;
-	msg->fds_n = 1;
-	rc = vm_call_for(vm, msg, VMCTL_REPLY, msg + 1, VM_CALL_MS);
-	*bytes = msg[1].reply.value;
-	free(msg);
-	return rc;
-}
-
-/* The VMM's part and the controller's as one. */
-static int make_state(struct host_vm *vm, uint8_t **out, uint32_t *bytes)
-{
-	cleanup_fd int fd = memfd_create("state", MFD_CLOEXEC);
-	struct vm_state_head head;
-	uint32_t vmm = 0;
-	uint8_t *state;
-	int rc, n;
-
-	if (fd < 0 || ftruncate(fd, VMCTL_STATE_MAX) < 0)
-		return fail(-errno, "vm %s: its state: %s", vm->name, strerror(errno));
-	rc = save(vm, fd, &vmm);
-	if (rc < 0)
-		return rc;
-	if (!vmm || vmm > VMCTL_STATE_MAX)
-		return fail(-EPROTO, "vm %s: a state of %u bytes", vm->name, vmm);
-	state = xmalloc(sizeof(head) + vmm + CONTROLLER_STATE_MAX);
-	n = controller_save(vm->controller, state + sizeof(head) + vmm, CONTROLLER_STATE_MAX);
-	if (n < 0 || pread(fd, state + sizeof(head), vmm, 0) != (ssize_t)vmm) {
-		free(state);
-		return n < 0 ? n : fail(-EIO, "vm %s: its state cannot be read", vm->name);
-	}
-	head = (struct vm_state_head){.vmm_bytes = le32_of(vmm),
-				      .controller_bytes = le32_of((uint32_t)n)};
-	memcpy(state, &head, sizeof(head));
-	*out = state;
-	*bytes = (uint32_t)sizeof(head) + vmm + (uint32_t)n;
-	return 0;
-}
-
-/* Everything is there, and loaded. Nothing of it decides anything. */
-static int hand_state_over(struct leaving *l)
-{
-	struct host_vm *vm = l->vm;
-	struct vm_state_head *head;
-	uint8_t *state = NULL;
-	uint32_t bytes = 0;
-	uint64_t saved_ns;
-	int rc = log_sync(vm, l);
-
-	if (rc == 0)
-		rc = mig_source_last_pages(l->move.source);
-	if (rc == 0)
-		rc = make_state(vm, &state, &bytes);
-	saved_ns = clock_boot_ns();
-	step(l, "source.saved");
-	if (rc == 0) /* once more what that has written */
-		rc = log_sync(vm, l);
-	if (rc == 0) {
-		head = (struct vm_state_head *)state;
-		head->age_ns = le64_of(clock_boot_ns() - saved_ns);
-	}
-	if (rc == 0)
-		rc = mig_source_state(l->move.source, state, bytes, l->verify,
-				      LOADED_MS + 2 * (unsigned)l->max_downtime);
-	free(state);
-	return rc;
-}
-
-static void note_word(struct leaving *l, int rc)
-{
-	if (rc < 0)
-		err_save(&l->word, rc);
-	else
-		l->word.err = 0;
-}
-
-static void offer(struct leaving *l)
-{
-	void *baggage = NULL;
-	size_t size = 0;
-	int rc = cfs_vm_offer(l->vm->vm_lock, l->slot, l->epoch);
-
-	step(l, "source.offered");
-	if (rc == 0 && cfs_vm_baggage(l->vm->vm_lock, BAGGAGE_BYTES, &baggage, &size) < 0)
-		size = 0;
-	if (rc == 0)
-		rc = mig_source_offered(l->move.source, baggage, (uint32_t)MIN(size, UINT32_MAX),
-					RUNNING_MS);
-	free(baggage);
-	if (rc < 0)
-		log_info("migrate",
-			 "vm %s: host %s has not said that it runs: %s; its lock will tell",
-			 l->vm->name, l->to, err_message(rc));
-	note_word(l, rc);
-	step(l, "source.told");
-}
-
-/* Only the lock knows: 0 it is ours, -ENOENT another's, -ESTALE nobody can say any more. */
-static int settle(struct host_vm *vm)
-{
-	bool said = false;
-	int rc;
-
-	for (;;) {
-		rc = cfs_vm_retract(vm->vm_lock);
-		if (rc == 0 || rc == -ENOENT)
-			return rc;
-		if (atomic_load(&vm->lost))
-			return -ESTALE;
-		if (!said)
-			log_warn("migrate",
-				 "vm %s: stands still: not known yet who has its lock: %s",
-				 vm->name, err_message(rc));
-		said = true;
-		sleep_ms(SETTLE_MS);
-	}
-}
-
-static bool is_theirs(const struct leaving *l, const struct cfs_vm_where *where)
-{
-	return where->state != CFS_VM_STOPPED && where->slot == l->slot && where->epoch == l->epoch;
-}
-
-/*
- * The lock is not ours any more. 0: it is the target's, which runs the VM as far as it said. Else it took the
- * VM and could not run it, or never got it: a host that is evicted loses it to whoever starts it.
- */
-static int went_there(struct leaving *l)
-{
-	struct host_vm *vm = l->vm;
-	cleanup_free char *path = vm_path(vm->name, "vm");
-	uint64_t end = clock_boot_ms() + WORD_MS;
-	struct cfs_vm_where where;
-	bool refused = false;
-	int rc = 0;
-
-	while (l->word.err) {
-		refused = peer_stream_refused(l->control);
-		rc = cfs_vm_where(host_volume_fs(vm->volume), path, &where);
-		if (clock_boot_ms() > end || (rc == 0 && !is_theirs(l, &where)))
-			break;
-		if (!refused && l->word.err == -ETIMEDOUT)
-			note_word(l, mig_source_runs(l->move.source, LISTEN_MS));
-		else if (!refused && rc == 0)
-			break;
-		else
-			sleep_ms(SETTLE_MS);
-	}
-	if (!l->word.err || (rc == 0 && is_theirs(l, &where) && !refused))
-		return 0;
-	if (rc < 0)
-		return fail_prefix(rc, "vm %s: it is not known who runs it", vm->name);
-	if (where.state == CFS_VM_STOPPED)
-		return fail(-EHOSTUNREACH, "vm %s: is stopped, host %s could not run it: %s",
-			    vm->name, l->to, l->word.message);
-	return fail(-EHOSTUNREACH, "vm %s: host %s has it now: %s", vm->name, where.host,
-		    l->word.message);
-}
-
-/* It stays here: everything as before. What does not work now is tried again by the supervisor. */
-static void go_on(struct host_vm *vm)
-{
-	int rc;
-
-	controller_unquiesce(vm->controller);
-	rc = vm_call_plain(vm, VMCTL_RESUME, VM_CALL_MS);
-	if (rc == 0)
-		return;
-	log_warn("migrate", "vm %s: %s", vm->name, err_message(rc));
-	vm_set_phase(vm, VM_PAUSED);
-}
-
-static int stays(struct leaving *l, int why)
-{
-	struct err_info saved;
-
-	err_save(&saved, why);
-	go_on(l->vm);
-	if (l->throttled)
-		(void)vm_throttle(l->vm, l->throttled);
-	return err_restore(&saved);
-}
-
-/* What the guest did meanwhile is handled in the next turn, as always. No answer: it may stand still, or will. */
-static int not_paused(struct leaving *l, int rc)
-{
-	struct host_vm *vm = l->vm;
-
-	rc = rc == -EINVAL ? rc : stays(l, rc);
-	if (vm->events & 1u << VMCTL_EVENT_RESET)
-		return fail(-EINTR, "vm %s: not moved: the guest rebooted", vm->name);
-	if (vm->events & (1u << VMCTL_EVENT_POWERED_OFF | 1u << VMCTL_EVENT_CRASHED))
-		return fail(-EINTR, "vm %s: not moved: the VM ended", vm->name);
-	return rc;
-}
-
-/* 0: it is the other host's. -EAGAIN: it could not be stopped now. Else it runs on here. */
-static int stand_still(struct host_vm *vm, void *arg)
-{
-	struct leaving *l = arg;
-	int rc = check_stop(l);
-
-	if (rc < 0)
-		return rc;
-	if (vm->phase != VM_RUNNING || vm->resetting)
-		return fail(-EINVAL, "vm %s: is %s now; not moved", vm->name,
-			    vm->resetting ? "being reset" : vm_state_name(vm));
-	l->stopped_ns = clock_boot_ns();
-	if (l->throttled) /* its monitor's own work is in that group, too */
-		(void)vm_throttle(vm, 0);
-	rc = vm_call_plain(vm, VMCTL_PAUSE, VM_CALL_MS);
-	if (rc < 0)
-		return not_paused(l, rc);
-	step(l, "source.paused");
-	rc = controller_quiesce(vm->controller, DRAIN_MS);
-	if (rc < 0)
-		return stays(l, rc == -ETIMEDOUT ? -EAGAIN : rc);
-	step(l, "source.drained");
-	rc = hand_state_over(l);
-	step(l, "source.loaded");
-	if (rc < 0)
-		return stays(l, rc);
-	offer(l);
-	l->downtime_ns = clock_boot_ns() - l->stopped_ns;
-	rc = settle(vm);
-	if (rc == 0)
-		return stays(l,
-			     fail(-EHOSTUNREACH, "vm %s: host %s did not take it; it runs on here",
-				  vm->name, l->to));
-	vm->moved = true;
-	vm->orphan = rc != -ENOENT;
-	step(l, "source.moved");
-	return rc == -ENOENT ? went_there(l)
-			     : fail(rc, "vm %s: this host lost its place on the volume", vm->name);
-}
-
 /* --- from the beginning to the end ---------------------------------------------------------------------------- */
 
 static int rounds(struct leaving *l)
@@ -601,12 +335,12 @@ static int rounds(struct leaving *l)
 		if (rc == 0)
 			rc = host_progress(l->call, l->last.sent, l->last.sent, "handing it over");
 		if (rc == 0)
-			rc = vm_do(l->vm, stand_still, l);
+			rc = vm_do(l->vm, vm_stand_still, l);
 	}
 	return rc == -EAGAIN ? fail(-ETIMEDOUT,
-				    "vm %s: its storage did not answer within %d ms, %d times; it"
+				    "vm %s: its storage did not answer within %u ms, %d times; it"
 				    " cannot be stopped for the move",
-				    l->vm->name, DRAIN_MS, TRIES)
+				    l->vm->name, LEAVING_DRAIN_MS, TRIES)
 			     : rc;
 }
 
@@ -616,7 +350,7 @@ static int move_it(struct leaving *l)
 
 	(void)host_progress(l->call, 0, 0, "asking the other host");
 	rc = begin(l);
-	step(l, "source.begun");
+	vm_leaving_step(l, "source.begun");
 	if (rc == 0)
 		rc = join(l);
 	if (rc == 0)
@@ -665,13 +399,24 @@ static void clean_up(struct leaving *l, int rc)
 	(void)err_restore(&why);
 }
 
+static json_int_t ms(uint64_t ns)
+{
+	return (json_int_t)(ns / NS_PER_MS);
+}
+
 static json_t *report(const struct leaving *l)
 {
-	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:i}", "name", l->vm->name, "to", l->to,
-			 "downtime_ms", (json_int_t)(l->downtime_ns / NS_PER_MS), "total_ms",
-			 (json_int_t)((clock_boot_ns() - l->began_ns) / NS_PER_MS), "sent",
-			 (json_int_t)l->last.sent, "zeroes", (json_int_t)l->last.zeroes, "rounds",
-			 (int)l->last.round);
+	const struct standstill *st = &l->stood;
+	json_t *stood = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "pause_ms", ms(st->pause),
+				  "drain_ms", ms(st->drain), "pages_ms", ms(st->pages), "state_ms",
+				  ms(st->state), "offer_ms", ms(st->offer), "lun_steps",
+				  (json_int_t)l->lun_steps);
+
+	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:i, s:I, s:o}", "name", l->vm->name, "to",
+			 l->to, "downtime_ms", ms(st->all), "total_ms",
+			 ms(clock_boot_ns() - l->began_ns), "sent", (json_int_t)l->last.sent,
+			 "zeroes", (json_int_t)l->last.zeroes, "rounds", (int)l->last.round,
+			 "expected_ms", (json_int_t)l->last.blackout_ms, "standstill", stood);
 }
 
 static int leave(struct leaving *l)

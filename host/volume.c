@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "blockdev/blk.h"
 #include "clusterfs/cfs.h"
 #include "host/call.h"
 #include "host/daemon.h"
@@ -159,6 +160,28 @@ unsigned host_volume_luns(struct host_volume *v, struct host_lun **out)
 {
 	memcpy(out, v->lun, v->luns * sizeof(*out));
 	return v->luns;
+}
+
+static struct blk_stats stats_of(struct host_volume *v)
+{
+	struct blk_stats all = {0}, s;
+
+	for (unsigned i = 0; i < v->luns; i++) {
+		blk_get_stats(host_lun_blk(v->lun[i]), &s);
+		all.steps += s.steps;
+		all.latency_ns = MAX(all.latency_ns, s.latency_ns);
+	}
+	return all;
+}
+
+uint64_t host_volume_steps(struct host_volume *v)
+{
+	return stats_of(v).steps;
+}
+
+uint64_t host_volume_latency(struct host_volume *v)
+{
+	return stats_of(v).latency_ns;
 }
 
 /* --- the inventory ------------------------------------------------------------------------------- */

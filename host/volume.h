@@ -59,6 +59,10 @@ int host_volume_add_luns(struct host_volume *volume, struct host_lun **luns, uns
 /* The LUNs of it; returns their number. */
 unsigned host_volume_luns(struct host_volume *volume, struct host_lun **out);
 
+/* Requests to its LUNs one after the other (blk_stats.steps), since the mount; and what one takes now, ns. */
+uint64_t host_volume_steps(struct host_volume *volume);
+uint64_t host_volume_latency(struct host_volume *volume);
+
 /* Argument "volume" as a use of a mounted one. */
 int host_volume_named(struct host_call *call, struct host_volume **out);
 struct cfs_info;

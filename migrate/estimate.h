@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 #define MIG_STALLS	   3u
-#define MIG_SLOW	   5u
+#define MIG_SLOW	   20u
 #define MIG_THROTTLE_FIRST 20u /* per cent of the time that is taken from the vCPUs */
 #define MIG_THROTTLE_STEP  10u
 #define MIG_THROTTLE_MAX   99u

@@ -19,6 +19,7 @@
 #define RUN_BYTES      (256 * KiB)
 #define CHECKSUM_BYTES (256 * KiB) /* of memory that are read in a millisecond, at the least */
 #define CHECKSUM_MOST  (3600 * 1000u)
+#define SLOW_MS	       1000u
 #define STEADY_MS      500u /* a throttled guest has had that long before it is judged */
 
 struct mig_source {
@@ -30,6 +31,7 @@ struct mig_source {
 	struct mig_progress progress;
 	uint64_t look_ms, ping_ms, round_ns, round_sent, round_waited;
 	uint64_t marked; /* a round that is under way on the data streams; 0: none */
+	le64 word;	 /* of the target's, with its last answer */
 	bool began;
 	atomic_bool cancelled;
 };
@@ -42,7 +44,7 @@ int mig_source_create(struct mig_source **out, const struct mig_source_options *
 	s->o = *o;
 	mig_dirty_init(&s->dirty, o->memory);
 	s->packer = mig_packer_create(o->memory_fd);
-	mig_estimate_init(&s->estimate, o->max_downtime_ms * NS_PER_MS, o->constant_ms * NS_PER_MS);
+	mig_estimate_init(&s->estimate, o->max_downtime_ms * NS_PER_MS, o->constant_ns);
 	rc = mig_sender_create(&s->sender, s->o.streams, o->streams_n, o->memory_fd, o->bandwidth);
 	if (rc < 0) {
 		mig_source_destroy(s);
@@ -70,9 +72,9 @@ void mig_source_cancel(struct mig_source *s)
 		peer_stream_cancel(s->o.streams[i]);
 }
 
-void mig_source_constant(struct mig_source *s, uint64_t ms)
+void mig_source_constant(struct mig_source *s, uint64_t ns)
 {
-	s->estimate.constant_ns = ms * NS_PER_MS;
+	s->estimate.constant_ns = ns;
 }
 
 /* --- rounds -------------------------------------------------------------------------------------- */
@@ -210,16 +212,30 @@ static int sync_log(struct mig_source *s)
 	return rc < 0 ? rc : take_log(s);
 }
 
-static int slow_down(struct mig_source *s)
+static int linger(struct mig_source *s, uint64_t ms)
 {
-	uint64_t until = clock_boot_ms() + STEADY_MS;
-	int rc = s->o.ops->throttle(s->o.arg, s->estimate.throttle);
+	uint64_t until = clock_boot_ms() + ms;
+	int rc = 0;
 
 	while (rc == 0 && clock_boot_ms() < until) {
 		sleep_ms(LOOK_MS);
 		rc = look(s);
 	}
 	return rc;
+}
+
+static int slow_down(struct mig_source *s)
+{
+	int rc = s->o.ops->throttle(s->o.arg, s->estimate.throttle);
+
+	return rc < 0 ? rc : linger(s, STEADY_MS);
+}
+
+/* Storage was slow: it may be faster soon, and the guest has it for itself meanwhile. */
+static int be_patient(struct mig_source *s)
+{
+	return s->estimate.slow ? linger(s, MIN(2 * s->estimate.constant_ns / NS_PER_MS, SLOW_MS))
+				: 0;
 }
 
 static int give_up(struct mig_source *s)
@@ -264,7 +280,9 @@ int mig_source_rounds(struct mig_source *s)
 		case MIG_GO:
 			return 0;
 		case MIG_ROUND:
-			rc = next_round(s);
+			rc = be_patient(s);
+			if (rc == 0)
+				rc = next_round(s);
 			break;
 		case MIG_THROTTLE:
 			rc = slow_down(s);
@@ -372,9 +390,17 @@ int mig_source_offered(struct mig_source *s, const void *baggage, uint32_t bytes
 int mig_source_runs(struct mig_source *s, unsigned timeout_ms)
 {
 	struct frame answer;
+	int rc = peer_stream_answer(s->o.control, FRAME_MIG_OFFERED, TAG_OFFERED, timeout_ms,
+				    &answer);
 
-	return peer_stream_answer(s->o.control, FRAME_MIG_OFFERED, TAG_OFFERED, timeout_ms,
-				  &answer);
+	if (rc == 0 && answer.bytes == sizeof(le64))
+		memcpy(&s->word, answer.body, sizeof(s->word));
+	return rc;
+}
+
+uint64_t mig_source_word(const struct mig_source *s)
+{
+	return le64_get(s->word);
 }
 
 void mig_source_progress(struct mig_source *s, struct mig_progress *out)

@@ -40,7 +40,7 @@ struct mig_source_options {
 	unsigned streams_n;
 	uint64_t bandwidth; /* bytes a second, 0: as fast as it goes */
 	uint64_t max_downtime_ms;
-	uint64_t constant_ms; /* of the blackout, without pages */
+	uint64_t constant_ns; /* of the blackout, without pages */
 	const struct mig_source_ops *ops;
 	void *arg;
 };
@@ -52,7 +52,7 @@ void mig_source_destroy(struct mig_source *s);
 void mig_source_cancel(struct mig_source *s);
 
 /* What the blackout takes besides pages was measured anew: for the rounds to come. */
-void mig_source_constant(struct mig_source *s, uint64_t ms);
+void mig_source_constant(struct mig_source *s, uint64_t ns);
 
 /*
  * Rounds, until stopping the guest would be short enough; called again when it could not be stopped.
@@ -73,6 +73,8 @@ int mig_source_offered(struct mig_source *s, const void *baggage, uint32_t bytes
 		       unsigned timeout_ms);
 /* Waits for that once more, after -ETIMEDOUT. */
 int mig_source_runs(struct mig_source *s, unsigned timeout_ms);
+/* What else the target said then (wire.h, MIG_OFFERED's answer); 0 before. */
+uint64_t mig_source_word(const struct mig_source *s);
 void mig_source_progress(struct mig_source *s, struct mig_progress *out);
 
 #endif

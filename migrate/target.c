@@ -217,13 +217,14 @@ static int load(struct mig_target *t, const struct mig_target_ops *ops, void *ar
 	return rc < 0 ? rc : answer(t->control, FRAME_MIG_STATE, tag, 0);
 }
 
-static int accept_it(const struct mig_target_ops *ops, void *arg, const struct frame *f)
+static int accept_it(const struct mig_target_ops *ops, void *arg, const struct frame *f,
+		     uint64_t *word)
 {
 	const uint8_t *baggage;
 	uint32_t n;
 	int rc = mig_offered_decode(f, &baggage, &n);
 
-	return rc < 0 ? rc : ops->accept(arg, baggage, n);
+	return rc < 0 ? rc : ops->accept(arg, baggage, n, word);
 }
 
 /* A standstill's last pages, or a slow checkpoint: what comes on any stream is a sign of life. */
@@ -279,9 +280,11 @@ int mig_target_run(struct mig_target *t, const struct mig_target_ops *ops, void 
 			rc = load(t, ops, arg, &f);
 			loaded = rc == 0;
 		} else if (f.type == FRAME_MIG_OFFERED && loaded) {
-			rc = accept_it(ops, arg, &f);
+			uint64_t word = 0;
+
+			rc = accept_it(ops, arg, &f, &word);
 			if (rc == 0) /* it runs here, whether they hear of it or not */
-				(void)answer(t->control, FRAME_MIG_OFFERED, tag, 0);
+				(void)answer(t->control, FRAME_MIG_OFFERED, tag, word);
 			return rc;
 		} else {
 			rc = -EBADMSG;

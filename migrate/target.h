@@ -18,8 +18,11 @@ struct peer_stream;
 struct mig_target_ops {
 	/* The memory is complete, here is the state: 0 when it is loaded. */
 	int (*load)(void *arg, const struct mig_state *state);
-	/* The source says that the lock is offered, and what it knows of it: 0 when the VM runs here. */
-	int (*accept)(void *arg, const uint8_t *baggage, uint32_t n);
+	/*
+	 * The source says that the lock is offered, and what it knows of it: 0 when the VM runs here. *word: what else
+	 * it is told (wire.h, MIG_OFFERED's answer).
+	 */
+	int (*accept)(void *arg, const uint8_t *baggage, uint32_t n, uint64_t *word);
 };
 
 /* `memory_fd` is borrowed, `control` too. */

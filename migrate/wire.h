@@ -14,7 +14,8 @@
  *	MIG_STATE {last round, state}              when all streams have had that round: loads; answers
  *	   compare-and-write: the lock is offered
  *	MIG_OFFERED {what is known of the disks}   compare-and-write: the lock is accepted; disks, guest
- *	                                           resumed; answers
+ *	                                           resumed; answers {requests to LUNs that took, one
+ *	                                           after the other}
  *
  * Either side ends it before that by a BYE on the control stream, or by hanging up. After the offer only
  * the lock tells who runs the VM; the last answer may be lost.

@@ -140,13 +140,14 @@ static int on_load(void *arg, const struct mig_state *s)
 	return w->load_rc ? (fail)(w->load_rc, "this state makes no sense") : 0;
 }
 
-static int on_accept(void *arg, const uint8_t *baggage, uint32_t n)
+static int on_accept(void *arg, const uint8_t *baggage, uint32_t n, uint64_t *word)
 {
 	struct world *w = arg;
 
 	assert_int_equal(n, 5);
 	assert_memory_equal(baggage, "disks", 5);
 	w->accepts++;
+	*word = 4711;
 	return 0;
 }
 
@@ -233,7 +234,7 @@ static void begin(struct world *w, uint64_t max_downtime_ms, bool busy)
 		.control = w->control[0],
 		.streams_n = STREAMS,
 		.max_downtime_ms = max_downtime_ms,
-		.constant_ms = 5,
+		.constant_ns = 5 * NS_PER_MS,
 		.ops = &source_ops,
 		.arg = w,
 	};
@@ -287,6 +288,7 @@ static void finish(struct world *w)
 	}
 	assert_int_equal(mig_source_state(w->source, w->state, sizeof(w->state), true, LIMIT), 0);
 	assert_int_equal(mig_source_offered(w->source, "disks", 5, LIMIT), 0);
+	assert_int_equal(mig_source_word(w->source), 4711);
 	assert_int_equal(w->loads, 1);
 	assert_int_equal(w->accepts, 1);
 	assert_memory_equal(w->from.map, w->to.map, MEMORY);

@@ -251,7 +251,7 @@ static struct tls *insider(struct world *w, int fd)
 	int rc;
 
 	assert_int_equal(tls_derive_key(secret, VOLUME, key), 0);
-	assert_int_equal(tls_client(&t, fd, VOLUME, key), 0);
+	assert_int_equal(tls_client(&t, fd, VOLUME, key, true), 0);
 	while ((rc = tls_handshake(t)) == -EAGAIN)
 		turn(w);
 	assert_int_equal(rc, 0);
@@ -447,7 +447,7 @@ static void a_cut_handshake_ends(void **state)
 	uint8_t key[TLS_KEY_BYTES];
 
 	assert_int_equal(tls_derive_key(secret, VOLUME, key), 0);
-	assert_int_equal(tls_client(&t, fd, VOLUME, key), 0);
+	assert_int_equal(tls_client(&t, fd, VOLUME, key, true), 0);
 	assert_int_equal(tls_handshake(t), -EAGAIN);
 	for (int i = 0; i < 3; i++)
 		turn(w);

@@ -49,13 +49,21 @@ static bool power_of_two(uint64_t x)
 
 /* --- what a CONFIG must be, whoever sends it --------------------------------------------------- */
 
+/* one_queue: its queues are not chosen, 1 is to be said. */
+static bool known_kind(enum vmctl_device_kind kind, bool *one_queue)
+{
+	*one_queue = kind == VMCTL_DEVICE_RNG || kind == VMCTL_DEVICE_BALLOON;
+	return *one_queue || kind == VMCTL_DEVICE_SCSI || kind == VMCTL_DEVICE_BLK;
+}
+
 static int check_device(const struct vmctl_device *d, unsigned index)
 {
-	if (d->kind < VMCTL_DEVICE_SCSI || d->kind > VMCTL_DEVICE_RNG)
+	bool one_queue;
+
+	if (!known_kind(d->kind, &one_queue))
 		return fail(-EPROTO, "vm configuration: device %u: unknown kind %u", index,
 			    (unsigned)d->kind);
-	if (d->queues < 1 || d->queues > VMCTL_QUEUES_MAX ||
-	    (d->kind == VMCTL_DEVICE_RNG && d->queues != 1))
+	if (d->queues < 1 || d->queues > VMCTL_QUEUES_MAX || (one_queue && d->queues != 1))
 		return fail(-EPROTO, "vm configuration: device %u: %u queues, 1 to %u can be",
 			    index, d->queues, VMCTL_QUEUES_MAX);
 	if (!power_of_two(d->queue_size) || d->queue_size < 2 || d->queue_size > 1024)
@@ -202,6 +210,31 @@ static int encode_load(const struct vmctl_load *l, uint8_t *p)
 	return sizeof(w);
 }
 
+static size_t encode_set_balloon(const struct vmctl_balloon *b, uint8_t *p)
+{
+	struct vmctl_wire_set_balloon w = {.target = le64_of(b->target)};
+
+	memcpy(p, &w, sizeof(w));
+	return sizeof(w);
+}
+
+static size_t encode_balloon(const struct vmctl_balloon *b, uint8_t *p)
+{
+	struct vmctl_wire_balloon w = {
+		.flags = le64_of(b->ready ? VMCTL_WIRE_BALLOON_READY : 0),
+		.target = le64_of(b->target),
+		.taken = le64_of(b->taken),
+		.inflated = le64_of(b->inflated),
+		.reported = le64_of(b->reported),
+		.age_ns = le64_of(b->age_ns),
+	};
+
+	for (unsigned i = 0; i < VMCTL_BALLOON_STATS; i++)
+		w.stat[i] = le64_of(b->stat[i]);
+	memcpy(p, &w, sizeof(w));
+	return sizeof(w);
+}
+
 static int encode_payload(const struct vmctl_msg *msg, uint8_t *p)
 {
 	switch (msg->type) {
@@ -223,7 +256,12 @@ static int encode_payload(const struct vmctl_msg *msg, uint8_t *p)
 	case VMCTL_LOG_STOP:
 	case VMCTL_SAVE:
 	case VMCTL_GET_CPU:
+	case VMCTL_GET_BALLOON:
 		return 0;
+	case VMCTL_SET_BALLOON:
+		return (int)encode_set_balloon(&msg->balloon, p);
+	case VMCTL_BALLOON:
+		return (int)encode_balloon(&msg->balloon, p);
 	case VMCTL_LOAD:
 		return encode_load(&msg->load, p);
 	case VMCTL_CPU:
@@ -410,6 +448,37 @@ static int decode_load(const uint8_t *p, size_t bytes, struct vmctl_load *l)
 	return 0;
 }
 
+static int decode_set_balloon(const uint8_t *p, size_t bytes, struct vmctl_balloon *b)
+{
+	struct vmctl_wire_set_balloon w;
+
+	if (bytes != sizeof(w))
+		return bad_size("SET_BALLOON", bytes);
+	memcpy(&w, p, sizeof(w));
+	*b = (struct vmctl_balloon){.target = le64_get(w.target)};
+	return 0;
+}
+
+static int decode_balloon(const uint8_t *p, size_t bytes, struct vmctl_balloon *b)
+{
+	struct vmctl_wire_balloon w;
+
+	if (bytes != sizeof(w))
+		return bad_size("BALLOON", bytes);
+	memcpy(&w, p, sizeof(w));
+	*b = (struct vmctl_balloon){
+		.ready = le64_get(w.flags) & VMCTL_WIRE_BALLOON_READY,
+		.target = le64_get(w.target),
+		.taken = le64_get(w.taken),
+		.inflated = le64_get(w.inflated),
+		.reported = le64_get(w.reported),
+		.age_ns = le64_get(w.age_ns),
+	};
+	for (unsigned i = 0; i < VMCTL_BALLOON_STATS; i++)
+		b->stat[i] = le64_get(w.stat[i]);
+	return 0;
+}
+
 static int decode_payload(const uint8_t *p, size_t bytes, struct vmctl_msg *msg)
 {
 	switch (msg->type) {
@@ -429,7 +498,12 @@ static int decode_payload(const uint8_t *p, size_t bytes, struct vmctl_msg *msg)
 	case VMCTL_LOG_STOP:
 	case VMCTL_SAVE:
 	case VMCTL_GET_CPU:
+	case VMCTL_GET_BALLOON:
 		return bytes ? bad_size("a request", bytes) : 0;
+	case VMCTL_SET_BALLOON:
+		return decode_set_balloon(p, bytes, &msg->balloon);
+	case VMCTL_BALLOON:
+		return decode_balloon(p, bytes, &msg->balloon);
 	case VMCTL_LOAD:
 		return decode_load(p, bytes, &msg->load);
 	case VMCTL_CPU:

@@ -51,6 +51,12 @@
  *	-> LOAD (fd)        <- REPLY          in place of START, guest memory being complete: state
  *	                                      paused. Back-ends connect before or after; then RESUME
  *
+ * The guest's memory (VMCTL_F_BALLOON, and a device of kind BALLOON):
+ *
+ *	-> SET_BALLOON      <- REPLY          any state but new: how much of its memory the guest is to have;
+ *	                                      kept when it reboots. It does what it can, in its own time
+ *	-> GET_BALLOON      <- BALLOON
+ *
  * A guest that was loaded and reboots asks for its kernel as any other. CONFIG is obeyed again in
  * state reset, for boot, places and command line (a loaded VM was configured with VMCTL_BOOT_NONE).
  *
@@ -100,7 +106,8 @@
 #define VMCTL_LOG_PAGE	    4096
 #define VMCTL_STATE_MAX	    (16 * MiB) /* what SAVE writes at most, and LOAD reads */
 
-#define VMCTL_F_STATE 1ULL /* features: the messages from 0x40 on */
+#define VMCTL_F_STATE	1ULL /* features: the messages from 0x40 on */
+#define VMCTL_F_BALLOON 4ULL /* ... from 0x68 on, and the device */
 
 /*
  * Guest memory is one memfd, made and sealed by the daemon (F_SEAL_SHRINK, GROW, SEAL; INV-HV-1).
@@ -166,6 +173,11 @@ enum vmctl_type {
 	VMCTL_SET_CPU = 0x46,
 	/* VMM to daemon */
 	VMCTL_CPU = 0x50, /* answers GET_CPU */
+	/* daemon to VMM */
+	VMCTL_SET_BALLOON = 0x68,
+	VMCTL_GET_BALLOON = 0x69,
+	/* VMM to daemon */
+	VMCTL_BALLOON = 0x6c, /* answers GET_BALLOON */
 };
 
 enum vmctl_kind {
@@ -181,14 +193,15 @@ struct vmctl_hello {
 };
 
 enum vmctl_device_kind {
-	VMCTL_DEVICE_SCSI = 1, /* virtio-scsi, back-end by vhost-user */
-	VMCTL_DEVICE_BLK = 2,  /* virtio-blk, back-end by vhost-user */
-	VMCTL_DEVICE_RNG = 3,  /* virtio-rng, served by the VMM */
+	VMCTL_DEVICE_SCSI = 1,	  /* virtio-scsi, back-end by vhost-user */
+	VMCTL_DEVICE_BLK = 2,	  /* virtio-blk, back-end by vhost-user */
+	VMCTL_DEVICE_RNG = 3,	  /* virtio-rng, served by the VMM */
+	VMCTL_DEVICE_BALLOON = 5, /* virtio-balloon, served by the VMM; one at most */
 };
 
 struct vmctl_device {
 	enum vmctl_device_kind kind;
-	uint16_t queues;     /* request queues, 1 to VMCTL_QUEUES_MAX; rng: 1 */
+	uint16_t queues;     /* request queues, 1 to VMCTL_QUEUES_MAX; rng, balloon: 1 */
 	uint16_t queue_size; /* a power of two, 2 to 1024 */
 };
 
@@ -263,6 +276,23 @@ struct vmctl_load {
 	uint64_t elapsed_ns; /* the guest's clocks go on by so much: time since SAVE, as measured */
 };
 
+/*
+ * SET_BALLOON: `target` alone. BALLOON: what the VMM knows; `taken` and `stat` are the guest's words. Each
+ * GET_BALLOON asks the guest for newer ones, which the next one finds.
+ */
+#define VMCTL_BALLOON_STATS 10 /* VIRTIO_BALLOON_S_... of <linux/virtio_balloon.h> */
+struct vmctl_balloon {
+	uint64_t target; /* bytes of its memory that the guest is to have */
+	uint64_t taken;	 /* bytes in the balloon */
+	uint64_t
+		inflated; /* bytes that went back to the host by the balloon, since the machine began */
+	uint64_t reported; /* ... and because the guest did not use them */
+	uint64_t age_ns;   /* of the statistics; UINT64_MAX: there are none */
+	uint64_t stat
+		[VMCTL_BALLOON_STATS]; /* by their tags; bytes or counts; UINT64_MAX: not told */
+	bool ready;		       /* the guest has a driver for it */
+};
+
 struct vmctl_console {
 	uint32_t bytes; /* at most VMCTL_CONSOLE_CHUNK */
 	uint8_t data[VMCTL_CONSOLE_CHUNK];
@@ -281,7 +311,8 @@ struct vmctl_msg {
 		struct vmctl_reply reply;
 		struct vmctl_console console; /* CONSOLE_INPUT, CONSOLE_OUTPUT */
 		struct vmctl_load load;
-		struct cpu_table cpu; /* CPU, SET_CPU */
+		struct cpu_table cpu;	      /* CPU, SET_CPU */
+		struct vmctl_balloon balloon; /* BALLOON, SET_BALLOON */
 	};
 };
 

@@ -76,6 +76,23 @@ struct vmctl_wire_text {
 };
 _Static_assert(sizeof(struct vmctl_wire_text) == 12, "text");
 
+struct vmctl_wire_set_balloon {
+	le64 target; /* 0 */
+};
+_Static_assert(sizeof(struct vmctl_wire_set_balloon) == 8, "set balloon");
+
+struct vmctl_wire_balloon {
+	le64 flags;    /*  0 VMCTL_WIRE_BALLOON_READY */
+	le64 target;   /*  8 */
+	le64 taken;    /* 16 */
+	le64 inflated; /* 24 */
+	le64 reported; /* 32 */
+	le64 age_ns;   /* 40 */
+	le64 stat[10]; /* 48 VMCTL_BALLOON_STATS */
+};
+_Static_assert(sizeof(struct vmctl_wire_balloon) == 128, "balloon");
+#define VMCTL_WIRE_BALLOON_READY 1
+
 struct vmctl_wire_load {
 	le64 bytes;	 /* 0 */
 	le64 elapsed_ns; /* 8 */

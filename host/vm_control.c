@@ -77,6 +77,7 @@ static int take(struct host_vm *vm, struct vmctl_msg *msg)
 	case VMCTL_READY:
 	case VMCTL_STATUS:
 	case VMCTL_CPU:
+	case VMCTL_BALLOON:
 		return 0;
 	case VMCTL_HELLO:
 	case VMCTL_CONFIG:
@@ -95,6 +96,8 @@ static int take(struct host_vm *vm, struct vmctl_msg *msg)
 	case VMCTL_LOAD:
 	case VMCTL_GET_CPU:
 	case VMCTL_SET_CPU:
+	case VMCTL_SET_BALLOON:
+	case VMCTL_GET_BALLOON:
 		break;
 	}
 	return fail(-EPROTO, "vm %s: its VMM sends message %u", vm->name, (unsigned)msg->type);
@@ -267,7 +270,7 @@ int vm_configure(struct host_vm *vm, struct vmctl_config *config)
 	msg->config = *config;
 	msg->config.cpus = vm->def.cpus;
 	msg->config.memory_bytes = vm->def.memory;
-	msg->config.devices_n = 2;
+	msg->config.devices_n = 3;
 	msg->config.devices[DEVICE] = (struct vmctl_device){
 		.kind = VMCTL_DEVICE_SCSI,
 		.queues = (uint16_t)MIN(vm->def.cpus, VM_QUEUES_MAX),
@@ -275,6 +278,8 @@ int vm_configure(struct host_vm *vm, struct vmctl_config *config)
 	};
 	msg->config.devices[1] =
 		(struct vmctl_device){.kind = VMCTL_DEVICE_RNG, .queues = 1, .queue_size = 64};
+	msg->config.devices[2] =
+		(struct vmctl_device){.kind = VMCTL_DEVICE_BALLOON, .queues = 1, .queue_size = 128};
 	(void)str_format(msg->config.cmdline, sizeof(msg->config.cmdline), "%s", vm->def.append);
 	rc = vm_call(vm, msg, HELLO_MS);
 	free(msg);

@@ -184,6 +184,20 @@ static void obey_migration(struct hv_control *c, struct vmctl_msg *msg)
 		say_cpu(c, msg->tag);
 }
 
+static void say_balloon(struct hv_control *c, uint32_t tag)
+{
+	struct vmctl_balloon balloon;
+	int rc = hv_vmm_get_balloon(c->vmm, &balloon);
+	static struct vmctl_msg msg;
+
+	if (rc) {
+		reply(c, tag, rc);
+		return;
+	}
+	msg = (struct vmctl_msg){.type = VMCTL_BALLOON, .tag = tag, .balloon = balloon};
+	say(c, &msg);
+}
+
 static void obey(struct hv_control *c, struct vmctl_msg *msg)
 {
 	switch (msg->type) {
@@ -224,10 +238,17 @@ static void obey(struct hv_control *c, struct vmctl_msg *msg)
 	case VMCTL_SET_CPU:
 		obey_migration(c, msg);
 		break;
+	case VMCTL_SET_BALLOON:
+		reply(c, msg->tag, hv_vmm_set_balloon(c->vmm, msg->balloon.target));
+		break;
+	case VMCTL_GET_BALLOON:
+		say_balloon(c, msg->tag);
+		break;
 	case VMCTL_HELLO:
 	case VMCTL_READY:
 	case VMCTL_STATUS:
 	case VMCTL_CPU:
+	case VMCTL_BALLOON:
 	case VMCTL_EVENT:
 	case VMCTL_CONSOLE_OUTPUT:
 	case VMCTL_REPLY:

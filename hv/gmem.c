@@ -188,6 +188,15 @@ void hv_gmem_dirty_words(struct hv_gmem *gmem, uint64_t offset, const uint64_t *
 	}
 }
 
+/* MADV_DONTNEED would free nothing of a memfd. The log comes after: who reads in between reads again. */
+int hv_gmem_punch(struct hv_gmem *gmem, void *host, uint64_t len)
+{
+	if (madvise(host, len, MADV_REMOVE) < 0)
+		return -errno;
+	hv_gmem_dirty(gmem, host, len);
+	return 0;
+}
+
 uint64_t hv_gmem_bytes(const struct hv_gmem *gmem)
 {
 	return gmem->bytes;

@@ -42,6 +42,12 @@ void hv_gmem_dirty(struct hv_gmem *gmem, const void *host, uint64_t len);
  * 64 pages) into the log. */
 void hv_gmem_dirty_words(struct hv_gmem *gmem, uint64_t offset, const uint64_t *words, uint64_t n);
 
+/*
+ * Whole pages go back to the host: they are zeroes, and absent from the memfd, until they are touched
+ * again. They count as written. 0, or -errno: they stay as they are.
+ */
+int hv_gmem_punch(struct hv_gmem *gmem, void *host, uint64_t len);
+
 uint64_t hv_gmem_bytes(const struct hv_gmem *gmem);
 
 /*

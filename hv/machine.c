@@ -12,6 +12,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "hv/acpi.h"
+#include "hv/balloon.h"
 #include "hv/boot.h"
 #include "hv/bus.h"
 #include "hv/chips.h"
@@ -43,6 +44,7 @@ struct hv_machine {
 	struct hv_rtc *rtc;
 	struct hv_pvpanic *pvpanic;
 	struct hv_rng *rng[VMCTL_DEVICES_MAX];
+	struct hv_balloon *balloon; /* NULL: none was configured */
 	struct hv_virtio *virtio[VMCTL_DEVICES_MAX];
 	struct hv_virtio_pci *transport[VMCTL_DEVICES_MAX];
 	struct hv_vcpus *vcpus;
@@ -152,6 +154,12 @@ static int add_device(struct hv_machine *m, unsigned i)
 		hv_rng_create(&m->rng[i], m->c.gmem, d->queue_size);
 		m->virtio[i] = hv_rng_device(m->rng[i]);
 		break;
+	case VMCTL_DEVICE_BALLOON:
+		if (m->balloon)
+			return fail(-EINVAL, "device %u: a second balloon", i);
+		hv_balloon_create(&m->balloon, m->c.gmem, d->queue_size);
+		m->virtio[i] = hv_balloon_device(m->balloon);
+		break;
 	}
 	return hv_virtio_pci_create(&m->transport[i], m->virtio[i], m->pci, m->kvm,
 				    SLOT_DEVICES + i);
@@ -238,6 +246,8 @@ static int load_device(struct hv_machine *m, struct hv_state_reader *r, unsigned
 		return hv_vhost_load(m->c.vhost[i], r);
 	case VMCTL_DEVICE_RNG:
 		return hv_rng_load(m->rng[i], i, r);
+	case VMCTL_DEVICE_BALLOON:
+		return hv_balloon_load(m->balloon, i, r);
 	}
 	return 0;
 }
@@ -252,6 +262,9 @@ static void save_device(struct hv_machine *m, struct hv_state_writer *w, unsigne
 		break;
 	case VMCTL_DEVICE_RNG:
 		hv_rng_save(m->rng[i], i, w);
+		break;
+	case VMCTL_DEVICE_BALLOON:
+		hv_balloon_save(m->balloon, i, w);
 		break;
 	}
 }
@@ -363,6 +376,7 @@ void hv_machine_destroy(struct hv_machine *m)
 		hv_virtio_pci_destroy(m->transport[i]);
 		hv_rng_destroy(m->rng[i]);
 	}
+	hv_balloon_destroy(m->balloon);
 	pthread_mutex_unlock(m->c.lock);
 	hv_pvpanic_destroy(m->pvpanic);
 	hv_rtc_destroy(m->rtc);
@@ -413,6 +427,21 @@ void hv_machine_power_button(struct hv_machine *m)
 size_t hv_machine_console_input(struct hv_machine *m, const uint8_t *data, size_t n)
 {
 	return hv_serial_input(m->serial, data, n);
+}
+
+void hv_machine_set_balloon(struct hv_machine *m, uint64_t target)
+{
+	if (m->balloon)
+		hv_balloon_set_target(m->balloon, target);
+}
+
+void hv_machine_get_balloon(struct hv_machine *m, struct vmctl_balloon *out, bool runs)
+{
+	if (!m->balloon)
+		return;
+	hv_balloon_get(m->balloon, out);
+	if (runs)
+		hv_balloon_ask(m->balloon);
 }
 
 uint64_t hv_machine_devices_ready(struct hv_machine *m)

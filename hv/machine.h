@@ -81,6 +81,12 @@ bool hv_machine_frozen(struct hv_machine *machine);
 /* Under the lock. */
 void hv_machine_power_button(struct hv_machine *machine);
 size_t hv_machine_console_input(struct hv_machine *machine, const uint8_t *data, size_t n);
+/*
+ * The guest is to have so much of its memory; what is known of that. One that `runs` is asked for newer
+ * numbers, which are there at the next look. Without a balloon nothing happens.
+ */
+void hv_machine_set_balloon(struct hv_machine *machine, uint64_t target);
+void hv_machine_get_balloon(struct hv_machine *machine, struct vmctl_balloon *out, bool runs);
 /* Bit per device: its driver runs it. */
 uint64_t hv_machine_devices_ready(struct hv_machine *machine);
 

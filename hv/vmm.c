@@ -244,6 +244,10 @@ int hv_vmm_create_machine(struct hv_vmm *vmm, struct hv_state_reader *state, uin
 	int rc = hv_machine_create(&machine, &config);
 	if (rc)
 		return rc;
+	pthread_mutex_lock(&vmm->lock);
+	if (vmm->balloon_target)
+		hv_machine_set_balloon(machine, vmm->balloon_target);
+	pthread_mutex_unlock(&vmm->lock);
 	pthread_mutex_lock(&vmm->life);
 	vmm->machine = machine;
 	pthread_mutex_unlock(&vmm->life);
@@ -434,11 +438,54 @@ int hv_vmm_power_button(struct hv_vmm *vmm)
 	return 0;
 }
 
+static int need_balloon(struct hv_vmm *vmm)
+{
+	for (unsigned i = 0; i < vmm->config.devices_n; i++) {
+		if (vmm->config.devices[i].kind == VMCTL_DEVICE_BALLOON)
+			return 0;
+	}
+	return fail(-EINVAL, "vm: it was configured without a balloon");
+}
+
+int hv_vmm_set_balloon(struct hv_vmm *vmm, uint64_t target)
+{
+	int rc = need_balloon(vmm);
+
+	if (rc)
+		return rc;
+	if (target < VMCTL_MEMORY_MIN || target > vmm->config.memory_bytes)
+		return fail(-EINVAL, "vm: %llu bytes of memory; it can have 2 MiB to %llu",
+			    (unsigned long long)target,
+			    (unsigned long long)vmm->config.memory_bytes);
+	vmm->balloon_target = target;
+	pthread_mutex_lock(&vmm->lock);
+	if (vmm->machine)
+		hv_machine_set_balloon(vmm->machine, target);
+	pthread_mutex_unlock(&vmm->lock);
+	return 0;
+}
+
+int hv_vmm_get_balloon(struct hv_vmm *vmm, struct vmctl_balloon *out)
+{
+	int rc = need_balloon(vmm);
+
+	*out = (struct vmctl_balloon){
+		.target = vmm->balloon_target ? vmm->balloon_target : vmm->config.memory_bytes,
+		.age_ns = UINT64_MAX,
+	};
+	memset(out->stat, 0xff, sizeof(out->stat));
+	pthread_mutex_lock(&vmm->lock);
+	if (!rc && vmm->machine)
+		hv_machine_get_balloon(vmm->machine, out, vmm->state == VMCTL_STATE_RUNNING);
+	pthread_mutex_unlock(&vmm->lock);
+	return rc;
+}
+
 void hv_vmm_status(struct hv_vmm *vmm, struct vmctl_status *out)
 {
 	*out = (struct vmctl_status){
 		.version = VMCTL_VERSION,
-		.features = VMCTL_F_STATE,
+		.features = VMCTL_F_STATE | VMCTL_F_BALLOON,
 		.state = vmm->state,
 		.pid = (uint32_t)getpid(),
 		.boots = vmm->boots,

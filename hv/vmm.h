@@ -50,6 +50,8 @@ int hv_vmm_load(struct hv_vmm *vmm, int fd, const struct vmctl_load *how);
 int hv_vmm_get_cpu(struct hv_vmm *vmm, struct cpu_table *out);
 int hv_vmm_set_cpu(struct hv_vmm *vmm, const struct cpu_table *baseline);
 int hv_vmm_reset(struct hv_vmm *vmm);
+int hv_vmm_set_balloon(struct hv_vmm *vmm, uint64_t target);
+int hv_vmm_get_balloon(struct hv_vmm *vmm, struct vmctl_balloon *out);
 int hv_vmm_power_button(struct hv_vmm *vmm);
 void hv_vmm_status(struct hv_vmm *vmm, struct vmctl_status *out);
 void hv_vmm_console_input(struct hv_vmm *vmm, const struct vmctl_console *input);

@@ -37,6 +37,7 @@ struct hv_vmm {
 	struct cpu_table *baseline; /* NULL: none was set */
 	bool resetting;		    /* the processors are stopped, rings are on their way back */
 	bool machine_ends;	    /* to be taken apart as soon as no back-end has rings */
+	uint64_t balloon_target;    /* of SET_BALLOON, for the next machine too; 0: none was said */
 	uint32_t boots;
 	uint64_t start_ns;
 	char why[VMCTL_TEXT_MAX + 1]; /* of CRASHED */

@@ -3,7 +3,7 @@
  * What a hostile guest can do to the VMM's devices: any access of any size to any port and device
  * address, with any bytes in its memory. KVM is not asked: the calls below stand in its place.
  *
- * Input: records of 14 bytes: what (1), address (4), size (1), value (8).
+ * Input: records of 14 bytes: what (1), address (4), size (1; bits 2 and 3: which device), value (8).
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -15,6 +15,7 @@
 
 #include "base/log.h"
 #include "base/util.h"
+#include "hv/balloon.h"
 #include "hv/bus.h"
 #include "hv/gmem.h"
 #include "hv/kvm.h"
@@ -30,6 +31,8 @@
 #define MEMORY	     (2 * MiB)
 #define RECORD_BYTES 14
 #define RECORDS_MAX  512
+#define DEVICES	     2 /* rng, balloon; their registers lie behind each other */
+#define FIRST_BAR    0xc0008000u
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -86,7 +89,9 @@ struct machine {
 	struct hv_rtc *rtc;
 	struct hv_pvpanic *pvpanic;
 	struct hv_rng *rng;
-	struct hv_virtio_pci *transport;
+	struct hv_balloon *balloon;
+	struct hv_virtio *device[DEVICES];
+	struct hv_virtio_pci *transport[DEVICES];
 };
 
 static struct hv_gmem *gmem;
@@ -115,9 +120,13 @@ static void make(struct machine *m)
 	hv_rtc_create(&m->rtc, &m->ports, MEMORY, 1);
 	hv_pvpanic_create(&m->pvpanic, m->pci, 2, nothing, NULL);
 	hv_rng_create(&m->rng, gmem, 64);
-	MUST(!hv_virtio_pci_create(&m->transport, hv_rng_device(m->rng), m->pci, NULL, 3));
+	hv_balloon_create(&m->balloon, gmem, 64);
+	m->device[0] = hv_rng_device(m->rng);
+	m->device[1] = hv_balloon_device(m->balloon);
+	for (unsigned i = 0; i < DEVICES; i++)
+		MUST(!hv_virtio_pci_create(&m->transport[i], m->device[i], m->pci, NULL, 3 + i));
 	/* As a kernel leaves it: the devices answer. The input may undo that. */
-	for (uint32_t slot = 2; slot <= 3; slot++) {
+	for (uint32_t slot = 2; slot < 3 + DEVICES; slot++) {
 		hv_bus_write(&m->ports, 0xcf8, 4, 0x80000004 | slot << 11);
 		hv_bus_write(&m->ports, 0xcfc, 2, 7);
 	}
@@ -125,13 +134,30 @@ static void make(struct machine *m)
 
 static void unmake(struct machine *m)
 {
-	hv_virtio_pci_destroy(m->transport);
+	for (unsigned i = 0; i < DEVICES; i++)
+		hv_virtio_pci_destroy(m->transport[i]);
+	hv_balloon_destroy(m->balloon);
 	hv_rng_destroy(m->rng);
 	hv_pvpanic_destroy(m->pvpanic);
 	hv_rtc_destroy(m->rtc);
 	hv_serial_destroy(m->serial);
 	hv_power_destroy(m->power);
 	hv_pci_destroy(m->pci);
+}
+
+/* Its queues are served; the daemon asks, too. */
+static void serve(struct machine *m, const uint8_t *r)
+{
+	struct hv_virtio *v = m->device[r[5] >> 2 & 1];
+	struct vmctl_balloon balloon;
+	uint64_t target;
+
+	memcpy(&target, r + 6, 8);
+	for (unsigned q = 0; q < v->queues_n; q++)
+		v->ops->serve(v, q);
+	hv_balloon_get(m->balloon, &balloon);
+	hv_balloon_ask(m->balloon);
+	hv_balloon_set_target(m->balloon, target);
 }
 
 static void step(struct machine *m, const uint8_t *r)
@@ -156,7 +182,8 @@ static void step(struct machine *m, const uint8_t *r)
 		hv_bus_write(&m->mmio, address, size, value);
 		break;
 	case 4: /* the device's own registers, wherever the guest put them: at first here */
-		hv_bus_write(&m->mmio, 0xc0008000u + (address & 0x7fff), size, value);
+		hv_bus_write(&m->mmio, FIRST_BAR + (r[5] >> 2 & 1) * 0x8000u + (address & 0x7fff),
+			     size, value);
 		break;
 	case 5: /* what the guest has in memory */
 		hv_gmem_write(gmem, address % MEMORY, &value, size);
@@ -166,7 +193,7 @@ static void step(struct machine *m, const uint8_t *r)
 		hv_power_button(m->power);
 		break;
 	default:
-		hv_rng_serve(m->rng);
+		serve(m, r);
 		break;
 	}
 }

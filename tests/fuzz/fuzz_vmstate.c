@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "base/vmctl.h"
+#include "hv/balloon.h"
 #include "hv/bus.h"
 #include "hv/gmem.h"
 #include "hv/kvm.h"
@@ -90,7 +91,8 @@ struct machine {
 	struct hv_rtc *rtc;
 	struct hv_pvpanic *pvpanic;
 	struct hv_rng *rng;
-	struct hv_virtio_pci *transport[2]; /* rng, disk */
+	struct hv_balloon *balloon;
+	struct hv_virtio_pci *transport[3]; /* rng, disk, balloon */
 };
 
 static struct hv_gmem *gmem;
@@ -143,6 +145,9 @@ static void make(struct machine *m)
 	hv_rng_create(&m->rng, gmem, 64);
 	MUST(!hv_virtio_pci_create(&m->transport[0], hv_rng_device(m->rng), m->pci, NULL, 3));
 	MUST(!hv_virtio_pci_create(&m->transport[1], hv_vhost_device(disk), m->pci, NULL, 4));
+	hv_balloon_create(&m->balloon, gmem, 64);
+	MUST(!hv_virtio_pci_create(&m->transport[2], hv_balloon_device(m->balloon), m->pci, NULL,
+				   5));
 }
 
 static void unmake(struct machine *m)
@@ -150,6 +155,8 @@ static void unmake(struct machine *m)
 	hv_vhost_stop(disk);
 	hv_virtio_pci_destroy(m->transport[0]);
 	hv_virtio_pci_destroy(m->transport[1]);
+	hv_virtio_pci_destroy(m->transport[2]);
+	hv_balloon_destroy(m->balloon);
 	hv_rng_destroy(m->rng);
 	hv_pvpanic_destroy(m->pvpanic);
 	hv_rtc_destroy(m->rtc);
@@ -171,6 +178,8 @@ static bool load_all(struct machine *m, struct hv_state_reader *r)
 	bad += hv_rng_load(m->rng, 0, r) != 0;
 	bad += hv_virtio_pci_load(m->transport[1], 1, r) != 0;
 	bad += hv_vhost_load(disk, r) != 0;
+	bad += hv_virtio_pci_load(m->transport[2], 2, r) != 0;
+	bad += hv_balloon_load(m->balloon, 2, r) != 0;
 	return !bad && !hv_state_close(r);
 }
 
@@ -185,6 +194,8 @@ static void save_all(struct machine *m, struct hv_state_writer *w)
 	hv_rng_save(m->rng, 0, w);
 	hv_virtio_pci_save(m->transport[1], 1, w);
 	hv_vhost_save(disk, w);
+	hv_virtio_pci_save(m->transport[2], 2, w);
+	hv_balloon_save(m->balloon, 2, w);
 }
 
 /* A guest goes on: each register is read, the rings are served. */
@@ -196,7 +207,11 @@ static void use(struct machine *m)
 		hv_bus_read(&m->mmio, 0xc0000000u + at, 4);
 	hv_serial_input(m->serial, (const uint8_t *)"input", 5);
 	hv_rng_serve(m->rng);
-	for (unsigned i = 0; i < 2; i++)
+	struct hv_virtio *balloon = hv_balloon_device(m->balloon);
+	for (unsigned i = 0; i < balloon->queues_n; i++)
+		balloon->ops->serve(balloon, i);
+	hv_balloon_ask(m->balloon);
+	for (unsigned i = 0; i < ARRAY_SIZE(m->transport); i++)
 		hv_virtio_pci_call_all(m->transport[i]);
 }
 

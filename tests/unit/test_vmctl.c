@@ -126,6 +126,34 @@ static void the_messages_of_migration_arrive(void **state)
 	assert_int_equal(vmctl_log_bytes(2 * MiB), 64);
 }
 
+static void the_messages_of_the_balloon_arrive(void **state)
+{
+	(void)state;
+	uint8_t buf[VMCTL_HEADER_BYTES + VMCTL_PAYLOAD_MAX];
+	static struct vmctl_msg m, got;
+	int n;
+
+	m = (struct vmctl_msg){.type = VMCTL_GET_BALLOON, .tag = 3};
+	assert_int_equal(vmctl_encode(&m, buf, sizeof(buf)), VMCTL_HEADER_BYTES);
+	m = (struct vmctl_msg){.type = VMCTL_SET_BALLOON, .balloon = {.target = 5 * MiB}};
+	n = vmctl_encode(&m, buf, sizeof(buf));
+	assert_int_equal(vmctl_decode(buf, (size_t)n, &got), n);
+	assert_int_equal(got.balloon.target, 5 * MiB);
+	m = (struct vmctl_msg){.type = VMCTL_BALLOON,
+			       .balloon = {.ready = true,
+					   .target = 1,
+					   .taken = 2,
+					   .inflated = 3,
+					   .reported = 4,
+					   .age_ns = UINT64_MAX,
+					   .stat = {[0] = 10, [9] = 19}}};
+	n = vmctl_encode(&m, buf, sizeof(buf));
+	assert_int_equal(vmctl_decode(buf, (size_t)n, &got), n);
+	assert_memory_equal(&got.balloon, &m.balloon, sizeof(m.balloon));
+	buf[8]--; /* a shorter payload is none */
+	assert_int_equal(vmctl_decode(buf, (size_t)n, &got), -EPROTO);
+}
+
 static void a_vm_to_be_loaded_needs_no_kernel(void **state)
 {
 	(void)state;
@@ -250,6 +278,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(each_field_arrives),
 		cmocka_unit_test(the_messages_of_migration_arrive),
+		cmocka_unit_test(the_messages_of_the_balloon_arrive),
 		cmocka_unit_test(a_vm_to_be_loaded_needs_no_kernel),
 		cmocka_unit_test(a_part_is_no_message),
 		cmocka_unit_test(bad_configurations_are_refused),

@@ -33,7 +33,7 @@ def server(which):
             await_socket(process, path)
             yield path, process.pid
         finally:
-            process.terminate()
+            process.kill()  # the client is gone; nothing on the raw file is worth a graceful end, which QSD may not come to
             process.wait(20)
 
 

@@ -123,6 +123,22 @@ def test_power_cord(lab):
     assert host.run('cat /var/lib/perilune/f; ls /tmp/f', check=False).out == 'kept\n'
 
 
+def test_a_boot_that_hangs(lab):
+    """Whoever waits for a machine that takes nothing and says nothing gives up in time, and starts it anew."""
+    host = lab.hosts[0]
+    host.kill()
+    host.start()
+    hung, agent = host.process.pid, host.dir / 'agent'
+    end = time.monotonic() + 20 * lab.scale
+    while not agent.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert agent.exists()
+    os.kill(hung, signal.SIGSTOP)
+    host.wait_up(12 * lab.scale)
+    assert host.process.pid != hung
+    assert host.run('echo up').out == 'up\n'
+
+
 def test_san_dies_and_comes_back(lab):
     host, url = lab.hosts[0], lab.san.url(0, ['sana'])
     host.run(f'qemu-io -f raw -c "write -q -P 0x5a 1M 64k" {url}')

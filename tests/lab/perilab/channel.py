@@ -6,6 +6,7 @@ from .cache import LabError
 HELLO, EXEC, EXEC_PTY, IN, KILL, OUT, ERR, EXIT = range(1, 9)
 HEAD = struct.Struct('<BII')
 PAYLOAD_MAX = 32768
+SEND_SECONDS = 120  # a machine that takes nothing for so long is dead
 
 
 class LabTimeout(LabError):
@@ -89,18 +90,20 @@ class Channel:
         self.runs, self.next, self.dead = {}, 1, None
         self.lock = threading.Lock()
         self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack('ll', SEND_SECONDS, 0))
         self.sock.connect(str(path))
         self.nonce = struct.pack('<d', time.time()) + struct.pack('<Q', id(self))
-        self.greeted = False
+        self.greeted, self.padded = False, False
         threading.Thread(target=self._read, daemon=True).start()
 
     def hello(self, timeout):
-        """Waits for the agent: True when it answered in time. Asks again, for it may not run yet."""
+        """Waits for the agent: True when it answered in time. Asks again, for it may not run yet. The padding, which
+        pushes out what a client before us left half-said, goes once: nobody reads while the machine boots, and a
+        full socket would hold us for ever."""
         end = time.monotonic() + timeout
-        first = True
         while time.monotonic() < end and not self.dead:
-            pad = b'\0' * (PAYLOAD_MAX + 16) if first else b''
-            first = False
+            pad = b'' if self.padded else b'\0' * (PAYLOAD_MAX + 16)
+            self.padded = True
             self.send(HELLO, 0, self.nonce, pad)
             with self.changed:
                 if self.changed.wait_for(lambda: self.greeted or self.dead, min(2, max(0, end - time.monotonic()))):

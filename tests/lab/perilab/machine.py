@@ -81,7 +81,17 @@ class Machine:
         return words
 
     def wait_up(self, timeout=90):
-        """Waits for the agent; the seconds since power-on."""
+        """Waits for the agent; the seconds since power-on. One that does not come up is switched off and on again,
+        once: QEMU's emulation of several processors stops for ever in a boot now and then."""
+        try:
+            return self._wait_up(timeout)
+        except LabTimeout as e:
+            self.lab.talk(f'{e}\n{self.name}: switched off and on again')
+            self.kill()
+            self.start()
+            return self._wait_up(timeout)
+
+    def _wait_up(self, timeout):
         end = self.started + timeout
         while not self.channel:
             try:

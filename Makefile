@@ -90,10 +90,13 @@ $(BUILD)/fuzzobj/%.o: %.c
 $(BUILD)/fuzzobj/all.a: $(fuzzobjs)
 	@rm -f $@
 	$(Q)ar rcs $@ $^
-$(BUILD)/fuzz/%: tests/fuzz/%.c $(BUILD)/fuzzobj/all.a
+$(BUILD)/fuzzobj/shared.a: $(patsubst %.c,$(BUILD)/fuzzobj/%.o,$(filter-out tests/fuzz/fuzz_%,$(wildcard tests/fuzz/*.c)))
+	@rm -f $@
+	$(Q)ar rcs $@ $^
+$(BUILD)/fuzz/%: tests/fuzz/%.c $(BUILD)/fuzzobj/shared.a $(BUILD)/fuzzobj/all.a
 	@mkdir -p $(@D)
 	$(call say,FUZZ)
-	$(Q)$(CLANG) $(CPPFLAGS) $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined -o $@ $< $(BUILD)/fuzzobj/all.a -pthread $(LDLIBS)
+	$(Q)$(CLANG) $(CPPFLAGS) $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined -o $@ $< $(BUILD)/fuzzobj/shared.a $(BUILD)/fuzzobj/all.a -pthread $(LDLIBS)
 
 fuzz-build: $(FUZZ)
 

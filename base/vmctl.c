@@ -52,7 +52,8 @@ static bool power_of_two(uint64_t x)
 /* one_queue: its queues are not chosen, 1 is to be said. */
 static bool known_kind(enum vmctl_device_kind kind, bool *one_queue)
 {
-	*one_queue = kind == VMCTL_DEVICE_RNG || kind == VMCTL_DEVICE_BALLOON;
+	*one_queue = kind == VMCTL_DEVICE_RNG || kind == VMCTL_DEVICE_BALLOON ||
+		     kind == VMCTL_DEVICE_AGENT;
 	return *one_queue || kind == VMCTL_DEVICE_SCSI || kind == VMCTL_DEVICE_BLK;
 }
 
@@ -332,7 +333,8 @@ static int decode_hello(const uint8_t *p, size_t bytes, struct vmctl_hello *h)
 		.device = le32_get(w.device),
 		.features = le64_get(w.features),
 	};
-	if (h->kind != VMCTL_KIND_CONTROL && h->kind != VMCTL_KIND_VHOST_USER)
+	if (h->kind != VMCTL_KIND_CONTROL && h->kind != VMCTL_KIND_VHOST_USER &&
+	    h->kind != VMCTL_KIND_AGENT)
 		return fail(-EPROTO, "control message: HELLO of unknown kind %u",
 			    (unsigned)h->kind);
 	return 0;

@@ -15,8 +15,15 @@
  *	             request, the daemon is the back-end. Nothing more of vmctl comes on it. A newer
  *	             connection for a device replaces an older one; the rings are set up anew, with
  *	             the in-flight area the VMM kept (SET_INFLIGHT_FD), and kicked.
+ *	AGENT        `device` is the index of the CONFIG's AGENT. From here on the connection is what
+ *	             the guest agent says and hears, byte for byte; the guest sees its port open as
+ *	             long as it lasts. Bytes for a guest that has not opened the port are thrown
+ *	             away; the VMM closes the connection when the guest closes the port or begins
+ *	             anew. A newer connection replaces an older one. With VMCTL_HELLO_THAWS in
+ *	             `features` the VMM tells the guest to thaw its file systems should the
+ *	             connection break (not when it is replaced: who comes then asks the guest).
  *
- * A refused HELLO is answered with REPLY (CONTROL) or by closing (VHOST_USER).
+ * A refused HELLO is answered with REPLY (CONTROL) or by closing (the others).
  *
  * The life of a VM, by messages (-> daemon to VMM, <- VMM to daemon; each request but CONSOLE_INPUT
  * and STATUS is answered by a REPLY with its tag: 0, or an errno and words):
@@ -108,6 +115,9 @@
 
 #define VMCTL_F_STATE	1ULL /* features: the messages from 0x40 on */
 #define VMCTL_F_BALLOON 4ULL /* ... from 0x68 on, and the device */
+#define VMCTL_F_AGENT	8ULL /* device and connection AGENT */
+
+#define VMCTL_HELLO_THAWS 1ULL /* features of a HELLO of AGENT */
 
 /*
  * Guest memory is one memfd, made and sealed by the daemon (F_SEAL_SHRINK, GROW, SEAL; INV-HV-1).
@@ -183,13 +193,15 @@ enum vmctl_type {
 enum vmctl_kind {
 	VMCTL_KIND_CONTROL = 1,
 	VMCTL_KIND_VHOST_USER = 2,
+	VMCTL_KIND_AGENT = 3,
 };
 
 struct vmctl_hello {
 	uint32_t version; /* the sender's VMCTL_VERSION */
 	enum vmctl_kind kind;
-	uint32_t device;   /* VHOST_USER: index into the CONFIG's devices */
-	uint64_t features; /* VMCTL_F_...; none of the daemon's yet */
+	uint32_t device; /* VHOST_USER, AGENT: index into the CONFIG's devices */
+	uint64_t
+		features; /* CONTROL: VMCTL_F_..., none of the daemon's yet; AGENT: VMCTL_HELLO_... */
 };
 
 enum vmctl_device_kind {
@@ -197,11 +209,13 @@ enum vmctl_device_kind {
 	VMCTL_DEVICE_BLK = 2,	  /* virtio-blk, back-end by vhost-user */
 	VMCTL_DEVICE_RNG = 3,	  /* virtio-rng, served by the VMM */
 	VMCTL_DEVICE_BALLOON = 5, /* virtio-balloon, served by the VMM; one at most */
+	VMCTL_DEVICE_AGENT =
+		6, /* virtio-console, the guest agent's port; connection AGENT; one at most */
 };
 
 struct vmctl_device {
 	enum vmctl_device_kind kind;
-	uint16_t queues;     /* request queues, 1 to VMCTL_QUEUES_MAX; rng, balloon: 1 */
+	uint16_t queues;     /* request queues, 1 to VMCTL_QUEUES_MAX; others: 1 */
 	uint16_t queue_size; /* a power of two, 2 to 1024 */
 };
 

@@ -306,16 +306,22 @@ static void welcome_daemon(struct hv_control *c, struct vmctl_conn *conn)
 	hear_daemon(c);
 }
 
-static void welcome_backend(struct hv_control *c, struct vmctl_conn *conn, uint32_t device)
+static void welcome_backend(struct hv_control *c, struct vmctl_conn *conn,
+			    const struct vmctl_hello *hello)
 {
-	int fd = vmctl_conn_detach(conn);
+	int fd = vmctl_conn_detach(conn), rc;
 
 	if (fd < 0) {
 		vmctl_conn_destroy(conn);
 		return;
 	}
-	if (hv_vmm_connect(c->vmm, device, fd))
-		log_warn("control", "%s", err_message(-EINVAL));
+	if (hello->kind == VMCTL_KIND_AGENT)
+		rc = hv_vmm_connect_agent(c->vmm, hello->device, fd,
+					  hello->features & VMCTL_HELLO_THAWS);
+	else
+		rc = hv_vmm_connect(c->vmm, hello->device, fd);
+	if (rc)
+		log_warn("control", "%s", err_message(rc));
 }
 
 static void refuse(struct vmctl_conn *conn, uint32_t tag, int rc)
@@ -349,7 +355,7 @@ static void hear_hello(struct hv_control *c, unsigned i)
 	else if (msg.hello.kind == VMCTL_KIND_CONTROL)
 		welcome_daemon(c, conn);
 	else
-		welcome_backend(c, conn, msg.hello.device);
+		welcome_backend(c, conn, &msg.hello);
 }
 
 static void drop_silent(struct hv_control *c)
@@ -370,8 +376,6 @@ enum { P_WAKE, P_LISTEN, P_DAEMON, P_WAITING, P_MACHINE = P_WAITING + WAITING_MA
 
 static unsigned fill(struct hv_control *c, struct pollfd *p, int *timeout)
 {
-	int fds[HV_MACHINE_POLLS];
-	unsigned n = hv_vmm_poll_fds(c->vmm, fds);
 	bool full = c->conn && vmctl_conn_pending(c->conn);
 
 	*timeout = -1;
@@ -388,9 +392,7 @@ static unsigned fill(struct hv_control *c, struct pollfd *p, int *timeout)
 		if (conn)
 			*timeout = 1000;
 	}
-	for (unsigned i = 0; i < n; i++)
-		p[P_MACHINE + i] = (struct pollfd){.fd = fds[i], .events = POLLIN};
-	return P_MACHINE + n;
+	return P_MACHINE + hv_vmm_polls(c->vmm, p + P_MACHINE);
 }
 
 static void serve(struct hv_control *c, const struct pollfd *p, unsigned n)
@@ -398,7 +400,7 @@ static void serve(struct hv_control *c, const struct pollfd *p, unsigned n)
 	/* First of all: a turn may take the machine apart, and with it these descriptors. */
 	for (unsigned i = P_MACHINE; i < n; i++) {
 		if (p[i].revents)
-			hv_vmm_serve(c->vmm, p[i].fd);
+			hv_vmm_serve(c->vmm, &p[i]);
 	}
 	if (p[P_WAKE].revents)
 		hv_vmm_turn(c->vmm);
@@ -419,7 +421,7 @@ static void serve(struct hv_control *c, const struct pollfd *p, unsigned n)
 
 int hv_control_run(struct hv_control *c, struct hv_vmm *vmm)
 {
-	struct pollfd p[P_MACHINE + HV_MACHINE_POLLS];
+	struct pollfd p[P_MACHINE + HV_VMM_POLLS];
 	int timeout;
 
 	c->vmm = vmm;

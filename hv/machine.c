@@ -12,6 +12,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "hv/acpi.h"
+#include "hv/agent.h"
 #include "hv/balloon.h"
 #include "hv/boot.h"
 #include "hv/bus.h"
@@ -160,6 +161,9 @@ static int add_device(struct hv_machine *m, unsigned i)
 		hv_balloon_create(&m->balloon, m->c.gmem, d->queue_size);
 		m->virtio[i] = hv_balloon_device(m->balloon);
 		break;
+	case VMCTL_DEVICE_AGENT:
+		m->virtio[i] = hv_agent_device(m->c.agent);
+		break;
 	}
 	return hv_virtio_pci_create(&m->transport[i], m->virtio[i], m->pci, m->kvm,
 				    SLOT_DEVICES + i);
@@ -248,6 +252,8 @@ static int load_device(struct hv_machine *m, struct hv_state_reader *r, unsigned
 		return hv_rng_load(m->rng[i], i, r);
 	case VMCTL_DEVICE_BALLOON:
 		return hv_balloon_load(m->balloon, i, r);
+	case VMCTL_DEVICE_AGENT:
+		return hv_agent_load(m->c.agent, i, r);
 	}
 	return 0;
 }
@@ -265,6 +271,9 @@ static void save_device(struct hv_machine *m, struct hv_state_writer *w, unsigne
 		break;
 	case VMCTL_DEVICE_BALLOON:
 		hv_balloon_save(m->balloon, i, w);
+		break;
+	case VMCTL_DEVICE_AGENT:
+		hv_agent_save(m->c.agent, i, w);
 		break;
 	}
 }
@@ -372,6 +381,8 @@ void hv_machine_destroy(struct hv_machine *m)
 		return;
 	hv_vcpus_destroy(m->vcpus);
 	pthread_mutex_lock(m->c.lock);
+	if (m->c.agent)
+		hv_agent_stop(m->c.agent);
 	for (unsigned i = 0; i < VMCTL_DEVICES_MAX; i++) {
 		hv_virtio_pci_destroy(m->transport[i]);
 		hv_rng_destroy(m->rng[i]);

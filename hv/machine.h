@@ -17,6 +17,7 @@
 #include "base/vmctl.h"
 #include "hv/virtio.h"
 
+struct hv_agent;
 struct hv_gmem;
 struct hv_lease;
 struct hv_machine;
@@ -44,6 +45,7 @@ struct hv_machine_config {
 	struct hv_state_reader *state; /* the machine is loaded from it; NULL: it boots */
 	uint64_t elapsed_ns;	       /* ... and its clocks go on by so much */
 	struct hv_vhost *const *vhost; /* per device of config; NULL for the VMM's own */
+	struct hv_agent *agent;	       /* of a config that has one */
 	pthread_mutex_t *lock;
 	const struct hv_machine_ops *ops;
 	void *opaque;

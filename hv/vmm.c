@@ -9,6 +9,7 @@
 #include "hv/vmm.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -21,6 +22,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "hv/agent.h"
 #include "hv/gmem.h"
 #include "hv/lease.h"
 #include "hv/vhost.h"
@@ -232,6 +234,7 @@ int hv_vmm_create_machine(struct hv_vmm *vmm, struct hv_state_reader *state, uin
 		.state = state,
 		.elapsed_ns = elapsed_ns,
 		.vhost = vmm->vhost,
+		.agent = vmm->agent,
 		.lock = &vmm->lock,
 		.ops = &machine_ops,
 		.opaque = vmm,
@@ -367,6 +370,10 @@ int hv_vmm_configure(struct hv_vmm *vmm, const struct vmctl_config *config)
 	vmm->config = *config;
 	for (unsigned i = 0; i < config->devices_n && !rc; i++) {
 		const enum vmctl_device_kind kind = config->devices[i].kind;
+		if (kind == VMCTL_DEVICE_AGENT && vmm->agent)
+			rc = fail(-EINVAL, "vm: it can have one agent, not two");
+		else if (kind == VMCTL_DEVICE_AGENT)
+			hv_agent_create(&vmm->agent, vmm->gmem, config->devices[i].queue_size);
 		if (kind != VMCTL_DEVICE_SCSI && kind != VMCTL_DEVICE_BLK)
 			continue;
 		rc = hv_vhost_create(&vmm->vhost[i], i, &config->devices[i], vmm->gmem, &vmm->lock,
@@ -485,7 +492,7 @@ void hv_vmm_status(struct hv_vmm *vmm, struct vmctl_status *out)
 {
 	*out = (struct vmctl_status){
 		.version = VMCTL_VERSION,
-		.features = VMCTL_F_STATE | VMCTL_F_BALLOON,
+		.features = VMCTL_F_STATE | VMCTL_F_BALLOON | VMCTL_F_AGENT,
 		.state = vmm->state,
 		.pid = (uint32_t)getpid(),
 		.boots = vmm->boots,
@@ -500,6 +507,8 @@ void hv_vmm_status(struct hv_vmm *vmm, struct vmctl_status *out)
 		out->devices_ready = hv_machine_devices_ready(vmm->machine);
 	for (unsigned i = 0; i < vmm->config.devices_n; i++) {
 		bool there = !vmm->vhost[i] || hv_vhost_connected(vmm->vhost[i]);
+		if (vmm->config.devices[i].kind == VMCTL_DEVICE_AGENT)
+			there = hv_agent_connected(vmm->agent);
 		out->devices_connected |= (uint64_t)there << i;
 	}
 	pthread_mutex_unlock(&vmm->lock);
@@ -534,25 +543,47 @@ int hv_vmm_connect(struct hv_vmm *vmm, unsigned device, int fd)
 	return 0;
 }
 
+int hv_vmm_connect_agent(struct hv_vmm *vmm, unsigned device, int fd, bool thaws)
+{
+	if (device >= vmm->config.devices_n ||
+	    vmm->config.devices[device].kind != VMCTL_DEVICE_AGENT) {
+		close(fd);
+		return fail(-EINVAL, "vm: device %u is no agent", device);
+	}
+	pthread_mutex_lock(&vmm->lock);
+	hv_agent_connect(vmm->agent, fd, thaws);
+	pthread_mutex_unlock(&vmm->lock);
+	return 0;
+}
+
 int hv_vmm_wake_fd(const struct hv_vmm *vmm)
 {
 	return vmm->wake_fd;
 }
 
-unsigned hv_vmm_poll_fds(struct hv_vmm *vmm, int fds[HV_MACHINE_POLLS])
+unsigned hv_vmm_polls(struct hv_vmm *vmm, struct pollfd p[HV_VMM_POLLS])
 {
+	int fds[HV_MACHINE_POLLS];
+
 	/* A guest that stands still may be copied: what it asked for waits in its ring until it runs. */
 	if (!vmm->machine || vmm->state != VMCTL_STATE_RUNNING)
 		return 0;
-	return hv_machine_poll_fds(vmm->machine, fds);
+	unsigned n = hv_machine_poll_fds(vmm->machine, fds);
+	for (unsigned i = 0; i < n; i++)
+		p[i] = (struct pollfd){.fd = fds[i], .events = POLLIN};
+	if (vmm->agent)
+		hv_agent_poll(vmm->agent, &p[n++]);
+	return n;
 }
 
-void hv_vmm_serve(struct hv_vmm *vmm, int fd)
+void hv_vmm_serve(struct hv_vmm *vmm, const struct pollfd *p)
 {
 	if (!vmm->machine || vmm->state != VMCTL_STATE_RUNNING)
 		return;
 	pthread_mutex_lock(&vmm->lock);
-	hv_machine_serve(vmm->machine, fd);
+	hv_machine_serve(vmm->machine, p->fd);
+	if (vmm->agent)
+		hv_agent_serve_daemon(vmm->agent, p);
 	pthread_mutex_unlock(&vmm->lock);
 }
 

@@ -9,6 +9,7 @@
 #ifndef HV_VMM_H
 #define HV_VMM_H
 
+#include <poll.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -59,14 +60,17 @@ void hv_vmm_console_input(struct hv_vmm *vmm, const struct vmctl_console *input)
 size_t hv_vmm_console_take(struct hv_vmm *vmm, uint8_t *dst, size_t max);
 /* Takes the socket of a back-end for a device; -EINVAL: no such device, the socket is closed. */
 int hv_vmm_connect(struct hv_vmm *vmm, unsigned device, int fd);
+/* The same for the agent's connection. */
+int hv_vmm_connect_agent(struct hv_vmm *vmm, unsigned device, int fd, bool thaws);
 /* A START or SAVE that waits is forgotten: who asked for it is gone. */
 void hv_vmm_forget(struct hv_vmm *vmm);
 
 int hv_vmm_wake_fd(const struct hv_vmm *vmm);
 /* Does what other threads asked for. */
 void hv_vmm_turn(struct hv_vmm *vmm);
-/* As hv_machine_poll_fds and _serve. */
-unsigned hv_vmm_poll_fds(struct hv_vmm *vmm, int fds[HV_MACHINE_POLLS]);
-void hv_vmm_serve(struct hv_vmm *vmm, int fd);
+/* What to poll for, and to be called for each of them that something has come for. */
+#define HV_VMM_POLLS (HV_MACHINE_POLLS + 1)
+unsigned hv_vmm_polls(struct hv_vmm *vmm, struct pollfd p[HV_VMM_POLLS]);
+void hv_vmm_serve(struct hv_vmm *vmm, const struct pollfd *p);
 
 #endif

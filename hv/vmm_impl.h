@@ -14,6 +14,7 @@
 #include "hv/console.h"
 #include "hv/vmm.h"
 
+struct hv_agent;
 struct hv_gmem;
 struct hv_lease;
 struct hv_state_reader;
@@ -31,6 +32,7 @@ struct hv_vmm {
 	enum vmctl_state state;
 	struct vmctl_config config;
 	struct hv_vhost *vhost[VMCTL_DEVICES_MAX];
+	struct hv_agent *agent;	    /* NULL: the config has none */
 	bool start_waits;	    /* for back-ends */
 	bool save_waits;	    /* for back-ends to give rings back */
 	int save_fd;		    /* of the SAVE that waits, -1: none */

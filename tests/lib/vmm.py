@@ -21,7 +21,7 @@ CPU = 0x50
 READY, STATUS, EVENT, CONSOLE_OUTPUT, REPLY = range(32, 37)
 EV_POWERED_OFF, EV_RESET, EV_PANICKED, EV_CRASHED, EV_FROZEN, EV_DEVICE = range(1, 7)
 NEW, CONFIGURED, RUNNING, PAUSED, FROZEN, ST_RESET, POWERED_OFF, CRASHED = range(1, 9)
-SCSI, BLK, RNG = 1, 2, 3
+SCSI, BLK, RNG, AGENT = 1, 2, 3, 6
 
 
 def boot_ns():
@@ -127,10 +127,10 @@ class Vmm:
 
     # --- messages
 
-    def connect(self, kind=1, device=0):
+    def connect(self, kind=1, device=0, features=0):
         s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         s.connect(self.path)
-        s.sendall(struct.pack('<IHHII', 0x314d5650, HELLO, 0, 24, 0) + struct.pack('<IIIIQ', 1, kind, device, 0, 0))
+        s.sendall(struct.pack('<IHHII', 0x314d5650, HELLO, 0, 24, 0) + struct.pack('<IIIIQ', 1, kind, device, 0, features))
         if kind != 1:
             return s
         self.sock, self.buf = s, b''

@@ -251,6 +251,12 @@ enum cfs_vm_state {
 	CFS_VM_STOPPED, /* nobody runs it */
 	CFS_VM_RUNS,
 	CFS_VM_OFFERED, /* handed over just now: `host` has paused it, `to` may take it up */
+	CFS_VM_SAVED,	/* nobody runs it, and it goes on from `saved` when somebody does */
+};
+/* The file that a saved VM's state lies in: its inode, as cfs_stat tells it, and that inode's id. */
+struct cfs_saved {
+	uint64_t inode;
+	uint8_t id[16];
 };
 struct cfs_vm_where {
 	enum cfs_vm_state state;
@@ -258,6 +264,7 @@ struct cfs_vm_where {
 	unsigned slot, to_slot;
 	uint32_t epoch, to_epoch;
 	bool here; /* `host` is this one, in this life */
+	struct cfs_saved saved;
 };
 /* What stands on the disk now, dead lives left out: an offer by a dead host is STOPPED. */
 int cfs_vm_where(struct cfs *fs, const char *path, struct cfs_vm_where *out);
@@ -324,6 +331,32 @@ int cfs_vm_accept(struct cfs *fs, const char *path, unsigned slot, uint32_t epoc
  * -EALREADY: an accept of ours that was given up as unknown has come through: the VM is ours (cfs_vm_adopt).
  */
 int cfs_vm_decline(struct cfs *fs, const char *path);
+
+/* --- a VM that is saved to its volume (handover.c) ----------------------------------------------------------- */
+
+/*
+ * A hand-over to nobody. The VM's lock keeps, instead of a host, the file that its state lies in; its disks' locks
+ * go on naming the VM, so nobody else gets them meanwhile: -EBUSY, as if it ran. Who runs it again drops the
+ * reference in the same compare-and-write, whatever becomes of the VM then: no state is ever restored twice.
+ *
+ *	pauses the vCPUs, controller_quiesce; writes the state, durable (cfs_fsync), closes it
+ *	cfs_vm_save; after any error cfs_vm_retract, until it is known
+ *		0 (of save), -ENOENT (of retract): it is saved: kills its VMM, closes the controller, cfs_vm_forget
+ *		0 (of retract): runs on, the file is nothing
+ *
+ *	reads and checks all of the state into a VMM that runs nothing
+ *	cfs_vm_restore: 0: cfs_open of its disks, and runs it
+ */
+
+/* As cfs_vm_offer, INV-FS-5 first. The file is whole and durable. */
+int cfs_vm_save(struct cfs_vm_lock *lock, const struct cfs_saved *state);
+/*
+ * Takes up the VM that cfs_vm_where said to be saved with `state`: to restore it, or to throw that away. 0: the VM is
+ * ours, and `state` nobody's. -ENOENT: somebody else was quicker. Other errors: not known; try again until it
+ * is, and run nothing meanwhile.
+ */
+int cfs_vm_restore(struct cfs *fs, const char *path, const struct cfs_saved *state,
+		   struct cfs_vm_lock **out);
 
 /* --- whole volume, unmounted (check.c, dump.c) ------------------------------------------------------------------ */
 

@@ -182,10 +182,13 @@ struct cfs_lock_record {
 	le64 vm;		     /* 0x40 CFS_OWNER_VM: vbn of that VM's lock */
 	uint8_t token[16];	     /* 0x48 fresh with each attempt */
 	le64 object;		     /* 0x58 vbn of the content block it protects */
-	uint8_t reserved1[160];	     /* 0x60 */
+	le64 saved;		     /* 0x60 saved: vbn of the inode of the file with its state */
+	uint8_t saved_id[16];	     /* 0x68 ... and that inode's id */
+	uint8_t reserved1[136];	     /* 0x78 */
 	le32 readers[64];	     /* 0x100 shared: epoch of each slot that reads, 0 none */
 };
 static_assert(sizeof(struct cfs_lock_record) == CFS_RECORD, "lock record");
+static_assert(offsetof(struct cfs_lock_record, saved_id) == 0x68, "lock.saved_id");
 static_assert(offsetof(struct cfs_lock_record, readers) == 0x100, "lock.readers");
 
 enum cfs_slot_state { CFS_SLOT_FREE, CFS_SLOT_ACTIVE, CFS_SLOT_RECOVERING };

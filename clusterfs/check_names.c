@@ -15,6 +15,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "clusterfs/locks.h"
 #include "clusterfs/names.h"
 
 static uint64_t trash_vbn(const struct check *c)
@@ -136,6 +137,30 @@ static int agree_on_kind(struct check *c, uint64_t vbn, struct cfs_inode_block *
 }
 
 /* The inode is found, and is where it belongs. */
+/* A saved VM needs the file that its lock names; only its owner can say that the state may go. */
+static int check_saved(struct check *c, uint64_t vbn, const char *what)
+{
+	struct cfs_inode_block *n = xmalloc(sizeof(*n));
+	struct cfs_lock_record r;
+	struct cfs_saved state;
+	char why[256];
+	int rc = check_record(c, vbn - 1, CFS_T_LOCK, &r, why);
+
+	if (rc == 0 && cfs_lock_is_saved(&r)) {
+		cfs_saved_get(&r, &state);
+		rc = cfs_vbn_valid(c->fs, state.inode)
+			     ? check_block(c, state.inode, CFS_T_INODE, n, why)
+			     : 2;
+		if (rc > 0 || (rc == 0 && (n->kind != CFS_KIND_FILE ||
+					   memcmp(n->id, state.id, sizeof(n->id)) != 0)))
+			check_found(c, false, what,
+				    "is saved, and the state is not there: it can only be started "
+				    "anew (vm start --discard-state)");
+	}
+	free(n);
+	return MIN(rc, 0);
+}
+
 static int accept(struct check *c, uint64_t vbn, struct cfs_inode_block *n, bool in_trash)
 {
 	bool changed = false;
@@ -162,6 +187,8 @@ static int accept(struct check *c, uint64_t vbn, struct cfs_inode_block *n, bool
 		changed = true;
 	}
 	rc = check_lock(c, vbn - 1, vbn, text);
+	if (rc == 0 && n->kind == CFS_KIND_VM)
+		rc = check_saved(c, vbn, text);
 	if (rc == 0 && changed)
 		rc = check_write(c, vbn, CFS_T_INODE, n);
 	if (rc < 0)

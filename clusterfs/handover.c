@@ -169,6 +169,17 @@ int cfs_vm_offer(struct cfs_vm_lock *vm, unsigned slot, uint32_t epoch)
 	return words(vm, rc);
 }
 
+int cfs_vm_save(struct cfs_vm_lock *vm, const struct cfs_saved *state)
+{
+	int rc = hold_use(vm);
+
+	if (rc == 0)
+		rc = settle(vm);
+	if (rc == 0)
+		rc = cfs_lock_lay_down(vm->lock, state);
+	return words(vm, rc);
+}
+
 int cfs_vm_retract(struct cfs_vm_lock *vm)
 {
 	struct cfs_lock *own = NULL;
@@ -270,6 +281,24 @@ int cfs_vm_accept(struct cfs *fs, const char *path, unsigned slot, uint32_t epoc
 			cfs_baggage_unpack(fs, baggage, size, l->vbn);
 		*out = cfs_vm_new(fs, l);
 	}
+	cfs_lock_put(l);
+	return rc < 0 ? fail_prefix(rc, "VM %s:%s", fs->name, path) : 0;
+}
+
+int cfs_vm_restore(struct cfs *fs, const char *path, const struct cfs_saved *state,
+		   struct cfs_vm_lock **out)
+{
+	struct cfs_lock *l;
+	int rc = use_for(fs, path, &l);
+
+	if (rc < 0)
+		return rc;
+	if (l->vm_taken)
+		rc = fail(-EBUSY, "runs on this host already");
+	else
+		rc = cfs_lock_wake(l, state);
+	if (rc == 0)
+		*out = cfs_vm_new(fs, l);
 	cfs_lock_put(l);
 	return rc < 0 ? fail_prefix(rc, "VM %s:%s", fs->name, path) : 0;
 }

@@ -35,6 +35,11 @@ bool cfs_lock_is_offered(const struct cfs_lock_record *r)
 	return r->mode == CFS_LOCK_EXCLUSIVE && r->state == CFS_LOCK_OFFERED;
 }
 
+bool cfs_lock_is_saved(const struct cfs_lock_record *r)
+{
+	return r->mode == CFS_LOCK_EXCLUSIVE && r->state == CFS_LOCK_SAVED;
+}
+
 void cfs_lock_life(const struct cfs_lock_record *r, unsigned *slot, uint32_t *epoch)
 {
 	bool offered = cfs_lock_is_offered(r);
@@ -156,8 +161,8 @@ static int may_take(const struct cfs_lock *l, const struct cfs_lock_record *r, s
 	case CFS_LOCK_SHARED:
 		return w->mode == CFS_LOCK_SHARED ? 0 : may_take_from_readers(l, r);
 	case CFS_LOCK_EXCLUSIVE:
-		/* Saved, or offered by us: that is taken back by who offered it. */
-		if (r->state == CFS_LOCK_SAVED ||
+		/* Saved: by who restores it; or offered by us: that is taken back by who offered it. */
+		if (cfs_lock_is_saved(r) ||
 		    (cfs_lock_is_offered(r) && (!is_running_mark(l, r) || names_us(l->fs, r)))) {
 			*final = true;
 			return busy(l, r);
@@ -196,6 +201,7 @@ static void fill_next(const struct cfs_lock *l, const struct cfs_lock_record *r,
 	next->owner_slot = next->from_slot = le16_of(0);
 	next->owner_epoch = next->from_epoch = le32_of(0);
 	next->vm = le64_of(0);
+	cfs_saved_put(NULL, next);
 	if (w->mode == CFS_LOCK_SHARED) {
 		for (unsigned slot = 0; slot < CFS_MAX_SLOTS; slot++)
 			if (r->mode != CFS_LOCK_SHARED || reader_dead(l, r, slot))

@@ -5,6 +5,7 @@
  *	{S, active}  -offer->  {T, offered, from S}  -take up->  {T, active}
  *				-take back->  {S, active}
  *				-decline->  {S, active}
+ *	{S, active}  -lay down->  {nobody, saved, state}  -wake->  {T, active}
  *
  * Each one replaces exactly what was read, with a fresh token, so of two that meet one succeeds, and a late
  * copy of an attempt whose answer got lost can only miscompare (INV-BLK-2). To take back an offer of unknown
@@ -17,10 +18,26 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "clusterfs/cfs.h"
 
 /* Somebody else was quicker: each time the record is another one, so few are possible. */
 #define ROUNDS	  16u
 #define SETTLE_MS 2000u /* a guest stands still meanwhile; the caller tries again */
+
+void cfs_saved_get(const struct cfs_lock_record *r, struct cfs_saved *out)
+{
+	out->inode = le64_get(r->saved);
+	memcpy(out->id, r->saved_id, sizeof(out->id));
+}
+
+void cfs_saved_put(const struct cfs_saved *state, struct cfs_lock_record *r)
+{
+	static const struct cfs_saved none;
+
+	state = state ? state : &none;
+	r->saved = le64_of(state->inode);
+	memcpy(r->saved_id, state->id, sizeof(r->saved_id));
+}
 
 static bool owned_by(const struct cfs_lock_record *r, unsigned slot, uint32_t epoch)
 {
@@ -53,6 +70,7 @@ static void make_active(const struct cfs_lock_record *r, unsigned slot, uint32_t
 	next->owner_epoch = le32_of(epoch);
 	next->from_slot = le16_of(0);
 	next->from_epoch = le32_of(0);
+	cfs_saved_put(NULL, next);
 }
 
 /* The record becomes `next`; what we know of it follows. */
@@ -183,4 +201,57 @@ int cfs_lock_decline(struct cfs_lock *l)
 	}
 	l->known = false;
 	return rc == -EILSEQ ? fail(-EIO, "its lock changes all the time") : rc;
+}
+
+/* --- saved ------------------------------------------------------------------------------------------- */
+
+static bool is_state(const struct cfs_lock_record *r, const struct cfs_saved *state)
+{
+	struct cfs_saved now;
+
+	cfs_saved_get(r, &now);
+	return now.inode == state->inode && !memcmp(now.id, state->id, sizeof(now.id));
+}
+
+int cfs_lock_lay_down(struct cfs_lock *l, const struct cfs_saved *state)
+{
+	struct cfs_lock_record r = l->rec, next;
+	int rc = l->known ? 0 : cfs_lock_read(l->fs, l->vbn, &r);
+
+	if (rc == 0 && !ours(l, &r))
+		rc = fail(-ESTALE, "its lock is not ours any more");
+	if (rc < 0)
+		return rc;
+	make_active(&r, 0, 0, &next);
+	next.state = CFS_LOCK_SAVED;
+	cfs_saved_put(state, &next);
+	rc = swap(l, &r, &next);
+	return rc == -EILSEQ ? fail(-EIO, "its lock was changed by somebody else") : rc;
+}
+
+int cfs_lock_wake(struct cfs_lock *l, const struct cfs_saved *state)
+{
+	const struct cfs *fs = l->fs;
+	struct cfs_lock_record r, next;
+	int rc = -EILSEQ;
+
+	for (unsigned i = 0; i < ROUNDS && rc == -EILSEQ; i++) {
+		rc = cfs_lock_read(l->fs, l->vbn, &r);
+		if (rc < 0)
+			return rc;
+		/* Ours: an attempt that was given up as unknown has come through. */
+		if (!ours(l, &r) && !(cfs_lock_is_saved(&r) && is_state(&r, state)))
+			return elsewhere(l, &r);
+		make_active(&r, fs->slot, fs->epoch, &next);
+		rc = swap(l, &r, &next);
+	}
+	if (rc == -EILSEQ)
+		return fail(-EIO, "its lock changes all the time");
+	if (rc < 0)
+		return rc;
+	cfs_lock_note_held(l, CFS_LOCK_EXCLUSIVE, &next);
+	/* Nothing of ours is under it: what there was, a RELEASED record lies behind. */
+	l->since = atomic_load(&fs->sequence);
+	l->fresh = true;
+	return 0;
 }

@@ -103,6 +103,12 @@ int cfs_lock_release(struct cfs_lock *l);
 /* A running VM's lock, or that of a disk which belongs to one: not given up for a wish. */
 bool cfs_lock_is_vm(const struct cfs_lock_record *r);
 bool cfs_lock_is_offered(const struct cfs_lock_record *r);
+/* Nobody's: its VM's state lies in a file. No slot, no epoch; not taken but by cfs_lock_wake. */
+bool cfs_lock_is_saved(const struct cfs_lock_record *r);
+/* Its reference, NULL or all zeroes: none. */
+struct cfs_saved;
+void cfs_saved_get(const struct cfs_lock_record *r, struct cfs_saved *out);
+void cfs_saved_put(const struct cfs_saved *state, struct cfs_lock_record *r);
 /* Who holds an exclusive one, by slot and epoch: of an offered one who offers it. */
 void cfs_lock_life(const struct cfs_lock_record *r, unsigned *slot, uint32_t *epoch);
 /* A change of the lock's record by compare-and-write; an unknown one is settled for a while at least. */
@@ -118,6 +124,9 @@ int cfs_lock_take_back(struct cfs_lock *l);
 int cfs_lock_take_up(struct cfs_lock *l, unsigned slot, uint32_t epoch,
 		     const struct cfs_lock_record *seen, bool *as_seen);
 int cfs_lock_decline(struct cfs_lock *l);
+/* The same of one that is saved: laid down with its state, and taken up without it. */
+int cfs_lock_lay_down(struct cfs_lock *l, const struct cfs_saved *state);
+int cfs_lock_wake(struct cfs_lock *l, const struct cfs_saved *state);
 
 /* release.c */
 void *cfs_release_main(void *arg);

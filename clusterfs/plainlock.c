@@ -44,6 +44,8 @@ void cfs_lock_holder(struct cfs *fs, const struct cfs_lock_record *r, char *dst,
 	    le64_get(r->vm) != le64_get(r->head.self)) {
 		(void)str_format(dst, size, "the VM of block %llu",
 				 (unsigned long long)le64_get(r->vm));
+	} else if (r->mode == CFS_LOCK_EXCLUSIVE && r->state == CFS_LOCK_SAVED) {
+		(void)str_format(dst, size, "the VM's saved state");
 	} else if (r->mode == CFS_LOCK_EXCLUSIVE && r->state == CFS_LOCK_OFFERED) {
 		name_host(fs, le16_get(r->from_slot), le32_get(r->from_epoch), dst, size);
 	} else if (r->mode == CFS_LOCK_EXCLUSIVE) {

@@ -128,6 +128,10 @@ static void print_lock(const struct cfs_printer *p, const void *block)
 	cfs_print(p, "from: slot %u, epoch %u", le16_get(r->from_slot), le32_get(r->from_epoch));
 	hex_line(p, "token", r->token, sizeof(r->token));
 	vbn_line(p, "protects", r->object);
+	if (le64_get(r->saved)) {
+		vbn_line(p, "state saved in the file of inode", r->saved);
+		hex_line(p, "its id", r->saved_id, sizeof(r->saved_id));
+	}
 	for (unsigned i = 0; i < ARRAY_SIZE(r->readers); i++) {
 		if (le32_get(r->readers[i]))
 			cfs_print(p, "reader: slot %u, epoch %u", i, le32_get(r->readers[i]));

@@ -73,6 +73,10 @@ static int check_lock(const void *block)
 	if (r->state == CFS_LOCK_OFFERED &&
 	    (r->mode != CFS_LOCK_EXCLUSIVE || r->owner_kind != CFS_OWNER_VM))
 		return bad(block, "a lock that is offered, and no VM's");
+	if (r->state == CFS_LOCK_SAVED &&
+	    (r->mode != CFS_LOCK_EXCLUSIVE || r->owner_kind != CFS_OWNER_VM ||
+	     le64_get(r->vm) != le64_get(r->head.self) || !le64_get(r->saved)))
+		return bad(block, "a lock that is saved, and no VM's own, or without a state");
 	if (le16_get(r->owner_slot) >= CFS_MAX_SLOTS || le16_get(r->from_slot) >= CFS_MAX_SLOTS)
 		return bad(block, "a lock of a slot that does not exist");
 	return 0;

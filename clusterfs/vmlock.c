@@ -246,6 +246,11 @@ int cfs_vm_where(struct cfs *fs, const char *path, struct cfs_vm_where *out)
 		rc = cfs_lock_read(fs, vbn, &r);
 	if (rc < 0 || !runs(vbn, &r))
 		return rc;
+	if (cfs_lock_is_saved(&r)) {
+		out->state = CFS_VM_SAVED;
+		cfs_saved_get(&r, &out->saved);
+		return 0;
+	}
 	cfs_lock_life(&r, &out->slot, &out->epoch);
 	if (out->slot >= CFS_MAX_SLOTS || cfs_slot_life(fs, out->slot, out->epoch) == CFS_LIFE_DEAD)
 		return 0;
@@ -266,7 +271,7 @@ int cfs_vm_owner(struct cfs *fs, const char *path, char *host, size_t size)
 	struct cfs_vm_where where;
 	int rc = cfs_vm_where(fs, path, &where);
 
-	if (rc == 0 && where.state == CFS_VM_STOPPED)
+	if (rc == 0 && (where.state == CFS_VM_STOPPED || where.state == CFS_VM_SAVED))
 		rc = fail(-ENOENT, "VM %s:%s: nobody runs it", fs->name, path);
 	if (rc == 0)
 		(void)str_format(host, size, "%s", where.host);

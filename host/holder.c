@@ -17,6 +17,7 @@
 
 struct vm_found {
 	char name[VM_NAME_MAX + 1], host[80];
+	bool saved;
 };
 
 static int add_dir(void *arg, const char *name, const struct cfs_stat *st)
@@ -38,7 +39,18 @@ static bool has_disk(struct cfs *fs, const char *name, const char *path)
 	return yes;
 }
 
-/* The running VM that has the disk `path`. */
+static bool has_its_disks(struct cfs *fs, const char *object, struct vm_found *out)
+{
+	struct cfs_vm_where where;
+
+	if (cfs_vm_where(fs, object, &where) < 0 || where.state == CFS_VM_STOPPED)
+		return false;
+	out->saved = where.state == CFS_VM_SAVED;
+	(void)str_format(out->host, sizeof(out->host), "%s", where.host);
+	return true;
+}
+
+/* The VM that has the disk `path`: it runs, or is saved. */
 static bool find_vm(struct host_volume *v, const char *path, struct vm_found *out)
 {
 	struct cfs *fs = host_volume_fs(v);
@@ -52,8 +64,7 @@ static bool find_vm(struct host_volume *v, const char *path, struct vm_found *ou
 		const char *name = json_string_value(item);
 		cleanup_free char *object = vm_path(name, "vm");
 
-		if (found || cfs_vm_owner(fs, object, out->host, sizeof(out->host)) < 0 ||
-		    !has_disk(fs, name, path))
+		if (found || !has_its_disks(fs, object, out) || !has_disk(fs, name, path))
 			continue;
 		(void)str_format(out->name, sizeof(out->name), "%s", name);
 		found = true;
@@ -70,7 +81,8 @@ json_t *host_holder_json(struct host_volume *v, const char *path, const char *ho
 	json_t *d;
 
 	if (find_vm(v, path, &vm)) {
-		d = json_pack("{s:s, s:s, s:s}", "kind", "vm", "name", vm.name, "host", vm.host);
+		d = json_pack("{s:s, s:s, s:s?}", "kind", "vm", "name", vm.name, "host",
+			      vm.saved ? NULL : vm.host);
 		return d ? d : json_null();
 	}
 	/* "host NAME (slot 3, epoch 1)" */
@@ -92,9 +104,15 @@ int host_name_holder(struct host_volume *v, const char *path, int rc)
 		return rc;
 	err_save(&why, rc);
 	if (find_vm(v, path, &vm)) {
-		(void)str_format(why.message, sizeof(why.message),
-				 "%s:%s: in use by VM %s on host %s; stop it first",
-				 host_volume_name(v), path, vm.name, vm.host);
+		if (vm.saved)
+			(void)str_format(why.message, sizeof(why.message),
+					 "%s:%s: is VM %s's, which is saved and needs it as it is; "
+					 "start and stop it first",
+					 host_volume_name(v), path, vm.name);
+		else
+			(void)str_format(why.message, sizeof(why.message),
+					 "%s:%s: in use by VM %s on host %s; stop it first",
+					 host_volume_name(v), path, vm.name, vm.host);
 		(void)str_format(why.holder, sizeof(why.holder), "vm %s", vm.name);
 	}
 	return err_restore(&why);

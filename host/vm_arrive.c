@@ -21,6 +21,7 @@
 #include "clusterfs/cfs.h"
 #include "host/daemon.h"
 #include "host/migrations.h"
+#include "host/vm_cpu.h"
 #include "host/vm_pass.h"
 #include "host/volume.h"
 #include "migrate/memory.h"
@@ -41,8 +42,7 @@ struct vm_arrival {
 	struct cpu_table cpu;
 	struct mig_target *target;
 	struct host_vm *vm;
-	uint8_t *controller;
-	uint32_t controller_bytes;
+	struct vm_loaded loaded;
 };
 
 static void step(struct vm_arrival *a, const char *name)
@@ -51,21 +51,6 @@ static void step(struct vm_arrival *a, const char *name)
 }
 
 /* --- what was asked for -------------------------------------------------------------------------------- */
-
-static int parse_cpu(const char *text, struct cpu_table *out)
-{
-	size_t n = text ? strlen(text) / 2 : 0;
-	cleanup_free uint8_t *bytes = xmalloc(n + 1);
-
-	for (size_t i = 0; i < n; i++) {
-		char two[3] = {text[2 * i], text[2 * i + 1], 0}, *end;
-
-		bytes[i] = (uint8_t)strtoul(two, &end, 16);
-		if (*end)
-			return fail(-EBADMSG, "a processor that is not understood");
-	}
-	return cpu_table_decode(bytes, n, out) < 0 ? -EBADMSG : 0;
-}
 
 static int parse(struct vm_arrival *a, json_t *doc, const char **name, struct vm_def *def)
 {
@@ -86,7 +71,7 @@ static int parse(struct vm_arrival *a, json_t *doc, const char **name, struct vm
 	a->started_ns = (uint64_t)json_integer_value(json_object_get(doc, "started_ns"));
 	rc = vm_check_name(*name);
 	if (rc == 0)
-		rc = parse_cpu(json_string_value(json_object_get(doc, "cpu")), &a->cpu);
+		rc = vm_cpu_parse(json_string_value(json_object_get(doc, "cpu")), &a->cpu);
 	return rc < 0 ? rc : vm_def_parse(json_object_get(doc, "definition"), *name, def);
 }
 
@@ -198,7 +183,7 @@ void vm_arrival_free(struct vm_arrival *a, int err)
 		host_migrations_forget(a->host->migrations, a->target);
 		mig_target_destroy(a->target);
 	}
-	free(a->controller);
+	free(a->loaded.controller);
 	(void)err_restore(&why);
 	host_stream_end(a->stream, err);
 	(void)err_restore(&why);
@@ -207,33 +192,13 @@ void vm_arrival_free(struct vm_arrival *a, int err)
 
 /* --- a VMM with nothing to run ---------------------------------------------------------------------------- */
 
-static int check_cpu(struct vm_arrival *a)
-{
-	struct vmctl_msg *msg = xcalloc(2, sizeof(*msg));
-	int rc;
-
-	msg->type = VMCTL_GET_CPU;
-	rc = vm_call_for(a->vm, msg, VMCTL_CPU, msg + 1, VM_CALL_MS);
-	if (rc == 0)
-		rc = cpu_table_check(&a->cpu, &msg[1].cpu);
-	if (rc == 0) {
-		msg->type = VMCTL_SET_CPU;
-		msg->cpu = a->cpu;
-		rc = vm_call(a->vm, msg, VM_CALL_MS);
-	}
-	free(msg);
-	return rc;
-}
-
-static int make_machine(struct vm_arrival *a)
+int vm_load_machine(struct host_vm *vm, const struct cpu_table *cpu)
 {
 	struct vmctl_config *config = xcalloc(1, sizeof(*config));
 	struct vmctl_status status = {0};
-	struct host_vm *vm = a->vm;
 	int rc = vm_remember_arrival(vm);
 
 	config->boot = VMCTL_BOOT_NONE;
-	vm_set_step(vm, "arriving");
 	if (rc == 0)
 		rc = vm_spawn(vm);
 	if (rc == 0)
@@ -245,7 +210,7 @@ static int make_machine(struct vm_arrival *a)
 	if (rc == 0)
 		rc = vm_configure(vm, config);
 	if (rc == 0)
-		rc = check_cpu(a);
+		rc = vm_cpu_take(vm, cpu);
 	if (rc == 0)
 		rc = vm_disks_prepare(vm);
 	free(config);
@@ -281,7 +246,7 @@ static int check_sum(struct vm_arrival *a, const struct mig_state *s)
 	return rc;
 }
 
-static int load_vmm(struct vm_arrival *a, const uint8_t *state, uint32_t bytes, uint64_t age_ns)
+static int load_vmm(struct host_vm *vm, const uint8_t *state, uint32_t bytes, uint64_t age_ns)
 {
 	cleanup_fd int fd = memfd_create("state", MFD_CLOEXEC);
 	struct vmctl_msg *msg;
@@ -295,7 +260,7 @@ static int load_vmm(struct vm_arrival *a, const uint8_t *state, uint32_t bytes, 
 	msg->load.elapsed_ns = MIN(age_ns, VMCTL_ELAPSED_MAX);
 	msg->fds[0] = fd;
 	msg->fds_n = 1;
-	rc = vm_call(a->vm, msg, VM_CALL_MS);
+	rc = vm_call(vm, msg, VM_CALL_MS);
 	free(msg);
 	return rc;
 }
@@ -315,35 +280,43 @@ static int take_status(struct host_vm *vm)
 	return rc;
 }
 
+int vm_load_state(struct host_vm *vm, const uint8_t *bytes, uint32_t n, uint64_t came_ns,
+		  struct vm_loaded *out)
+{
+	struct vm_state_head head;
+	uint32_t vmm;
+	int rc;
+
+	if (n <= sizeof(head))
+		return fail(-EBADMSG, "a state of %u bytes", n);
+	memcpy(&head, bytes, sizeof(head));
+	vmm = le32_get(head.vmm_bytes);
+	out->controller_bytes = le32_get(head.controller_bytes);
+	if (!vmm || vmm > VMCTL_STATE_MAX || out->controller_bytes > CONTROLLER_STATE_MAX ||
+	    (uint64_t)sizeof(head) + vmm + out->controller_bytes != n)
+		return fail(-EBADMSG, "a state of %u and %u in %u bytes", vmm,
+			    out->controller_bytes, n);
+	free(out->controller);
+	out->controller = xmalloc(out->controller_bytes + 1);
+	memcpy(out->controller, bytes + sizeof(head) + vmm, out->controller_bytes);
+	rc = controller_check_state(out->controller, out->controller_bytes);
+	if (rc == 0)
+		rc = load_vmm(vm, bytes + sizeof(head), vmm,
+			      came_ns ? le64_get(head.age_ns) + clock_boot_ns() - came_ns : 0);
+	return rc < 0 ? rc : take_status(vm);
+}
+
 static int on_load(void *arg, const struct mig_state *s)
 {
 	struct vm_arrival *a = arg;
-	struct vm_state_head head;
-	uint64_t came_ns = clock_boot_ns(), age_ns;
-	uint32_t vmm;
+	uint64_t came_ns = clock_boot_ns();
 	int rc = 0;
 
 	step(a, "target.state");
-	if (s->n <= sizeof(head))
-		return fail(-EBADMSG, "a state of %u bytes", s->n);
-	memcpy(&head, s->bytes, sizeof(head));
-	vmm = le32_get(head.vmm_bytes);
-	a->controller_bytes = le32_get(head.controller_bytes);
-	if (!vmm || vmm > VMCTL_STATE_MAX || a->controller_bytes > CONTROLLER_STATE_MAX ||
-	    (uint64_t)sizeof(head) + vmm + a->controller_bytes != s->n)
-		return fail(-EBADMSG, "a state of %u and %u in %u bytes", vmm, a->controller_bytes,
-			    s->n);
-	free(a->controller);
-	a->controller = xmalloc(a->controller_bytes + 1);
-	memcpy(a->controller, s->bytes + sizeof(head) + vmm, a->controller_bytes);
-	rc = controller_check_state(a->controller, a->controller_bytes);
-	if (rc == 0 && s->has_checksum)
+	if (s->has_checksum)
 		rc = check_sum(a, s);
-	age_ns = le64_get(head.age_ns) + clock_boot_ns() - came_ns;
 	if (rc == 0)
-		rc = load_vmm(a, s->bytes + sizeof(head), vmm, age_ns);
-	if (rc == 0)
-		rc = take_status(a->vm);
+		rc = vm_load_state(a->vm, s->bytes, s->n, came_ns, &a->loaded);
 	step(a, "target.loaded");
 	return rc;
 }
@@ -376,18 +349,18 @@ static void warn(struct host_vm *vm, int rc)
 }
 
 /* It is ours, and nobody else has it any more: what does not work now is tried again, and ends nothing. */
-static void run_it(struct vm_arrival *a)
+void vm_load_run(struct host_vm *vm, const struct vm_loaded *loaded, const char *disks_step)
 {
-	struct host_vm *vm = a->vm;
 	int rc = vm_disks_insist(vm);
 
-	step(a, "target.disks");
+	host_step(vm->all->host, disks_step);
 	if (rc == 0) {
-		warn(vm, controller_load(vm->controller, a->controller, a->controller_bytes));
+		warn(vm,
+		     controller_load(vm->controller, loaded->controller, loaded->controller_bytes));
 		rc = vm_connect_disks(vm);
 		atomic_store(&vm->gone, rc < 0);
 		warn(vm, rc);
-		rc = vm_let_run(vm);
+		rc = vm->held ? 0 : vm_let_run(vm);
 	}
 	warn(vm, rc);
 	if (rc < 0)
@@ -411,7 +384,7 @@ static int on_accept(void *arg, const uint8_t *baggage, uint32_t n, uint64_t *wo
 	step(a, "target.accepted");
 	vm->loaded = true;
 	vm_arrived(vm);
-	run_it(a);
+	vm_load_run(vm, &a->loaded, "target.disks");
 	*word = host_volume_steps(vm->volume) - steps;
 	(void)str_format(text, sizeof(text), "came from host %s", a->from);
 	vm_tell(vm, text);
@@ -427,7 +400,8 @@ int vm_arrive(struct host_vm *vm, struct vm_arrival *a)
 
 	a->vm = vm;
 	vm->started_ns = a->started_ns;
-	rc = make_machine(a);
+	vm_set_step(vm, "arriving");
+	rc = vm_load_machine(vm, &a->cpu);
 	step(a, "target.configured");
 	if (rc == 0)
 		rc = mig_target_create(&a->target, vm->memory_fd, vm->def.memory, a->streams,

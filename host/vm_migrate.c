@@ -21,6 +21,7 @@
 #include "host/daemon.h"
 #include "host/peers.h"
 #include "host/verbs.h"
+#include "host/vm_cpu.h"
 #include "host/volume.h"
 #include "migrate/source.h"
 #include "vfs/controller.h"
@@ -99,32 +100,14 @@ void vm_leaving_step(struct leaving *l, const char *name)
 static int get_cpu(struct host_vm *vm, void *arg)
 {
 	struct leaving *l = arg;
-	struct vmctl_msg *msg = xcalloc(2, sizeof(*msg));
-	int rc;
+	int rc = vm_cpu_get(vm, &l->cpu);
 
-	msg->type = VMCTL_GET_CPU;
-	rc = vm_call_for(vm, msg, VMCTL_CPU, msg + 1, VM_CALL_MS);
-	if (rc == 0)
-		l->cpu = msg[1].cpu;
-	free(msg);
 	return rc < 0 ? fail_prefix(rc, "vm %s: its monitor cannot move it", vm->name) : 0;
-}
-
-static char *hex(const uint8_t *bytes, size_t n)
-{
-	char *text = xmalloc(2 * n + 1), *at = text;
-
-	for (size_t i = 0; i < n; i++)
-		at += str_format(at, 3, "%02x", bytes[i]);
-	*at = 0;
-	return text;
 }
 
 static json_t *make_begin(struct leaving *l)
 {
-	cleanup_free uint8_t *cpu = xmalloc(VMCTL_PAYLOAD_MAX);
-	int n = cpu_table_encode(&l->cpu, cpu, VMCTL_PAYLOAD_MAX);
-	cleanup_free char *text = hex(cpu, n > 0 ? (size_t)n : 0);
+	cleanup_free char *text = vm_cpu_text(&l->cpu);
 	struct vm_def *def = xmalloc(sizeof(*def));
 	json_t *doc;
 

@@ -52,6 +52,19 @@ void vm_move_break(struct host_vm *vm, const char *why);
 /* Supervisor, which takes the VM apart: the same, and waits until it has let go of the VM. */
 void vm_move_end(struct host_vm *vm, const char *why);
 
+/* --- vm_standstill.c -------------------------------------------------------------------------------- */
+
+/*
+ * What a save does likewise (vm_save.c), in the supervisor. The state of a VM that stands still, quiesced: the VMM's
+ * part and the controller's as one, behind a struct vm_state_head. To be freed. Guest memory may be written by it.
+ */
+int vm_make_state(struct host_vm *vm, uint8_t **out, uint32_t *bytes);
+/*
+ * After an offer, whatever came of it: only the lock knows. 0: it is ours; -ENOENT: another's, or saved; -ESTALE:
+ * nobody here can say any more.
+ */
+int vm_settle(struct host_vm *vm);
+
 /* --- vm_arrive.c ----------------------------------------------------------------------------------- */
 
 /*
@@ -63,6 +76,22 @@ int vm_arrival_begin(struct host *host, const char *volume_id, struct host_strea
 /* Supervisor: until it runs here, or does not. Ends the stream. */
 int vm_arrive(struct host_vm *vm, struct vm_arrival *arrival);
 void vm_arrival_free(struct vm_arrival *arrival, int err);
+
+/*
+ * What a restore from a file does likewise (vm_restore.c), in the supervisor. A VMM that has nothing to run, and shows
+ * the processor `cpu`, or refuses; the inventory says that the VM arrives.
+ */
+struct cpu_table;
+int vm_load_machine(struct host_vm *vm, const struct cpu_table *cpu);
+/* Its memory is complete; here is its state (struct vm_state_head). `came_ns`: then, BOOTTIME; 0: its clock stood still. */
+struct vm_loaded {
+	uint8_t *controller; /* to be freed */
+	uint32_t controller_bytes;
+};
+int vm_load_state(struct host_vm *vm, const uint8_t *bytes, uint32_t n, uint64_t came_ns,
+		  struct vm_loaded *out);
+/* Its lock is ours: disks, and it runs, unless it is held. What does not work now is tried again, and ends nothing. */
+void vm_load_run(struct host_vm *vm, const struct vm_loaded *loaded, const char *disks_step);
 
 /* --- vm_run.c -------------------------------------------------------------------------------------- */
 

@@ -58,7 +58,9 @@ static void note_end(struct host_vm *vm, int rc, bool came_up)
 	cleanup_free char *moved = xasprintf("moved to host %s", vm->move_to);
 	const char *why = vm->moved ? "it is another host's, or nobody's" : "stopped";
 
-	if (rc < 0)
+	if (vm->saved)
+		why = "stopped: it is saved";
+	else if (rc < 0)
 		why = err_message(rc);
 	else if (vm->moved && vm->move_to[0])
 		why = moved;
@@ -116,7 +118,9 @@ static void *supervisor(void *arg)
 	free(launch);
 	if (rc >= 0) {
 		if (!arrives)
-			vm_tell(vm, vm->adopt ? "taken up from the daemon before" : "started");
+			vm_tell(vm, vm->came	? "restored: goes on where it was saved"
+				    : vm->adopt ? "taken up from the daemon before"
+						: "started");
 		if (vm->phase == VM_STARTING) /* it stands still, for a reason known already */
 			vm_set_phase(vm, vm->held ? VM_PAUSED : VM_RUNNING);
 		rc = vm_turns(vm, &let_go);
@@ -232,8 +236,8 @@ static int check_free(struct host_vms *all, struct host_volume *volume, const ch
 }
 
 static int launch_it(struct host_vms *all, struct host_volume *volume, const char *name,
-		     const struct vm_def *def, json_t *record, struct vm_arrival *arrival,
-		     struct host_vm **out)
+		     const struct vm_def *def, enum vm_how how, json_t *record,
+		     struct vm_arrival *arrival, struct host_vm **out)
 {
 	char volume_name[64], id[40];
 	struct launch *launch = xcalloc(1, sizeof(*launch));
@@ -243,6 +247,7 @@ static int launch_it(struct host_vms *all, struct host_volume *volume, const cha
 	cfs_names(host_volume_fs(volume), volume_name, id);
 	vm = create(all, volume, name, id, def, record != NULL || arrival);
 	vm->arriving = vm->came = arrival;
+	vm->how = how;
 	pthread_mutex_lock(&all->lock);
 	rc = all->ending ? fail(-ENOTCONN, "perilund is stopping") : check_free(all, volume, name);
 	if (rc == 0) {
@@ -271,16 +276,16 @@ static int launch_it(struct host_vms *all, struct host_volume *volume, const cha
 }
 
 int vm_launch(struct host_vms *all, struct host_volume *volume, const char *name,
-	      const struct vm_def *def, json_t *record, struct host_vm **out)
+	      const struct vm_def *def, enum vm_how how, json_t *record, struct host_vm **out)
 {
-	return launch_it(all, volume, name, def, record, NULL, out);
+	return launch_it(all, volume, name, def, how, record, NULL, out);
 }
 
 int vm_launch_arrival(struct host_vms *all, struct host_volume *volume, const char *name,
 		      const struct vm_def *def, struct vm_arrival *arrival)
 {
 	struct host_vm *vm;
-	int rc = launch_it(all, volume, name, def, NULL, arrival, &vm);
+	int rc = launch_it(all, volume, name, def, VM_HOW_ANY, NULL, arrival, &vm);
 
 	if (rc == 0)
 		vm_put(vm);

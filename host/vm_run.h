@@ -51,6 +51,13 @@ enum vm_ask {
 	VM_ASK_DO,
 };
 
+/* How a VM is to begin that may be saved on its volume (vm_saved.h). */
+enum vm_how {
+	VM_HOW_ANY,	/* where it was saved; else anew */
+	VM_HOW_RESTORE, /* where it was saved, or not at all */
+	VM_HOW_DISCARD, /* anew: what was saved is thrown away */
+};
+
 struct host_vm;
 struct vm_move;
 
@@ -64,7 +71,8 @@ struct host_vm {
 	char base[96]; /* "STATE/vm/HASH": its files are this with a suffix */
 	struct vm_def def;
 	bool adopt; /* a VMM of a former daemon is taken up */
-	bool came;  /* ... or one that comes from another host, which has quiesced it */
+	bool came;  /* ... or one that comes from another host, or a file, which has quiesced it */
+	enum vm_how how;
 	pthread_t thread;
 	unsigned uses; /* guarded by host_vms's lock, as `link` */
 
@@ -83,6 +91,7 @@ struct host_vm {
 	const char *changing; /* what works on its disks or definition, in words: vm_change_begin */
 	bool lasting;	      /* ... and others do not wait for it */
 	bool closing;	      /* its disks are being closed, for good */
+	bool saved;	      /* it ended because its state lies on the volume now */
 	int (*do_fn)(struct host_vm *vm, void *arg); /* VM_ASK_DO: vm_do, vm_move.h */
 	void *do_arg;
 	bool doing;	      /* ... has begun */
@@ -160,7 +169,7 @@ struct host_vms {
  * (the inventory's) its VMM is taken up. -EBUSY: it runs here or is being started. *out is a use.
  */
 int vm_launch(struct host_vms *all, struct host_volume *volume, const char *name,
-	      const struct vm_def *def, json_t *record, struct host_vm **out);
+	      const struct vm_def *def, enum vm_how how, json_t *record, struct host_vm **out);
 /* A use; NULL when it does not run here. */
 struct host_vm *vm_find(struct host_vms *all, struct host_volume *volume, const char *name);
 void vm_put(struct host_vm *vm);

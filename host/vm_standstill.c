@@ -68,8 +68,7 @@ static int save(struct host_vm *vm, int fd, uint32_t *bytes)
 	return rc;
 }
 
-/* The VMM's part and the controller's as one. */
-static int make_state(struct host_vm *vm, uint8_t **out, uint32_t *bytes)
+int vm_make_state(struct host_vm *vm, uint8_t **out, uint32_t *bytes)
 {
 	cleanup_fd int fd = memfd_create("state", MFD_CLOEXEC);
 	struct vm_state_head head;
@@ -121,7 +120,7 @@ static int hand_state_over(struct leaving *l)
 		rc = mig_source_last_pages(l->move.source);
 	l->stood.pages = lap(l);
 	if (rc == 0)
-		rc = make_state(vm, &state, &bytes);
+		rc = vm_make_state(vm, &state, &bytes);
 	saved_ns = clock_boot_ns();
 	vm_leaving_step(l, "source.saved");
 	if (rc == 0) /* once more what that has written */
@@ -166,8 +165,7 @@ static void offer(struct leaving *l)
 	vm_leaving_step(l, "source.told");
 }
 
-/* Only the lock knows: 0 it is ours, -ENOENT another's, -ESTALE nobody can say any more. */
-static int settle(struct host_vm *vm)
+int vm_settle(struct host_vm *vm)
 {
 	bool said = false;
 	int rc;
@@ -275,7 +273,7 @@ static int give_over(struct leaving *l)
 	l->stood.offer = lap(l);
 	l->stood.all = l->lap_ns - l->stood.all;
 	l->lun_steps += host_volume_steps(vm->volume) - steps + mig_source_word(l->move.source);
-	rc = settle(vm);
+	rc = vm_settle(vm);
 	if (rc == 0)
 		return stays(l,
 			     fail(-EHOSTUNREACH, "vm %s: host %s did not take it; it runs on here",

@@ -13,6 +13,7 @@
 #include "clusterfs/cfs.h"
 #include "host/daemon.h"
 #include "host/vm_move.h"
+#include "host/vm_saved.h"
 #include "host/volume.h"
 
 #define LOCK_MS	    60000 /* a dead host's lease, its takeover and replay */
@@ -35,6 +36,8 @@ static int name_owner(struct host_vm *vm, const char *path, int rc)
 	char owner[64], object[200];
 
 	err_save(&why, rc);
+	if (vm_is_saved(host_volume_fs(vm->volume), vm->name))
+		return vm_say_saved(vm->volume, vm->name);
 	if (cfs_vm_owner(host_volume_fs(vm->volume), path, owner, sizeof(owner)) < 0)
 		return err_restore(&why);
 	rc = fail(-EBUSY, "vm %s: runs on host %s; stop it there first", vm->name, owner);
@@ -119,6 +122,10 @@ int vm_bring_up(struct host_vm *vm)
 {
 	int rc = vm_remember(vm);
 
+	if (rc == 0)
+		rc = vm_saved_begin(vm);
+	if (rc == VM_SAVED_RUNS)
+		return 0;
 	vm_set_step(vm, "waiting for the VM's lock");
 	if (rc == 0)
 		rc = take_lock(vm);
@@ -151,6 +158,7 @@ static int not_ours(struct host_vm *vm, int why)
 	(void)cfs_vm_decline(host_volume_fs(vm->volume), path); /* if it was on its way to here */
 	if (cfs_vm_owner(host_volume_fs(vm->volume), path, vm->move_to, sizeof(vm->move_to)) < 0)
 		vm->move_to[0] = 0;
+	vm->saved = vm_is_saved(host_volume_fs(vm->volume), vm->name);
 	vm->moved = true;
 	return err_restore(&saved);
 }
@@ -207,6 +215,7 @@ int vm_adopt(struct host_vm *vm, json_t *record)
 	if (rc == 0 && json_is_true(json_object_get(record, "arriving"))) {
 		vm->loaded = true;
 		(void)vm_remember(vm);
+		vm_saved_remove(vm); /* if it came from there */
 	}
 	if (rc == 0 && status.state == VMCTL_STATE_RUNNING && vm->held)
 		rc = vm_call_plain(vm, VMCTL_PAUSE, VM_CALL_MS);

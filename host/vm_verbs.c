@@ -16,6 +16,7 @@
 #include "host/verbs.h"
 #include "host/vm_move.h"
 #include "host/vm_run.h"
+#include "host/vm_saved.h"
 #include "host/vm_tree.h"
 #include "host/volume.h"
 
@@ -159,28 +160,34 @@ static int state_elsewhere(struct host_call *call, struct host_volume *volume, c
 			   json_t *d)
 {
 	cleanup_free char *path = vm_path(name, "vm");
-	char volume_name[64], id[40], owner[64] = "", key[160] = "";
+	char volume_name[64], id[40], key[160] = "";
+	struct cfs_vm_where where;
 	const char *state = "stopped";
+	bool runs;
 	json_t *why;
-	int rc = cfs_vm_owner(host_volume_fs(volume), path, owner, sizeof(owner));
+	int rc = cfs_vm_where(host_volume_fs(volume), path, &where);
 
 	cfs_names(host_volume_fs(volume), volume_name, id);
 	(void)str_format(key, sizeof(key), "%s/%s", id, name);
-	if (rc < 0 && rc != -ENOENT)
+	if (rc < 0)
 		return rc;
+	runs = where.state == CFS_VM_RUNS || where.state == CFS_VM_OFFERED;
 	pthread_mutex_lock(&call->host->vms->lock);
 	why = json_incref(json_object_get(call->host->vms->crashes, key));
 	pthread_mutex_unlock(&call->host->vms->lock);
-	if (rc == 0)
+	if (runs)
 		state = "running";
+	else if (where.state == CFS_VM_SAVED)
+		state = "saved";
 	else if (why)
 		state = "crashed";
-	if (rc < 0 && why)
+	if (!strcmp(state, "crashed"))
 		json_object_set(d, "error", why);
 	json_decref(why);
-	err_clear();
+	if (where.state == CFS_VM_SAVED)
+		vm_saved_describe(volume, name, d);
 	json_object_set_new(d, "state", json_string(state));
-	json_object_set_new(d, "host", rc == 0 ? json_string(owner) : json_null());
+	json_object_set_new(d, "host", runs ? json_string(where.host) : json_null());
 	json_object_set_new(d, "pid", json_null());
 	json_object_set_new(d, "started", json_null());
 	return 0;
@@ -304,7 +311,8 @@ static int follow_start(struct host_call *call, struct host_vm *vm)
 }
 
 /* Takes the use of `volume`. */
-static int start(struct host_call *call, struct host_volume *volume, const char *name)
+static int start(struct host_call *call, struct host_volume *volume, const char *name,
+		 enum vm_how how)
 {
 	struct vm_def *def = xcalloc(1, sizeof(*def));
 	struct host_vm *vm;
@@ -315,7 +323,7 @@ static int start(struct host_call *call, struct host_volume *volume, const char 
 	if (rc == 0 && !def->has_kernel)
 		rc = fail(-EINVAL, "vm %s: has no kernel; make it with --kernel", name);
 	if (rc == 0)
-		rc = vm_launch(call->host->vms, volume, name, def, NULL, &vm);
+		rc = vm_launch(call->host->vms, volume, name, def, how, NULL, &vm);
 	else
 		host_volume_put(volume);
 	free(def);
@@ -326,7 +334,7 @@ static int start(struct host_call *call, struct host_volume *volume, const char 
 	return rc;
 }
 
-static int vm_start(struct host_call *call)
+static int start_as(struct host_call *call, enum vm_how how)
 {
 	struct host_volume *volume, *again;
 	const char *name;
@@ -336,11 +344,22 @@ static int vm_start(struct host_call *call)
 		return rc;
 	rc = host_volume_get(call->host->volumes, host_volume_name(volume), &again);
 	if (rc == 0)
-		rc = start(call, again, name);
+		rc = start(call, again, name, how);
 	if (rc == 0)
 		rc = describe(call, volume, name, &call->result);
 	host_volume_put(volume);
 	return rc;
+}
+
+/* One that is saved goes on where it was, unless that is thrown away. */
+static int vm_start(struct host_call *call)
+{
+	return start_as(call, host_arg_bool(call, "discard_state") ? VM_HOW_DISCARD : VM_HOW_ANY);
+}
+
+static int vm_restore(struct host_call *call)
+{
+	return start_as(call, VM_HOW_RESTORE);
 }
 
 static int need_timeout(struct host_call *call, uint64_t *seconds)
@@ -356,11 +375,15 @@ static int need_timeout(struct host_call *call, uint64_t *seconds)
 static int not_moved(struct host_vm *vm)
 {
 	char to[64] = "", object[200];
+	bool saved;
 
 	pthread_mutex_lock(&vm->lock);
+	saved = vm->saved;
 	if (vm->moved)
 		memcpy(to, vm->move_to, sizeof(to));
 	pthread_mutex_unlock(&vm->lock);
+	if (saved)
+		return vm_say_saved(vm->volume, vm->name);
 	if (!to[0])
 		return 0;
 	(void)fail(-EBUSY, "vm %s: moved to host %s meanwhile; say it there", vm->name, to);
@@ -461,7 +484,7 @@ static int vm_reboot(struct host_call *call)
 	if (!volume)
 		return rc;
 	if (rc == 0)
-		return start(call, volume, name);
+		return start(call, volume, name, VM_HOW_ANY);
 	host_volume_put(volume);
 	return rc;
 }
@@ -544,6 +567,8 @@ int vm_hold(struct host_volume *volume, const char *name, struct cfs_vm_lock **l
 	if (rc != -EBUSY)
 		return rc;
 	err_save(&why, rc);
+	if (vm_is_saved(host_volume_fs(volume), name))
+		return vm_say_saved(volume, name);
 	if (cfs_vm_owner(host_volume_fs(volume), path, owner, sizeof(owner)) == 0) {
 		rc = fail(-EBUSY, "vm %s: runs on host %s; say it there, or stop it first", name,
 			  owner);
@@ -593,7 +618,8 @@ static int vm_delete(struct host_call *call)
 
 	if (rc < 0)
 		return rc;
-	rc = vm_hold(volume, name, &lock);
+	rc = host_arg_bool(call, "discard_state") ? vm_saved_hold(volume, name, &lock)
+						  : vm_hold(volume, name, &lock);
 	if (rc == 0) {
 		struct cfs *fs = host_volume_fs(volume);
 		cleanup_free char *old = vm_path(name, NULL),
@@ -618,6 +644,8 @@ const struct host_verb host_vm_verbs[] = {
 	{"vm", "stop", HOST_CHANGES | HOST_TASK, vm_stop},
 	{"vm", "kill", HOST_CHANGES, vm_kill},
 	{"vm", "migrate", HOST_CHANGES | HOST_TASK, vm_migrate},
+	{"vm", "save", HOST_CHANGES | HOST_TASK, vm_save},
+	{"vm", "restore", HOST_CHANGES | HOST_TASK, vm_restore},
 	{"vm", "reboot", HOST_CHANGES | HOST_TASK, vm_reboot},
 	{"vm", "pause", HOST_CHANGES, vm_pause},
 	{"vm", "resume", HOST_CHANGES, vm_resume},

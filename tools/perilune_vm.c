@@ -145,6 +145,20 @@ static int detach_run(struct cli_call *call)
 	return rc;
 }
 
+/* --- start ---------------------------------------------------------------------------------------- */
+
+/* To throw a saved state away destroys what the guest had in memory, so it asks. */
+static int start_run(struct cli_call *call)
+{
+	struct cli_verb asking = *call->verb;
+	struct cli_call with = *call;
+
+	if (json_is_true(json_object_get(call->args, "discard_state")))
+		asking.flags |= CLI_ASKS;
+	with.verb = &asking;
+	return cli_run_default(&with);
+}
+
 /* --- the table ------------------------------------------------------------------------------------ */
 
 static const struct cli_option create_options[] = {
@@ -156,6 +170,17 @@ static const struct cli_option create_options[] = {
 	{"kernel", CLI_FILE, "F", "a Linux kernel (bzImage), copied beside the VM", false},
 	{"initrd", CLI_FILE, "F", "its initial RAM disk, copied too", false},
 	{"append", CLI_TEXT, "STR", "the kernel's command line", false},
+	{NULL, CLI_FLAG, NULL, NULL, false},
+};
+
+static const struct cli_option start_options[] = {
+	{"discard-state", CLI_FLAG, NULL,
+	 "of a saved VM: begin anew; what it had in memory is thrown away", false},
+	{NULL, CLI_FLAG, NULL, NULL, false},
+};
+
+static const struct cli_option delete_options[] = {
+	{"discard-state", CLI_FLAG, NULL, "also one that is saved, with its state", false},
 	{NULL, CLI_FLAG, NULL, NULL, false},
 };
 
@@ -215,8 +240,8 @@ const struct cli_verb cli_vm_verbs[] = {
 	{"vm", "create", "name=NAME", "define a VM; any host of its volume can start it",
 	 "perilune vm create web1 --volume v1 --memory 1G --kernel /boot/vmlinuz", create_options,
 	 0, "", NULL},
-	{"vm", "start", "name=VM", "start it on this host", "perilune vm start web1", NULL, 0, "",
-	 NULL},
+	{"vm", "start", "name=VM", "start it on this host; one that is saved goes on where it was",
+	 "perilune vm start web1", start_options, 0, "", start_run},
 	{"vm", "stop", "name=VM", "press its power button and wait until it is off",
 	 "perilune vm stop web1 --timeout 120", stop_options, 0, "", NULL},
 	{"vm", "kill", "name=VM", "end it at once, as a power cut would", "perilune vm kill web1",
@@ -225,6 +250,13 @@ const struct cli_verb cli_vm_verbs[] = {
 	 "perilune vm reboot web1", reboot_options, 0, "", NULL},
 	{"vm", "migrate", "name=VM", "move it to another host while it runs",
 	 "perilune vm migrate web1 --to host2", migrate_options, 0, "", NULL},
+	{"vm", "save", "name=VM",
+	 "its memory and state go to its volume, then it is off, and needs no host; `vm start` or"
+	 " `vm restore` on any host lets it go on",
+	 "perilune vm save web1", NULL, 0, "", NULL},
+	{"vm", "restore", "name=VM",
+	 "let a saved VM go on, on this host or with --on HOST on another; a state is used once",
+	 "perilune vm restore web1 --on host2", NULL, 0, "", NULL},
 	{"vm", "pause", "name=VM",
 	 "it stands still until `vm resume`, also across a restart of the daemon; its memory stays"
 	 " where it is",
@@ -249,6 +281,6 @@ const struct cli_verb cli_vm_verbs[] = {
 	{"vm", "rename", "name=VM to=NAME", "another name; the VM must be off",
 	 "perilune vm rename web1 www", NULL, 0, "", NULL},
 	{"vm", "delete", "name=VM", "delete its definition, kernel and initrd; its disks stay",
-	 "perilune vm delete web1", NULL, CLI_ASKS, "", NULL},
+	 "perilune vm delete web1", delete_options, CLI_ASKS, "", NULL},
 	{NULL, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL},
 };

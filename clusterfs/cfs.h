@@ -84,7 +84,10 @@ struct cfs_options {
  * this state directory's daemon died on this boot; replays own or, if it must, dead hosts' journals.
  */
 int cfs_mount(struct blk **blks, unsigned n, const struct cfs_options *options, struct cfs **out);
-/* -EBUSY while files are open. Gives up all locks, checkpoints, frees the slot. */
+/*
+ * Gives up all locks, checkpoints, frees the slot. -EBUSY: files are open, or a VM's lock is held; nothing happened.
+ * Any other error: `fs` is gone, but not in order: our next mount, or another host, replays its journal.
+ */
 int cfs_unmount(struct cfs *fs);
 /*
  * Ends the threads and lets go without a word to the disk, as a crash would: tests, lost leases. Files

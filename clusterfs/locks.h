@@ -41,7 +41,7 @@ struct cfs_lock {
 	enum cfs_lock_mode held; /* on the disk, by this host */
 	bool known;		 /* `rec` is what stood there last, as far as we know */
 	struct cfs_lock_record rec;
-	bool vm_taken;	/* vmlock.c: this host runs the VM, in this life of the daemon */
+	bool vm_taken; /* vmlock.c: this host runs the VM, in this life of the daemon; changed under both */
 	uint64_t since; /* transactions up to this number were not under this hold */
 	bool fresh;	/* was not ours without a break */
 };

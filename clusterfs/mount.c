@@ -19,6 +19,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "clusterfs/group.h"
+#include "clusterfs/handover.h"
 #include "clusterfs/janitor.h"
 #include "clusterfs/label.h"
 #include "clusterfs/lock.h"
@@ -210,7 +211,15 @@ int cfs_unmount(struct cfs *fs)
 	if (open_files)
 		return fail(-EBUSY, "volume %s: %u files or disks are open; close them first",
 			    fs->name, open_files);
+	if (cfs_vm_any(fs))
+		return fail(-EBUSY, "volume %s: VMs run on it; stop them first", fs->name);
 	rc = cfs_bring_down(fs, CFS_DOWN_LEAVE);
+	if (rc == -EBUSY) { /* that would say that it is there still */
+		struct err_info why;
+
+		err_save(&why, rc);
+		rc = fail(-EIO, "volume %s: %s", fs->name, why.message);
+	}
 	log_info("cfs", "volume %s: unmounted%s", fs->name,
 		 rc < 0 ? ", but not cleanly: another host will replay the journal" : "");
 	cfs_volume_free(fs);

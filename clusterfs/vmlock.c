@@ -60,16 +60,36 @@ static int here_already(struct cfs *fs, const char *path)
 	return rc;
 }
 
+/* The lock is in use by the caller. */
+static void set_taken(struct cfs_lock *l, bool taken)
+{
+	pthread_mutex_lock(&l->fs->locks->mutex);
+	l->vm_taken = taken;
+	pthread_mutex_unlock(&l->fs->locks->mutex);
+}
+
 struct cfs_vm_lock *cfs_vm_new(struct cfs *fs, struct cfs_lock *lock)
 {
 	struct cfs_vm_lock *vm = xcalloc(1, sizeof(*vm));
 
-	lock->vm_taken = true;
 	vm->fs = fs;
 	vm->vbn = lock->vbn;
 	vm->lock = lock;
 	cfs_lock_pin(lock);
+	set_taken(lock, true);
 	return vm;
+}
+
+bool cfs_vm_any(struct cfs *fs)
+{
+	struct cfs_lock *l;
+	bool any = false;
+
+	pthread_mutex_lock(&fs->locks->mutex);
+	list_for_each (l, &fs->locks->lru, lru)
+		any = any || l->vm_taken;
+	pthread_mutex_unlock(&fs->locks->mutex);
+	return any;
 }
 
 static int take(struct cfs *fs, const char *path, uint64_t vbn, unsigned wait_ms,

@@ -148,7 +148,7 @@ void host_promised_stale(struct host_promised *p)
 	pthread_mutex_unlock(&p->lock);
 }
 
-uint64_t host_promised_get(struct host_promised *p)
+uint64_t host_promised_get(struct host_promised *p, bool wait)
 {
 	uint64_t bytes, now = clock_boot_ms();
 	struct timespec until;
@@ -163,7 +163,7 @@ uint64_t host_promised_get(struct host_promised *p)
 		p->wanted = true;
 		pthread_cond_signal(&p->wake);
 	}
-	while (!p->ending && p->cost_ms < WAIT_MS && (p->wanted || p->counting) &&
+	while (wait && !p->ending && p->cost_ms < WAIT_MS && (p->wanted || p->counting) &&
 	       pthread_cond_clockwait(&p->counted, &p->lock, CLOCK_MONOTONIC, &until) == 0)
 		;
 	bytes = p->bytes;

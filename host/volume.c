@@ -21,11 +21,19 @@
 #include "host/peers.h"
 #include "host/promised.h"
 
-#define LOOK_MS 400 /* a status waits so long for a look at the other hosts */
+#define GIVE_WAY_S 1
+#define LOOK_MS	   400 /* a status waits so long for a look at the other hosts */
 /* An unmount waits so long for uses to end: who only looks is gone by then. */
 #define IDLE_MS 3000
 /* And so long for our own cleaning to end, which is no reason to say busy; it is tried again later. */
 #define CLEANER_MS 60000
+
+/* An unmount that waits: until when for those who use the volume, and for our own work on it. */
+struct patience {
+	struct list link;
+	const char *name;
+	struct timespec users, cleaner;
+};
 
 struct cfs *host_volume_fs(struct host_volume *volume)
 {
@@ -42,14 +50,29 @@ void host_volume_disks_changed(struct host_volume *v)
 	host_promised_stale(v->promised);
 }
 
+/* Somebody waits to unmount it. Caller holds the lock. */
+static bool is_awaited(const struct host_volume *v)
+{
+	const struct patience *p;
+
+	list_for_each (p, &v->all->awaited, link)
+		if (!strcmp(v->name, p->name) || !strcmp(v->id, p->name))
+			return true;
+	return false;
+}
+
 int host_volume_info(struct host_volume *v, struct cfs_info *out)
 {
+	bool waited_for;
 	int rc;
 
-	cfs_look(v->fs, LOOK_MS);
+	pthread_mutex_lock(&v->all->lock);
+	waited_for = is_awaited(v);
+	pthread_mutex_unlock(&v->all->lock);
+	if (!waited_for)
+		cfs_look(v->fs, LOOK_MS);
 	rc = cfs_info(v->fs, out);
-
-	out->promised = host_promised_get(v->promised);
+	out->promised = host_promised_get(v->promised, !waited_for);
 	return rc;
 }
 
@@ -110,15 +133,21 @@ int host_volume_of(struct host_volumes *all, const char *name, struct host_volum
 	return rc < 0 ? rc : host_volume_get(all, text, volume);
 }
 
-/* NULL: it is not there any more. */
+/*
+ * NULL: it is not there any more. Who goes through all volumes lets an unmount that waits go first, or those who
+ * only look, one after the other, would keep it in use; but not for long.
+ */
 static struct host_volume *get_by_id(struct host_volumes *all, const char *id)
 {
-	struct host_volume *v, *hit = NULL;
+	struct host_volume *hit;
+	struct timespec until;
+	int rc = 0;
 
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += GIVE_WAY_S;
 	pthread_mutex_lock(&all->lock);
-	list_for_each (v, &all->list, link)
-		if (!strcmp(v->id, id))
-			hit = v;
+	while ((hit = find(all, id)) && is_awaited(hit) && rc == 0)
+		rc = pthread_cond_timedwait(&all->idle, &all->lock, &until);
 	if (hit)
 		hit->uses++;
 	pthread_mutex_unlock(&all->lock);
@@ -239,16 +268,17 @@ static int busy(struct host_volume *v, const char *with)
 	return -EBUSY;
 }
 
-/* Until when an unmount waits for those who use the volume, and for our own work on it. */
-struct patience {
-	struct timespec users, cleaner;
-};
-
-static void begin_waiting(struct patience *p)
+static void patience_for_users(struct patience *p)
 {
 	clock_gettime(CLOCK_MONOTONIC, &p->users);
-	p->cleaner = p->users;
 	p->users.tv_sec += IDLE_MS / 1000;
+}
+
+static void begin_waiting(struct patience *p, const char *name)
+{
+	p->name = name;
+	patience_for_users(p);
+	clock_gettime(CLOCK_MONOTONIC, &p->cleaner);
 	p->cleaner.tv_sec += CLEANER_MS / 1000;
 }
 
@@ -256,20 +286,31 @@ static void begin_waiting(struct patience *p)
  * Nobody uses it, or somebody will go on to, or it is not there. Holds nothing: the volume may be frozen, and no
  * other mount is to wait for that. False: too long.
  */
-static bool wait_idle(struct host_volumes *all, const char *name, const struct patience *p)
+static bool wait_idle(struct host_volumes *all, const char *name, struct patience *p)
 {
 	struct host_volume *v;
 	int rc = 0;
 
 	pthread_mutex_lock(&all->lock);
-	while (rc == 0 && (v = find(all, name)) && !v->vms && v->uses)
+	list_add(&all->awaited, &p->link);
+	while (rc == 0 && (v = find(all, name)) && !v->vms && v->uses) {
+		bool cleaning = v->cleaning;
+
 		rc = pthread_cond_timedwait(&all->idle, &all->lock,
-					    v->cleaning ? &p->cleaner : &p->users);
+					    cleaning ? &p->cleaner : &p->users);
+		if (cleaning)
+			patience_for_users(p);
+	}
+	list_del(&p->link);
+	pthread_cond_broadcast(&all->idle);
 	pthread_mutex_unlock(&all->lock);
 	return rc == 0;
 }
 
-/* `mounting` is held. *out is found by nobody any more; NULL: it is not mounted. -EAGAIN: to be waited for. */
+/*
+ * *out is found by nobody any more, and one of those that leave; NULL: it is not mounted. -EAGAIN: somebody came
+ * in between; it is to be waited for, if one is patient still.
+ */
 static int take_out(struct host_volumes *all, const char *name, bool patient,
 		    struct host_volume **out)
 {
@@ -278,39 +319,61 @@ static int take_out(struct host_volumes *all, const char *name, bool patient,
 
 	pthread_mutex_lock(&all->lock);
 	v = find(all, name);
-	if (v && v->vms)
+	if (v && v->vms) {
 		rc = busy(v, "VMs that run here");
-	else if (v && v->uses)
-		rc = v->cleaning && patient ? -EAGAIN : busy(v, "tasks of this host");
-	else if (v)
+	} else if (v && v->uses) {
+		rc = patient ? -EAGAIN : busy(v, "tasks of this host");
+	} else if (v) {
 		list_del(&v->link);
+		list_add_tail(&all->leaving, &v->link);
+	}
 	pthread_mutex_unlock(&all->lock);
 	*out = v;
 	return rc;
 }
 
-/* `mounting` is held. */
+static void change_list(struct host_volumes *all, struct host_volume *v, struct list *to)
+{
+	pthread_mutex_lock(&all->lock);
+	list_del(&v->link);
+	if (to)
+		list_add_tail(to, &v->link);
+	pthread_mutex_unlock(&all->lock);
+}
+
+void volume_gone(struct host_volumes *all, struct host_volume *v)
+{
+	volume_luns_release(all, v->lun, v->luns);
+	change_list(all, v, NULL);
+	free(v);
+}
+
+/*
+ * One of those that leave. Holds nothing: its LUNs may hang, and are nobody else's until it is over. What cannot be
+ * unmounted in order is gone all the same: another host, or our next mount, replays its journal.
+ */
 static int let_go(struct host_volumes *all, struct host_volume *v)
 {
+	struct err_info why = {0};
 	int rc;
 
 	host_promised_destroy(v->promised);
 	host_peers_await(all->host->peers, v->id);
 	host_peers_leave(all->host->peers, v->fs);
 	rc = cfs_unmount(v->fs);
-	if (rc < 0) {
+	if (rc == -EBUSY) {
 		v->promised = host_promised_create(v->fs);
 		host_peers_join(all->host->peers, v->fs);
-		pthread_mutex_lock(&all->lock);
-		list_add_tail(&all->list, &v->link);
-		pthread_mutex_unlock(&all->lock);
+		change_list(all, v, &all->list);
 		return rc;
 	}
+	if (rc < 0)
+		err_save(&why, rc);
 	rc = host_db_put(all->host->db, HOST_VOLUMES, v->id, NULL);
-	volume_luns_release(all, v->lun, v->luns);
-	host_event(all->host->events, "volume", v->name, "unmounted");
-	free(v);
-	return rc;
+	host_event(all->host->events, "volume", v->name, "unmounted%s%s",
+		   why.err ? ", but not in order: " : "", why.err ? why.message : "");
+	volume_gone(all, v);
+	return why.err ? err_restore(&why) : rc;
 }
 
 int host_volume_unmount(struct host_volumes *all, const char *name)
@@ -319,19 +382,19 @@ int host_volume_unmount(struct host_volumes *all, const char *name)
 	struct host_volume *v;
 	int rc;
 
-	begin_waiting(&patience);
-	for (;;) {
+	begin_waiting(&patience, name);
+	do {
 		bool patient = wait_idle(all, name, &patience);
 
-		pthread_mutex_lock(&all->mounting);
 		rc = take_out(all, name, patient, &v);
-		if (rc != -EAGAIN)
-			break;
+	} while (rc == -EAGAIN);
+	if (rc == 0 && v)
+		return let_go(all, v);
+	if (rc == 0) {
+		pthread_mutex_lock(&all->mounting);
+		rc = volume_missing_forget(all, name);
 		pthread_mutex_unlock(&all->mounting);
 	}
-	if (rc == 0)
-		rc = v ? let_go(all, v) : volume_missing_forget(all, name);
-	pthread_mutex_unlock(&all->mounting);
 	return rc;
 }
 
@@ -345,6 +408,8 @@ int host_volumes_create(struct host *host, struct host_volumes **out)
 	all->host = host;
 	list_init(&all->list);
 	list_init(&all->lost);
+	list_init(&all->leaving);
+	list_init(&all->awaited);
 	list_init(&all->missing);
 	pthread_mutex_init(&all->mounting, NULL);
 	pthread_mutex_init(&all->lock, NULL);
@@ -363,6 +428,7 @@ void host_volumes_destroy(struct host_volumes *all)
 
 	if (!all)
 		return;
+	MUST(list_empty(&all->leaving)); /* verbs, and the mounter, are over */
 	list_splice_tail(&all->list, &all->lost);
 	list_for_each_safe (v, tmp, &all->list, link) {
 		int rc;
@@ -371,7 +437,7 @@ void host_volumes_destroy(struct host_volumes *all)
 		host_peers_leave(all->host->peers, v->fs);
 		rc = v->vms ? -EBUSY : cfs_unmount(v->fs);
 
-		if (rc < 0) { /* the next daemon goes on where this one ends */
+		if (rc == -EBUSY) { /* the next daemon goes on where this one ends */
 			log_info("host", "volume %s: left as it is", v->name);
 			cfs_abandon(v->fs);
 		}

@@ -51,7 +51,7 @@ void host_volume_count_vm(struct host_volume *volume, int change);
 int host_volume_mount(struct host_volumes *volumes, const char *const *names, unsigned n,
 		      const char *chap_file, bool new_identity, char name[64]);
 int host_volume_unmount(struct host_volumes *volumes, const char *name);
-/* Remembered ones that are not mounted: appends {"name", "id", "state", "error"} to `list`. */
+/* Remembered ones that are not mounted, and those that are just being unmounted: appends {"name", "id", "state", "error"} to `list`. */
 void host_volumes_missing(struct host_volumes *volumes, json_t *list);
 /* After a rename or growth: the inventory is brought up to date. */
 int host_volume_remember(struct host_volume *volume);

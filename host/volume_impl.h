@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * volume_impl.h (private to host/volume*.c): the volumes of this host and how their files share them.
- * One mutex serialises mounts and unmounts (they are rare and long); another, never held across
- * I/O, guards the lists.
+ * One mutex serialises mounts (they are rare and long); another, never held across I/O, guards the lists. An
+ * unmount holds neither: its LUNs may hang, which is nobody else's concern.
  */
 #ifndef HOST_VOLUME_IMPL_H
 #define HOST_VOLUME_IMPL_H
@@ -43,11 +43,15 @@ struct volume_missing {
 
 struct host_volumes {
 	struct host *host;
-	pthread_mutex_t mounting; /* one mount or unmount at a time; taken before `lock` */
+	pthread_mutex_t mounting; /* one mount at a time; taken before `lock` */
 	pthread_mutex_t lock;	  /* guards all below */
 	struct list list, missing;
 	struct list lost; /* evicted, still used: nobody finds them any more; each is missing too */
-	pthread_cond_t wake, tried, idle; /* idle: a volume has one use or none */
+	/* Being let go: found by nobody, its LUNs are its own until it is out of this list. */
+	struct list leaving;
+	struct list awaited; /* unmounts that wait for uses to end (volume.c) */
+	pthread_cond_t wake, tried,
+		idle; /* idle: a volume has one use or none, or is not waited for */
 	bool ending, started, first_done;
 	pthread_t thread;
 };
@@ -56,6 +60,8 @@ struct host_volumes {
 
 /* Gives up a use of each, which is nobody's LUN then. */
 void volume_luns_release(struct host_volumes *all, struct host_lun **luns, unsigned n);
+/* One of those that leave has left: its LUNs are free. Frees `v`. */
+void volume_gone(struct host_volumes *all, struct host_volume *v);
 
 /* --- volume_missing.c: remembered, but not mounted ---------------------------------------------- */
 

@@ -62,18 +62,28 @@ struct volume_missing *volume_missing_find(struct host_volumes *all, const char 
 	return hit;
 }
 
+static void list_one(json_t *list, const char *name, const char *id, const char *state,
+		     const char *error)
+{
+	json_t *d = json_pack("{s:s, s:s, s:n, s:n, s:s, s:s}", "name", name, "id", id, "size",
+			      "free", "state", state, "error", error);
+
+	if (d)
+		json_array_append_new(list, d);
+}
+
 void host_volumes_missing(struct host_volumes *all, json_t *list)
 {
 	struct volume_missing *m;
+	struct host_volume *v;
 
 	pthread_mutex_lock(&all->lock);
-	list_for_each (m, &all->missing, link) {
-		json_t *d = json_pack("{s:s, s:s, s:n, s:n, s:s, s:s}", "name", m->name, "id",
-				      m->id, "size", "free", "state", "missing", "error", m->error);
-
-		if (d)
-			json_array_append_new(list, d);
-	}
+	list_for_each (m, &all->missing, link)
+		list_one(list, m->name, m->id, "missing", m->error);
+	list_for_each (v, &all->leaving, link)
+		if (!v->lost) /* else it is missing */
+			list_one(list, v->name, v->id, "unmounting",
+				 "its locks are given up; it is not used any more");
 	pthread_mutex_unlock(&all->lock);
 }
 

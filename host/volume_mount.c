@@ -116,25 +116,35 @@ static int search_by_name(struct search *s, const char *name)
 
 /* --- checks ----------------------------------------------------------------------------------------- */
 
-static int check_not_mounted(struct host_volumes *all, struct search *s)
+/* The one in `list` that has a LUN of what was found. The lock is held. */
+static void name_user(struct list *list, const struct search *s, char name[64])
 {
 	struct host_volume *v;
-	const char *busy = NULL;
 
-	pthread_mutex_lock(&all->lock);
-	list_for_each (v, &all->list, link)
+	list_for_each (v, list, link)
 		for (unsigned i = 0; i < v->luns; i++)
 			for (unsigned k = 0; k < s->n; k++)
 				if (v->lun[i] == s->lun[k])
-					busy = v->name;
+					memcpy(name, v->name, 64);
+}
+
+static int check_not_mounted(struct host_volumes *all, struct search *s)
+{
+	char mounted[64] = "", leaving[64] = "";
+
+	pthread_mutex_lock(&all->lock);
+	name_user(&all->list, s, mounted);
+	name_user(&all->leaving, s, leaving);
 	pthread_mutex_unlock(&all->lock);
-	if (busy) {
-		(void)fail(-EBUSY, "volume %s: mounted here already", busy);
-		err_object("%s", busy);
-		err_holder("%s", all->host->name);
-		return -EBUSY;
-	}
-	return 0;
+	if (!mounted[0] && !leaving[0])
+		return 0;
+	if (mounted[0])
+		(void)fail(-EBUSY, "volume %s: mounted here already", mounted);
+	else
+		(void)fail(-EBUSY, "volume %s: is being unmounted here; wait for that", leaving);
+	err_object("%s", mounted[0] ? mounted : leaving);
+	err_holder("%s", all->host->name);
+	return -EBUSY;
 }
 
 static void uuid_text(const uint8_t b[16], char text[40])
@@ -164,6 +174,8 @@ static int refuse_twin(struct host_volumes *all, struct search *s, bool new_iden
 		host_peers_await(all->host->peers, text);
 		pthread_mutex_lock(&all->lock);
 		list_for_each (v, &all->list, link)
+			twin = twin || !strcmp(v->id, text);
+		list_for_each (v, &all->leaving, link)
 			twin = twin || !strcmp(v->id, text);
 		pthread_mutex_unlock(&all->lock);
 		if (twin)

@@ -58,7 +58,7 @@ static void note_lost(struct host_volumes *all, struct host_volume *v)
 	volume_missing_add(all, v, "another host took over this host's place; it is mounted anew");
 }
 
-/* Caller holds the lock; one that is lost and used by nobody any more, out of the list. */
+/* Caller holds the lock; one that is lost and used by nobody any more: it leaves from now on. */
 static struct host_volume *take_lost(struct host_volumes *all)
 {
 	struct host_volume *v, *tmp;
@@ -69,6 +69,7 @@ static struct host_volume *take_lost(struct host_volumes *all)
 	list_for_each (v, &all->lost, link)
 		if (!v->uses) {
 			list_del(&v->link);
+			list_add_tail(&all->leaving, &v->link);
 			return v;
 		}
 	return NULL;
@@ -79,7 +80,6 @@ static bool renew_lost(struct host_volumes *all)
 {
 	struct host_volume *v;
 
-	pthread_mutex_lock(&all->mounting);
 	pthread_mutex_lock(&all->lock);
 	v = take_lost(all);
 	pthread_mutex_unlock(&all->lock);
@@ -87,10 +87,8 @@ static bool renew_lost(struct host_volumes *all)
 		host_promised_destroy(v->promised);
 		host_peers_leave(all->host->peers, v->fs);
 		cfs_abandon(v->fs);
-		volume_luns_release(all, v->lun, v->luns);
-		free(v);
+		volume_gone(all, v);
 	}
-	pthread_mutex_unlock(&all->mounting);
 	return v != NULL;
 }
 

@@ -99,11 +99,12 @@ def test_unmount_beside_who_only_looks(cluster):
         while not done.is_set():
             codes.add(h.run(*words).code)
 
-    threads = [threading.Thread(target=look, args=[w]) for w in (['status'], ['volume', 'list'])]
+    threads = [threading.Thread(target=look, args=[w]) for w in (['status'], ['volume', 'list']) * 2]
     for t in threads:
         t.start()
+    h.ok('fault', 'add', lun, '--kind', 'delay=100', '--op', 'all', '--range', '0-16M')        # each look at the hosts takes long
     try:
-        for i in range(4):
+        for i in range(3):
             h.ok('volume', 'unmount', 'v1')
             h.ok('volume', 'mount', lun)
     finally:
@@ -111,6 +112,28 @@ def test_unmount_beside_who_only_looks(cluster):
         for t in threads:
             t.join()
     assert codes == {0}
+
+
+def test_no_mount_waits_for_an_unmount_whose_lun_is_slow(cluster):
+    slow, other, h = cluster.lun('slow'), cluster.lun('other'), cluster.host()
+    for name, lun in (('v1', slow), ('v2', other)):
+        h.ok('volume', 'format', name, lun)
+    h.ok('volume', 'mount', slow)
+    h.ok('file', 'put', '-', 'v1:/f', stdin='kept')
+    h.ok('fault', 'add', slow, '--kind', 'delay=1500', '--op', 'write')
+    with subprocess.Popen([BIN / 'perilune', '--connect', h.dir, 'volume', 'unmount', 'v1'], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as p:
+        until(lambda: [v['state'] for v in h.json('volume', 'list') if v['name'] == 'v1'] == ['unmounting'], 10, 0.005)
+        h.ok('volume', 'mount', other)
+        h.ok('volume', 'unmount', 'v2')
+        assert p.poll() is None
+        assert 'being unmounted' in h.fails('busy', 'volume', 'mount', slow)['message']
+        h.ok('fault', 'clear')
+        out, _ = p.communicate(timeout=60)
+        assert p.returncode == 0, out
+    assert h.json('volume', 'list') == []
+    h.ok('volume', 'mount', slow)
+    assert h.ok('file', 'cat', 'v1:/f').out == 'kept'
 
 
 def test_rename_volume(cluster):

@@ -26,7 +26,6 @@ struct hv_kvm {
 	int kvm_fd, vm_fd;
 	unsigned run_bytes;
 	unsigned gsi_used; /* first GSI not given out */
-	bool manual_clear; /* of the log: taking it and clearing it are two calls */
 	/* Index is the GSI; kvm wants the whole table at each change. */
 	struct {
 		bool set;
@@ -256,36 +255,23 @@ int hv_kvm_ioeventfd(struct hv_kvm *kvm, int fd, bool pio, uint64_t address, int
 
 int hv_kvm_log(struct hv_kvm *kvm, const struct hv_gmem *gmem, bool on)
 {
-	struct kvm_enable_cap manual = {
-		.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
-		.args = {KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE},
-	};
-
-	/* Without it taking the log clears all of it, at a price: every page is protected anew. */
-	if (on && !kvm->manual_clear &&
-	    ioctl(kvm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) > 0)
-		kvm->manual_clear = ioctl(kvm->vm_fd, KVM_ENABLE_CAP, &manual) == 0;
 	return set_memory(kvm, gmem, on ? KVM_MEM_LOG_DIRTY_PAGES : 0);
 }
 
-/* Into the shared log before it is cleared here: no page is ever in neither. */
+/*
+ * Taking it clears it, pages that were in it are protected anew. To clear it by a call of its own (manual protect)
+ * would need KVM_ENABLE_CAP, whose argument no filter sees, and all of it is cleared at once here anyway.
+ */
 static int sync_slot(struct hv_kvm *kvm, struct hv_gmem *gmem, unsigned slot, uint64_t offset,
 		     uint64_t bytes)
 {
 	uint64_t words = bytes / VMCTL_LOG_PAGE / 64;
 	cleanup_free uint64_t *bitmap = xcalloc(words, sizeof(*bitmap));
 	struct kvm_dirty_log log = {.slot = slot, .dirty_bitmap = bitmap};
-	struct kvm_clear_dirty_log clear = {
-		.slot = slot,
-		.num_pages = (uint32_t)(bytes / VMCTL_LOG_PAGE),
-		.dirty_bitmap = bitmap,
-	};
 
 	if (ioctl(kvm->vm_fd, KVM_GET_DIRTY_LOG, &log) < 0)
 		return fail(-errno, "kvm: KVM_GET_DIRTY_LOG: %s", strerror(errno));
 	hv_gmem_dirty_words(gmem, offset, bitmap, words);
-	if (kvm->manual_clear && ioctl(kvm->vm_fd, KVM_CLEAR_DIRTY_LOG, &clear) < 0)
-		return fail(-errno, "kvm: KVM_CLEAR_DIRTY_LOG: %s", strerror(errno));
 	return 0;
 }
 

@@ -6,10 +6,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <linux/kvm.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -40,7 +42,7 @@ struct options {
 	int kvm, memory, lease, listen;
 	const char *id;
 	long uid, gid;
-	bool self_test_open; /* for the sandbox's test: breaks the rules on purpose */
+	int self_test; /* for the sandbox's test: breaks the rules on purpose: 'T' open, 'C' KVM_ENABLE_CAP */
 };
 
 static int parse_number(const char *text, long *out)
@@ -68,7 +70,8 @@ static const struct option long_options[] = {
 	{"id", required_argument, NULL, 'i'},	    {"uid", required_argument, NULL, 'u'},
 	{"gid", required_argument, NULL, 'g'},	    {"verbose", no_argument, NULL, 'v'},
 	{"help", no_argument, NULL, 'h'},	    {"version", no_argument, NULL, 'V'},
-	{"self-test-open", no_argument, NULL, 'T'}, {NULL, 0, NULL, 0},
+	{"self-test-open", no_argument, NULL, 'T'}, {"self-test-cap", no_argument, NULL, 'C'},
+	{NULL, 0, NULL, 0},
 };
 
 static int parse_option(struct options *o, int c)
@@ -93,7 +96,8 @@ static int parse_option(struct options *o, int c)
 		log_set_level(LOG_DEBUG);
 		return 0;
 	case 'T':
-		o->self_test_open = true;
+	case 'C':
+		o->self_test = c;
 		return 0;
 	case 'h':
 		fputs(usage, stdout);
@@ -131,6 +135,14 @@ static void settle_libc(void)
 	signal(SIGPIPE, SIG_IGN);
 }
 
+static int break_rules(const struct options *o)
+{
+	int rc = o->self_test == 'C' ? ioctl(o->kvm, KVM_ENABLE_CAP, NULL)
+				     : open("/etc/hostname", O_RDONLY | O_CLOEXEC);
+
+	return rc < 0 ? -EPERM : 0;
+}
+
 static int run(const struct options *o)
 {
 	const int keep[] = {o->kvm, o->memory, o->lease, o->listen};
@@ -147,8 +159,8 @@ static int run(const struct options *o)
 	int rc = hv_sandbox_enter(&sandbox);
 	if (rc)
 		return rc;
-	if (o->self_test_open)
-		return open("/etc/hostname", O_RDONLY | O_CLOEXEC) < 0 ? -EPERM : 0;
+	if (o->self_test)
+		return break_rules(o);
 	fcntl(o->listen, F_SETFL, O_NONBLOCK);
 	struct hv_control *control = hv_control_create(o->listen);
 	rc = hv_vmm_create(&vmm, o->kvm, o->memory, o->lease, &hv_control_vmm_ops, control);

@@ -345,8 +345,9 @@ def test_sandbox_holds_no_files_and_no_rights():
         assert os.readlink(f'/proc/{pid}/ns/net') != os.readlink('/proc/self/ns/net')
 
 
-def test_sandbox_kills_who_opens():
-    with Vmm(guest(say('on')), args=['--self-test-open']) as vm:
+@pytest.mark.parametrize('what', ['open', 'cap'])                          # KVM_ENABLE_CAP: its argument cannot be looked at
+def test_sandbox_kills_who_breaks_the_rules(what):
+    with Vmm(guest(say('on')), args=[f'--self-test-{what}']) as vm:
         assert vm.proc.wait(10) == -signal.SIGSYS
 
 

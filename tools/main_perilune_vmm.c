@@ -65,12 +65,18 @@ static int parse_fd(const char *name, const char *text, int *out)
 }
 
 static const struct option long_options[] = {
-	{"kvm", required_argument, NULL, 'k'},	    {"memory", required_argument, NULL, 'm'},
-	{"lease", required_argument, NULL, 'l'},    {"listen", required_argument, NULL, 's'},
-	{"id", required_argument, NULL, 'i'},	    {"uid", required_argument, NULL, 'u'},
-	{"gid", required_argument, NULL, 'g'},	    {"verbose", no_argument, NULL, 'v'},
-	{"help", no_argument, NULL, 'h'},	    {"version", no_argument, NULL, 'V'},
-	{"self-test-open", no_argument, NULL, 'T'}, {"self-test-cap", no_argument, NULL, 'C'},
+	{"kvm", required_argument, NULL, 'k'},
+	{"memory", required_argument, NULL, 'm'},
+	{"lease", required_argument, NULL, 'l'},
+	{"listen", required_argument, NULL, 's'},
+	{"id", required_argument, NULL, 'i'},
+	{"uid", required_argument, NULL, 'u'},
+	{"gid", required_argument, NULL, 'g'},
+	{"verbose", no_argument, NULL, 'v'},
+	{"help", no_argument, NULL, 'h'},
+	{"version", no_argument, NULL, 'V'},
+	{"self-test-open", no_argument, NULL, 'T'},
+	{"self-test-cap", no_argument, NULL, 'C'},
 	{NULL, 0, NULL, 0},
 };
 

@@ -30,6 +30,7 @@ struct raw_req {
 	struct blk_req blk;
 	struct raw *raw;
 	struct unflushed_mark mark; /* of a flush */
+	uint64_t power;		    /* count of the channel when it was sent */
 };
 _Static_assert(sizeof(struct raw_req) <= sizeof(((struct vfs_req *)0)->priv), "priv");
 
@@ -61,12 +62,37 @@ static int flushed(struct raw *raw, const struct unflushed_mark *mark)
 	return rc;
 }
 
+static void send_it(struct raw_req *rr)
+{
+	struct raw *raw = rr->raw;
+
+	rr->power = blk_chan_power_count(raw->chan);
+	blk_submit(raw->chan, &rr->blk);
+}
+
+/*
+ * It was under way when a cache was lost, perhaps with it; no flush would tell, since it was not answered yet. It is
+ * done again: its first copy has ended, so nothing of it comes later.
+ */
+static bool in_vain(const struct raw_req *rr, int res)
+{
+	const struct raw *raw = rr->raw;
+
+	return res == 0 && rr->blk.op != BLK_READ && rr->blk.op != BLK_FLUSH &&
+	       !(rr->blk.flags & BLK_FUA) && blk_info(raw->blk)->write_cache &&
+	       rr->power != blk_chan_power_count(raw->chan);
+}
+
 static void raw_done(struct blk_req *blk_req, int res)
 {
 	struct raw_req *rr = container_of(blk_req, struct raw_req, blk);
 	struct vfs_req *req = container_of((uint8_t *)rr, struct vfs_req, priv);
 	struct raw *raw = rr->raw;
 
+	if (in_vain(rr, res) && !raw->closed) {
+		send_it(rr);
+		return;
+	}
 	if (res == 0 && blk_req->op == BLK_FLUSH)
 		res = flushed(raw, &rr->mark);
 	else if (res == 0 && blk_req->op != BLK_READ && !(blk_req->flags & BLK_FUA))
@@ -118,7 +144,7 @@ static void raw_submit(struct vfs_disk *disk, struct vfs_req *req)
 	if (req->op == VFS_FLUSH)
 		unflushed_begin(raw->unflushed, &rr->mark);
 	raw->in_flight++;
-	blk_submit(raw->chan, &rr->blk);
+	send_it(rr);
 }
 
 static void raw_close(struct vfs_disk *disk, void (*closed)(void *arg), void *arg)

@@ -49,24 +49,32 @@ static bool power_of_two(uint64_t x)
 
 /* --- what a CONFIG must be, whoever sends it --------------------------------------------------- */
 
-/* one_queue: its queues are not chosen, 1 is to be said. */
-static bool known_kind(enum vmctl_device_kind kind, bool *one_queue)
+static unsigned queues_max(enum vmctl_device_kind kind)
 {
-	*one_queue = kind == VMCTL_DEVICE_RNG || kind == VMCTL_DEVICE_BALLOON ||
-		     kind == VMCTL_DEVICE_AGENT;
-	return *one_queue || kind == VMCTL_DEVICE_SCSI || kind == VMCTL_DEVICE_BLK;
+	switch (kind) {
+	case VMCTL_DEVICE_SCSI:
+	case VMCTL_DEVICE_BLK:
+		return VMCTL_QUEUES_MAX;
+	case VMCTL_DEVICE_RNG:
+	case VMCTL_DEVICE_BALLOON:
+	case VMCTL_DEVICE_AGENT:
+		return 1;
+	case VMCTL_DEVICE_NET:
+		return VMCTL_NET_PAIRS_MAX;
+	}
+	return 0;
 }
 
 static int check_device(const struct vmctl_device *d, unsigned index)
 {
-	bool one_queue;
+	const unsigned max = queues_max(d->kind);
 
-	if (!known_kind(d->kind, &one_queue))
+	if (!max)
 		return fail(-EPROTO, "vm configuration: device %u: unknown kind %u", index,
 			    (unsigned)d->kind);
-	if (d->queues < 1 || d->queues > VMCTL_QUEUES_MAX || (one_queue && d->queues != 1))
+	if (d->queues < 1 || d->queues > max)
 		return fail(-EPROTO, "vm configuration: device %u: %u queues, 1 to %u can be",
-			    index, d->queues, VMCTL_QUEUES_MAX);
+			    index, d->queues, max);
 	if (!power_of_two(d->queue_size) || d->queue_size < 2 || d->queue_size > 1024)
 		return fail(-EPROTO,
 			    "vm configuration: device %u: queue size %u is no power of two"
@@ -236,6 +244,15 @@ static size_t encode_balloon(const struct vmctl_balloon *b, uint8_t *p)
 	return sizeof(w);
 }
 
+static int encode_net(const struct vmctl_net *n, uint8_t *p)
+{
+	struct vmctl_wire_net w = {.device = le32_of(n->device), .mtu = le16_of(n->mtu)};
+
+	memcpy(w.mac, n->mac, sizeof(w.mac));
+	memcpy(p, &w, sizeof(w));
+	return sizeof(w);
+}
+
 static int encode_payload(const struct vmctl_msg *msg, uint8_t *p)
 {
 	switch (msg->type) {
@@ -257,12 +274,16 @@ static int encode_payload(const struct vmctl_msg *msg, uint8_t *p)
 	case VMCTL_LOG_STOP:
 	case VMCTL_SAVE:
 	case VMCTL_GET_CPU:
+	case VMCTL_NET_TAPS:
 	case VMCTL_GET_BALLOON:
 		return 0;
 	case VMCTL_SET_BALLOON:
 		return (int)encode_set_balloon(&msg->balloon, p);
 	case VMCTL_BALLOON:
 		return (int)encode_balloon(&msg->balloon, p);
+	case VMCTL_NET:
+	case VMCTL_NET_TAKE:
+		return encode_net(&msg->net, p);
 	case VMCTL_LOAD:
 		return encode_load(&msg->load, p);
 	case VMCTL_CPU:
@@ -481,6 +502,21 @@ static int decode_balloon(const uint8_t *p, size_t bytes, struct vmctl_balloon *
 	return 0;
 }
 
+static int decode_net(const uint8_t *p, size_t bytes, struct vmctl_net *n)
+{
+	struct vmctl_wire_net w;
+
+	if (bytes != sizeof(w))
+		return bad_size("NET", bytes);
+	memcpy(&w, p, sizeof(w));
+	n->device = le32_get(w.device);
+	n->mtu = le16_get(w.mtu);
+	memcpy(n->mac, w.mac, sizeof(n->mac));
+	if (n->device >= VMCTL_DEVICES_MAX)
+		return fail(-EPROTO, "control message: NET for device %u", n->device);
+	return 0;
+}
+
 static int decode_payload(const uint8_t *p, size_t bytes, struct vmctl_msg *msg)
 {
 	switch (msg->type) {
@@ -500,12 +536,16 @@ static int decode_payload(const uint8_t *p, size_t bytes, struct vmctl_msg *msg)
 	case VMCTL_LOG_STOP:
 	case VMCTL_SAVE:
 	case VMCTL_GET_CPU:
+	case VMCTL_NET_TAPS:
 	case VMCTL_GET_BALLOON:
 		return bytes ? bad_size("a request", bytes) : 0;
 	case VMCTL_SET_BALLOON:
 		return decode_set_balloon(p, bytes, &msg->balloon);
 	case VMCTL_BALLOON:
 		return decode_balloon(p, bytes, &msg->balloon);
+	case VMCTL_NET:
+	case VMCTL_NET_TAKE:
+		return decode_net(p, bytes, &msg->net);
 	case VMCTL_LOAD:
 		return decode_load(p, bytes, &msg->load);
 	case VMCTL_CPU:

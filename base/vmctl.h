@@ -64,6 +64,14 @@
  *	                                      kept when it reboots. It does what it can, in its own time
  *	-> GET_BALLOON      <- BALLOON
  *
+ * Network devices (VMCTL_F_NET):
+ *
+ *	-> NET (fds)        <- REPLY          behind CONFIG, before START or LOAD, or later: a network
+ *	                                      device's address and the queues of its tap, one
+ *	                                      descriptor a pair; in place of those it had. None: no link
+ *	-> NET_TAKE         <- NET_TAPS (fds) state paused: the queues of a device's tap, for what waits
+ *	                                      in them to be read
+ *
  * A guest that was loaded and reboots asks for its kernel as any other. CONFIG is obeyed again in
  * state reset, for boot, places and command line (a loaded VM was configured with VMCTL_BOOT_NONE).
  *
@@ -113,7 +121,10 @@
 #define VMCTL_LOG_PAGE	    4096
 #define VMCTL_STATE_MAX	    (16 * MiB) /* what SAVE writes at most, and LOAD reads */
 
+#define VMCTL_NET_PAIRS_MAX VMCTL_FDS_MAX /* queue pairs of a network device */
+
 #define VMCTL_F_STATE	1ULL /* features: the messages from 0x40 on */
+#define VMCTL_F_NET	2ULL /* network devices and their messages */
 #define VMCTL_F_BALLOON 4ULL /* ... from 0x68 on, and the device */
 #define VMCTL_F_AGENT	8ULL /* device and connection AGENT */
 
@@ -184,6 +195,11 @@ enum vmctl_type {
 	/* VMM to daemon */
 	VMCTL_CPU = 0x50, /* answers GET_CPU */
 	/* daemon to VMM */
+	VMCTL_NET = 0x60,
+	VMCTL_NET_TAKE = 0x61,
+	/* VMM to daemon */
+	VMCTL_NET_TAPS = 0x62, /* answers NET_TAKE */
+	/* daemon to VMM */
 	VMCTL_SET_BALLOON = 0x68,
 	VMCTL_GET_BALLOON = 0x69,
 	/* VMM to daemon */
@@ -205,9 +221,10 @@ struct vmctl_hello {
 };
 
 enum vmctl_device_kind {
-	VMCTL_DEVICE_SCSI = 1,	  /* virtio-scsi, back-end by vhost-user */
-	VMCTL_DEVICE_BLK = 2,	  /* virtio-blk, back-end by vhost-user */
-	VMCTL_DEVICE_RNG = 3,	  /* virtio-rng, served by the VMM */
+	VMCTL_DEVICE_SCSI = 1, /* virtio-scsi, back-end by vhost-user */
+	VMCTL_DEVICE_BLK = 2,  /* virtio-blk, back-end by vhost-user */
+	VMCTL_DEVICE_RNG = 3,  /* virtio-rng, served by the VMM */
+	VMCTL_DEVICE_NET = 4,  /* virtio-net on a tap, served by the VMM; queues: pairs of them */
 	VMCTL_DEVICE_BALLOON = 5, /* virtio-balloon, served by the VMM; one at most */
 	VMCTL_DEVICE_AGENT =
 		6, /* virtio-console, the guest agent's port; connection AGENT; one at most */
@@ -307,6 +324,13 @@ struct vmctl_balloon {
 	bool ready;		       /* the guest has a driver for it */
 };
 
+/* NET and NET_TAKE; of the latter `device` alone means anything. NET_TAPS is nothing but descriptors. */
+struct vmctl_net {
+	uint32_t device;
+	uint16_t mtu; /* of the tap and of what is behind it */
+	uint8_t mac[6];
+};
+
 struct vmctl_console {
 	uint32_t bytes; /* at most VMCTL_CONSOLE_CHUNK */
 	uint8_t data[VMCTL_CONSOLE_CHUNK];
@@ -325,6 +349,7 @@ struct vmctl_msg {
 		struct vmctl_reply reply;
 		struct vmctl_console console; /* CONSOLE_INPUT, CONSOLE_OUTPUT */
 		struct vmctl_load load;
+		struct vmctl_net net;	      /* NET, NET_TAKE */
 		struct cpu_table cpu;	      /* CPU, SET_CPU */
 		struct vmctl_balloon balloon; /* BALLOON, SET_BALLOON */
 	};

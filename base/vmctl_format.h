@@ -93,6 +93,13 @@ struct vmctl_wire_balloon {
 _Static_assert(sizeof(struct vmctl_wire_balloon) == 128, "balloon");
 #define VMCTL_WIRE_BALLOON_READY 1
 
+struct vmctl_wire_net {
+	le32 device;	/* 0 */
+	le16 mtu;	/* 4 */
+	uint8_t mac[6]; /* 6 */
+};
+_Static_assert(sizeof(struct vmctl_wire_net) == 12, "net");
+
 struct vmctl_wire_load {
 	le64 bytes;	 /* 0 */
 	le64 elapsed_ns; /* 8 */

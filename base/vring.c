@@ -179,6 +179,14 @@ void vring_push(struct vring_dev *ring, uint16_t head, uint32_t written)
 	ring->unpublished++;
 }
 
+void vring_rewind(struct vring_dev *ring, unsigned n, unsigned pushed)
+{
+	MUST(pushed <= n && pushed <= ring->unpublished && n <= ring->in_hand);
+	ring->next_avail = (uint16_t)(ring->next_avail - n);
+	ring->in_hand -= n;
+	ring->unpublished -= pushed;
+}
+
 static void log_published(const struct vring_dev *ring, const struct guest_mem *mem, uint16_t was)
 {
 	unsigned first = was & (ring->size - 1), n = ring->unpublished;

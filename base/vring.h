@@ -89,6 +89,11 @@ int vring_read_chain(const struct vring_dev *ring, const struct guest_mem *mem, 
 
 /* Writes a used entry; the guest sees it after vring_publish. `written`: bytes the device wrote. */
 void vring_push(struct vring_dev *ring, uint16_t head, uint32_t written);
+/*
+ * The last `n` heads that were taken were not: they wait in the ring again. Those of them that were pushed
+ * are the last that were, and not published.
+ */
+void vring_rewind(struct vring_dev *ring, unsigned n, unsigned pushed);
 /* Publishes the pushed entries; true when the guest wants to be called. Logs them as dirty. */
 bool vring_publish(struct vring_dev *ring, const struct guest_mem *mem);
 /*

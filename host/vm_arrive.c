@@ -22,6 +22,7 @@
 #include "host/daemon.h"
 #include "host/migrations.h"
 #include "host/vm_cpu.h"
+#include "host/vm_net.h"
 #include "host/vm_pass.h"
 #include "host/volume.h"
 #include "migrate/memory.h"
@@ -160,6 +161,8 @@ int vm_arrival_begin(struct host *host, const char *volume_id, struct host_strea
 	if (rc == 0)
 		rc = check_memory(def);
 	if (rc == 0)
+		rc = vm_nets_check(def, name);
+	if (rc == 0)
 		rc = check_volume(a, volume, name, def);
 	if (rc == 0) { /* takes the use of the volume */
 		rc = vm_launch_arrival(host->vms, volume, name, def, a);
@@ -211,6 +214,10 @@ int vm_load_machine(struct host_vm *vm, const struct cpu_table *cpu)
 		rc = vm_configure(vm, config);
 	if (rc == 0)
 		rc = vm_cpu_take(vm, cpu);
+	if (rc == 0)
+		rc = vm_nets_open(vm);
+	if (rc == 0 && vm->def.nets) /* with its taps */
+		rc = vm_remember_arrival(vm);
 	if (rc == 0)
 		rc = vm_disks_prepare(vm);
 	free(config);

@@ -14,6 +14,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "host/vm_net.h"
 #include "host/vm_run.h"
 #include "vfs/controller.h"
 
@@ -78,6 +79,7 @@ static int take(struct host_vm *vm, struct vmctl_msg *msg)
 	case VMCTL_STATUS:
 	case VMCTL_CPU:
 	case VMCTL_BALLOON:
+	case VMCTL_NET_TAPS:
 		return 0;
 	case VMCTL_HELLO:
 	case VMCTL_CONFIG:
@@ -98,6 +100,8 @@ static int take(struct host_vm *vm, struct vmctl_msg *msg)
 	case VMCTL_SET_CPU:
 	case VMCTL_SET_BALLOON:
 	case VMCTL_GET_BALLOON:
+	case VMCTL_NET:
+	case VMCTL_NET_TAKE:
 		break;
 	}
 	return fail(-EPROTO, "vm %s: its VMM sends message %u", vm->name, (unsigned)msg->type);
@@ -280,6 +284,7 @@ int vm_configure(struct host_vm *vm, struct vmctl_config *config)
 		(struct vmctl_device){.kind = VMCTL_DEVICE_RNG, .queues = 1, .queue_size = 64};
 	msg->config.devices[2] =
 		(struct vmctl_device){.kind = VMCTL_DEVICE_BALLOON, .queues = 1, .queue_size = 128};
+	vm_nets_configure(vm, &msg->config);
 	(void)str_format(msg->config.cmdline, sizeof(msg->config.cmdline), "%s", vm->def.append);
 	rc = vm_call(vm, msg, HELLO_MS);
 	free(msg);

@@ -18,6 +18,7 @@
 #include "host/event.h"
 #include "host/names.h"
 #include "host/verbs.h"
+#include "host/vm_net.h"
 #include "host/vm_run.h"
 #include "host/vm_tree.h"
 #include "host/volume.h"
@@ -110,6 +111,16 @@ static int take_numbers(struct host_call *call, struct vm_def *d, const char *na
 	return vm_def_check(d, name);
 }
 
+static int take_nets(struct host_call *call, struct parts *p)
+{
+	const char *nets[VM_NETS_MAX];
+	int n = host_arg_list(call, "net", nets, VM_NETS_MAX), rc = MIN(n, 0);
+
+	for (int i = 0; i < n && rc == 0; i++)
+		rc = vm_def_net_add(&p->def, p->name, nets[i]);
+	return rc;
+}
+
 static int take_parts(struct host_call *call, struct parts *p)
 {
 	const char *disks[VM_DISKS_MAX];
@@ -118,6 +129,8 @@ static int take_parts(struct host_call *call, struct parts *p)
 
 	for (int i = 0; i < n && rc == 0; i++)
 		rc = check_disk(p, disks[i]);
+	if (rc == 0)
+		rc = take_nets(call, p);
 	if (rc == 0)
 		rc = open_part(call, "kernel", &p->kernel, &p->kernel_bytes);
 	if (rc == 0)

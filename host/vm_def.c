@@ -17,6 +17,7 @@
 #include "base/vmctl.h"
 #include "clusterfs/cfs.h"
 #include "host/names.h"
+#include "host/vm_net.h"
 
 #define DEF_BYTES_MAX (512 * KiB)
 #define DEF_VERSION   1
@@ -152,6 +153,8 @@ int vm_def_parse(json_t *doc, const char *name, struct vm_def *d)
 	d->has_kernel = json_is_true(json_object_get(doc, "kernel"));
 	d->has_initrd = json_is_true(json_object_get(doc, "initrd"));
 	rc = parse_disks(doc, name, d);
+	if (rc == 0)
+		rc = vm_def_nets_parse(json_object_get(doc, "nets"), name, d);
 	if (rc < 0)
 		return rc;
 	return vm_def_check(d, name) < 0 ? -EUCLEAN : 0;
@@ -231,6 +234,8 @@ json_t *vm_def_record(const struct vm_def *d)
 			d->has_initrd, "created", d->created);
 	if (d->freed)
 		json_object_set(doc, "freed", freed);
+	if (d->nets)
+		json_object_set_new(doc, "nets", vm_def_nets_record(d));
 	json_decref(freed);
 	return doc;
 }
@@ -428,8 +433,8 @@ json_t *vm_def_json(const struct vm_def *d, const char *volume)
 		}
 		json_array_append_new(attached, one);
 	}
-	return json_pack("{s:s, s:I, s:i, s:o, s:o, s:[], s:s, s:s, s:s}", "id", d->id, "memory",
+	return json_pack("{s:s, s:I, s:i, s:o, s:o, s:o, s:s, s:s, s:s}", "id", d->id, "memory",
 			 (json_int_t)d->memory, "cpus", (int)d->cpus, "disks", disks, "attached",
-			 attached, "nets", "append", d->append, "created", d->created, "policy",
-			 "manual");
+			 attached, "nets", vm_def_nets_json(d, NULL), "append", d->append,
+			 "created", d->created, "policy", "manual");
 }

@@ -13,6 +13,7 @@ struct cfs;
 #define VM_DISKS_MAX 256
 #define VM_LUNS	     1024 /* addresses of disks in the guest; those that were freed rest a while */
 #define VM_CPUS_MAX  64
+#define VM_NETS_MAX  8
 #define VM_DIR	     "/vms"
 
 struct vm_def_disk {
@@ -30,6 +31,15 @@ struct vm_def_disk {
 	uint32_t block;	 /* bytes, logical */
 };
 
+/* A network device: a tap that is made for it, in a bridge of the host's; or one that is there. */
+struct vm_def_net {
+	char bridge[16]; /* or "" and */
+	char tap[16];	 /* an interface's name */
+	unsigned vlan;	 /* 0: as the bridge has it */
+	unsigned queues; /* pairs */
+	uint8_t mac[6];	 /* never changes */
+};
+
 struct vm_def {
 	char id[40]; /* a uuid's text; never changes */
 	uint64_t memory;
@@ -38,6 +48,8 @@ struct vm_def {
 	struct vm_def_disk disk[VM_DISKS_MAX];
 	unsigned freed; /* addresses that a running guest had and lost, the longest free first */
 	uint16_t freed_lun[VM_LUNS];
+	unsigned nets;
+	struct vm_def_net net[VM_NETS_MAX];
 	char append[2048]; /* the kernel's command line */
 	bool has_kernel, has_initrd;
 	char created[40];

@@ -98,6 +98,7 @@ struct host_vm {
 	struct vm_move *move; /* it moves to another host; NULL: it does not */
 	char move_to[64];     /* where to */
 	uint64_t started_ns;
+	char tap[VM_NETS_MAX][16];   /* the interfaces of its network devices; "": none yet */
 	int client[CONSOLE_CLIENTS]; /* consoles' sockets for the supervisor; -1 */
 
 	int wake_fd;	  /* eventfd: look at ask, killed, client, full, gone, lost */
@@ -134,8 +135,9 @@ struct host_vm {
 	uint32_t tag;
 	unsigned events; /* bit per enum vmctl_event_kind that came */
 	char event_text[VMCTL_TEXT_MAX + 1];
-	bool resetting;	   /* RESET was obeyed, its event has not come */
-	uint64_t retry_ms; /* not before: the next attempt to connect the VMM's device again */
+	unsigned net_device; /* the first of CONFIG's network devices; the others follow */
+	bool resetting;	     /* RESET was obeyed, its event has not come */
+	uint64_t retry_ms;   /* not before: the next attempt to connect the VMM's device again */
 	struct vm_console *console;
 	struct list lease_link; /* in host_vms, while these are mapped; guarded by its lease lock */
 	const _Atomic uint64_t *volume_end; /* the volume's lease, mapped */

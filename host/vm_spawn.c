@@ -30,6 +30,7 @@
 #include "base/util.h"
 #include "host/daemon.h"
 #include "host/db.h"
+#include "host/vm_net.h"
 #include "host/vm_process.h"
 #include "host/vm_run.h"
 #include "host/volume.h"
@@ -94,6 +95,8 @@ static int remember(struct host_vm *vm, bool arrival)
 	json_object_set_new(record, "boot", json_string(boot));
 	json_object_set_new(record, "held", json_boolean(vm->held));
 	json_object_set_new(record, "definition", vm_def_record(&vm->def));
+	if (vm->def.nets)
+		json_object_set_new(record, "nets", vm_nets_record(vm));
 	if (vm->loaded)
 		json_object_set_new(record, "loaded", json_true());
 	if (arrival)
@@ -243,6 +246,7 @@ int vm_take_up(struct host_vm *vm, json_t *record)
 	vm->started_ns = number(record, "started_ns");
 	vm->loaded = json_is_true(json_object_get(record, "loaded"));
 	vm->held = json_is_true(json_object_get(record, "held"));
+	vm_nets_recall(vm, json_object_get(record, "nets"));
 	process_boot(now);
 	if (!boot || strcmp(boot, now) || !number(record, "pid"))
 		return fail(-ESRCH, "vm %s: its VMM is gone", vm->name);

@@ -13,6 +13,7 @@
 #include "clusterfs/cfs.h"
 #include "host/daemon.h"
 #include "host/vm_move.h"
+#include "host/vm_net.h"
 #include "host/vm_saved.h"
 #include "host/volume.h"
 
@@ -113,6 +114,10 @@ static int boot(struct host_vm *vm)
 		rc = vm_configure(vm, config);
 	free(config);
 	if (rc == 0)
+		rc = vm_nets_open(vm);
+	if (rc == 0 && vm->def.nets) /* with its taps */
+		rc = vm_remember(vm);
+	if (rc == 0)
 		rc = vm_connect_disks(vm);
 	vm_set_step(vm, "starting the guest");
 	return rc < 0 ? rc : vm_call_plain(vm, VMCTL_START, VM_START_MS);
@@ -131,6 +136,8 @@ int vm_bring_up(struct host_vm *vm)
 		rc = take_lock(vm);
 	if (rc == 0)
 		rc = given_up(vm);
+	if (rc == 0)
+		rc = vm_nets_check(&vm->def, vm->name);
 	vm_set_step(vm, "opening the disks");
 	if (rc == 0)
 		rc = vm_disks_open(vm);

@@ -15,6 +15,7 @@
 #include "host/names.h"
 #include "host/verbs.h"
 #include "host/vm_move.h"
+#include "host/vm_net.h"
 #include "host/vm_run.h"
 #include "host/vm_saved.h"
 #include "host/vm_tree.h"
@@ -209,6 +210,8 @@ static int describe(struct host_call *call, struct host_volume *volume, const ch
 		rc = vm_def_load(host_volume_fs(volume), name, def);
 	if (rc == 0)
 		more = vm_def_json(def, host_volume_name(volume));
+	if (more && vm)
+		json_object_set_new(more, "nets", vm_def_nets_json(def, vm));
 	if (rc == 0 && vm)
 		state_here(vm, d);
 	else if (rc == 0)

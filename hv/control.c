@@ -198,6 +198,27 @@ static void say_balloon(struct hv_control *c, uint32_t tag)
 	say(c, &msg);
 }
 
+static void net(struct hv_control *c, struct vmctl_msg *msg)
+{
+	unsigned n = msg->fds_n;
+
+	msg->fds_n = 0; /* they are the VM's now */
+	reply(c, msg->tag, hv_vmm_net(c->vmm, &msg->net, msg->fds, n));
+}
+
+static void net_take(struct hv_control *c, const struct vmctl_msg *msg)
+{
+	struct vmctl_msg answer = {.type = VMCTL_NET_TAPS, .tag = msg->tag};
+	int n = hv_vmm_net_take(c->vmm, msg->net.device, answer.fds);
+
+	if (n < 0) {
+		reply(c, msg->tag, n);
+		return;
+	}
+	answer.fds_n = (unsigned)n;
+	say(c, &answer);
+}
+
 static void obey(struct hv_control *c, struct vmctl_msg *msg)
 {
 	switch (msg->type) {
@@ -244,11 +265,18 @@ static void obey(struct hv_control *c, struct vmctl_msg *msg)
 	case VMCTL_GET_BALLOON:
 		say_balloon(c, msg->tag);
 		break;
+	case VMCTL_NET:
+		net(c, msg);
+		break;
+	case VMCTL_NET_TAKE:
+		net_take(c, msg);
+		break;
 	case VMCTL_HELLO:
 	case VMCTL_READY:
 	case VMCTL_STATUS:
 	case VMCTL_CPU:
 	case VMCTL_BALLOON:
+	case VMCTL_NET_TAPS:
 	case VMCTL_EVENT:
 	case VMCTL_CONSOLE_OUTPUT:
 	case VMCTL_REPLY:

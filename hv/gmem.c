@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -23,7 +24,8 @@ struct hv_gmem {
 	uint64_t bytes;
 	uint8_t *base;
 	struct guest_mem banks;
-	uint64_t *log; /* shared with the daemon, little-endian words; NULL: none */
+	pthread_rwlock_t log_lock; /* written under the machine's lock as well */
+	uint64_t *log;		   /* shared with the daemon, little-endian words; NULL: none */
 };
 
 static int check_fd(int fd, uint64_t *bytes)
@@ -90,6 +92,7 @@ int hv_gmem_create(struct hv_gmem **out, int fd)
 	madvise(base, bytes, MADV_DONTDUMP);
 	struct hv_gmem *gmem = xcalloc(1, sizeof(*gmem));
 	*gmem = (struct hv_gmem){.fd = fd, .bytes = bytes, .base = base};
+	pthread_rwlock_init(&gmem->log_lock, NULL);
 	add_bank(gmem, 0, 0, vmctl_low_bytes(bytes));
 	if (bytes > VMCTL_HOLE_START)
 		add_bank(gmem, VMCTL_HOLE_END, VMCTL_HOLE_START, bytes - VMCTL_HOLE_START);
@@ -103,6 +106,7 @@ void hv_gmem_destroy(struct hv_gmem *gmem)
 		return;
 	hv_gmem_log_stop(gmem);
 	munmap(gmem->base, gmem->bytes);
+	pthread_rwlock_destroy(&gmem->log_lock);
 	free(gmem);
 }
 
@@ -134,6 +138,15 @@ int hv_gmem_write(struct hv_gmem *gmem, uint64_t gpa, const void *src, size_t le
 
 /* --- the log ----------------------------------------------------------------------------------- */
 
+static void set_log(struct hv_gmem *gmem, uint64_t *log)
+{
+	pthread_rwlock_wrlock(&gmem->log_lock);
+	if (gmem->log)
+		munmap(gmem->log, vmctl_log_bytes(gmem->bytes));
+	gmem->log = log;
+	pthread_rwlock_unlock(&gmem->log_lock);
+}
+
 int hv_gmem_log_start(struct hv_gmem *gmem, int fd)
 {
 	const int must = F_SEAL_SHRINK | F_SEAL_GROW;
@@ -146,16 +159,13 @@ int hv_gmem_log_start(struct hv_gmem *gmem, int fd)
 	void *log = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (log == MAP_FAILED)
 		return fail(-errno, "dirty log: cannot map it: %s", strerror(errno));
-	hv_gmem_log_stop(gmem);
-	gmem->log = log;
+	set_log(gmem, log);
 	return 0;
 }
 
 void hv_gmem_log_stop(struct hv_gmem *gmem)
 {
-	if (gmem->log)
-		munmap(gmem->log, vmctl_log_bytes(gmem->bytes));
-	gmem->log = NULL;
+	set_log(gmem, NULL);
 }
 
 bool hv_gmem_logs(const struct hv_gmem *gmem)
@@ -163,17 +173,25 @@ bool hv_gmem_logs(const struct hv_gmem *gmem)
 	return gmem->log;
 }
 
-void hv_gmem_dirty(struct hv_gmem *gmem, const void *host, uint64_t len)
+static void log_pages(struct hv_gmem *gmem, const void *host, uint64_t len)
 {
 	uint64_t offset = (uint64_t)((const uint8_t *)host - gmem->base);
 
-	if (!gmem->log || !len)
-		return;
 	MUST(offset < gmem->bytes && len <= gmem->bytes - offset);
 	for (uint64_t page = offset / VMCTL_LOG_PAGE; page <= (offset + len - 1) / VMCTL_LOG_PAGE;
 	     page++)
 		__atomic_fetch_or(&gmem->log[page / 64], htole64(1ULL << page % 64),
 				  __ATOMIC_RELEASE);
+}
+
+void hv_gmem_dirty(struct hv_gmem *gmem, const void *host, uint64_t len)
+{
+	if (!len)
+		return;
+	pthread_rwlock_rdlock(&gmem->log_lock);
+	if (gmem->log)
+		log_pages(gmem, host, len);
+	pthread_rwlock_unlock(&gmem->log_lock);
 }
 
 void hv_gmem_dirty_words(struct hv_gmem *gmem, uint64_t offset, const uint64_t *words, uint64_t n)

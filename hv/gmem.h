@@ -30,7 +30,9 @@ int hv_gmem_write(struct hv_gmem *gmem, uint64_t gpa, const void *src, size_t le
 
 /*
  * The log of written pages (base/vmctl.h, LOG_START). Who writes through hv_gmem_at's pointer says so
- * afterwards with hv_gmem_dirty; hv_gmem_write does by itself. Calls under the machine's lock.
+ * afterwards with hv_gmem_dirty; hv_gmem_write does by itself. Calls under the machine's lock, but for
+ * hv_gmem_dirty, which any thread may call: what it wrote before LOG_START was answered is in memory then,
+ * what it writes later is in the log.
  */
 /* Maps the log of `fd` (borrowed). -EINVAL: not sealed, or not of the right size. */
 int hv_gmem_log_start(struct hv_gmem *gmem, int fd);

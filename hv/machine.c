@@ -20,6 +20,7 @@
 #include "hv/gmem.h"
 #include "hv/kvm.h"
 #include "hv/lease.h"
+#include "hv/net.h"
 #include "hv/pci.h"
 #include "hv/power.h"
 #include "hv/pvpanic.h"
@@ -46,6 +47,7 @@ struct hv_machine {
 	struct hv_pvpanic *pvpanic;
 	struct hv_rng *rng[VMCTL_DEVICES_MAX];
 	struct hv_balloon *balloon; /* NULL: none was configured */
+	struct hv_net *net[VMCTL_DEVICES_MAX];
 	struct hv_virtio *virtio[VMCTL_DEVICES_MAX];
 	struct hv_virtio_pci *transport[VMCTL_DEVICES_MAX];
 	struct hv_vcpus *vcpus;
@@ -145,6 +147,7 @@ static const struct hv_power_ops power_ops = {.power_off = power_off, .reset = r
 static int add_device(struct hv_machine *m, unsigned i)
 {
 	const struct vmctl_device *d = &m->c.config->devices[i];
+	int rc;
 
 	switch (d->kind) {
 	case VMCTL_DEVICE_SCSI:
@@ -164,9 +167,15 @@ static int add_device(struct hv_machine *m, unsigned i)
 	case VMCTL_DEVICE_AGENT:
 		m->virtio[i] = hv_agent_device(m->c.agent);
 		break;
+	case VMCTL_DEVICE_NET:
+		rc = hv_net_create(&m->net[i], i, d->queues, d->queue_size, m->c.gmem, m->c.net[i]);
+		if (rc)
+			return rc;
+		m->virtio[i] = hv_net_device(m->net[i]);
+		break;
 	}
-	return hv_virtio_pci_create(&m->transport[i], m->virtio[i], m->pci, m->kvm,
-				    SLOT_DEVICES + i);
+	rc = hv_virtio_pci_create(&m->transport[i], m->virtio[i], m->pci, m->kvm, SLOT_DEVICES + i);
+	return rc || !m->net[i] ? rc : hv_net_start(m->net[i]);
 }
 
 static int add_devices(struct hv_machine *m)
@@ -254,6 +263,8 @@ static int load_device(struct hv_machine *m, struct hv_state_reader *r, unsigned
 		return hv_balloon_load(m->balloon, i, r);
 	case VMCTL_DEVICE_AGENT:
 		return hv_agent_load(m->c.agent, i, r);
+	case VMCTL_DEVICE_NET:
+		return hv_net_load(m->net[i], i, r);
 	}
 	return 0;
 }
@@ -274,6 +285,9 @@ static void save_device(struct hv_machine *m, struct hv_state_writer *w, unsigne
 		break;
 	case VMCTL_DEVICE_AGENT:
 		hv_agent_save(m->c.agent, i, w);
+		break;
+	case VMCTL_DEVICE_NET:
+		hv_net_save(m->net[i], i, w);
 		break;
 	}
 }
@@ -384,8 +398,11 @@ void hv_machine_destroy(struct hv_machine *m)
 	if (m->c.agent)
 		hv_agent_stop(m->c.agent);
 	for (unsigned i = 0; i < VMCTL_DEVICES_MAX; i++) {
+		if (m->net[i])
+			hv_net_end(m->net[i]);
 		hv_virtio_pci_destroy(m->transport[i]);
 		hv_rng_destroy(m->rng[i]);
+		hv_net_destroy(m->net[i]);
 	}
 	hv_balloon_destroy(m->balloon);
 	pthread_mutex_unlock(m->c.lock);
@@ -400,11 +417,20 @@ void hv_machine_destroy(struct hv_machine *m)
 
 /* --- running ----------------------------------------------------------------------------------- */
 
+static void for_nets(struct hv_machine *m, void (*fn)(struct hv_net *net))
+{
+	for (unsigned i = 0; i < m->c.config->devices_n; i++) {
+		if (m->net[i])
+			fn(m->net[i]);
+	}
+}
+
 int hv_machine_resume(struct hv_machine *m)
 {
 	if (!hv_lease_runs(m->c.lease))
 		return fail(-EPERM, "the lease has ended; the vm runs when it is renewed");
 	hv_vcpus_allow(m->vcpus, HV_STOP_PAUSE | HV_STOP_LEASE);
+	for_nets(m, hv_net_go);
 	return 0;
 }
 
@@ -412,12 +438,14 @@ void hv_machine_pause(struct hv_machine *m)
 {
 	hv_vcpus_stop(m->vcpus, HV_STOP_PAUSE);
 	hv_vcpus_wait(m->vcpus);
+	for_nets(m, hv_net_hold);
 }
 
 void hv_machine_freeze(struct hv_machine *m)
 {
 	hv_vcpus_stop(m->vcpus, HV_STOP_LEASE);
 	hv_vcpus_wait(m->vcpus);
+	for_nets(m, hv_net_hold);
 }
 
 void hv_machine_end(struct hv_machine *m)
@@ -428,6 +456,11 @@ void hv_machine_end(struct hv_machine *m)
 bool hv_machine_frozen(struct hv_machine *m)
 {
 	return hv_vcpus_stopped(m->vcpus) & HV_STOP_LEASE;
+}
+
+void hv_machine_set_link(struct hv_machine *m, unsigned device, const struct hv_net_link *link)
+{
+	hv_net_set_link(m->net[device], link);
 }
 
 void hv_machine_power_button(struct hv_machine *m)

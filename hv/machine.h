@@ -21,6 +21,7 @@ struct hv_agent;
 struct hv_gmem;
 struct hv_lease;
 struct hv_machine;
+struct hv_net_link;
 struct hv_state_reader;
 struct hv_state_writer;
 struct hv_vhost;
@@ -41,11 +42,12 @@ struct hv_machine_config {
 	struct hv_lease *lease;
 	const struct vmctl_config *config;
 	const struct cpu_table
-		*baseline;	       /* processors show no more than this; NULL: no such limit */
-	struct hv_state_reader *state; /* the machine is loaded from it; NULL: it boots */
-	uint64_t elapsed_ns;	       /* ... and its clocks go on by so much */
-	struct hv_vhost *const *vhost; /* per device of config; NULL for the VMM's own */
-	struct hv_agent *agent;	       /* of a config that has one */
+		*baseline;		/* processors show no more than this; NULL: no such limit */
+	struct hv_state_reader *state;	/* the machine is loaded from it; NULL: it boots */
+	uint64_t elapsed_ns;		/* ... and its clocks go on by so much */
+	struct hv_vhost *const *vhost;	/* per device of config; NULL for the VMM's own */
+	struct hv_net_link *const *net; /* per device of config; NULL: none, or it has no link */
+	struct hv_agent *agent;		/* of a config that has one */
 	pthread_mutex_t *lock;
 	const struct hv_machine_ops *ops;
 	void *opaque;
@@ -81,6 +83,8 @@ void hv_machine_end(struct hv_machine *machine);
 bool hv_machine_frozen(struct hv_machine *machine);
 
 /* Under the lock. */
+void hv_machine_set_link(struct hv_machine *machine, unsigned device,
+			 const struct hv_net_link *link);
 void hv_machine_power_button(struct hv_machine *machine);
 size_t hv_machine_console_input(struct hv_machine *machine, const uint8_t *data, size_t n);
 /*

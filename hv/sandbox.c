@@ -2,7 +2,7 @@
 /*
  * The sandbox. The list of system calls is what this program and its C library really do after
  * start; ioctl is limited to those of KVM's that are used (KVM_ENABLE_CAP is not: what it enables stands in a struct,
- * which no filter sees), clone to threads, mmap and mprotect to memory that
+ * which no filter sees) and two of a tap's, clone to threads, mmap and mprotect to memory that
  * is not executable, prctl to naming a thread, fcntl to flags.
  */
 #include "hv/sandbox.h"
@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <linux/if_tun.h>
 #include <linux/kvm.h>
 #include <sched.h>
 #include <seccomp.h>
@@ -67,7 +68,7 @@ static const int free_calls[] = {
 	SCMP_SYS(exit_group),
 };
 
-static const uint32_t kvm_ioctls[] = {
+static const uint32_t ioctls[] = {
 	KVM_RUN,
 	KVM_IRQ_LINE,
 	KVM_KVMCLOCK_CTRL,
@@ -117,6 +118,9 @@ static const uint32_t kvm_ioctls[] = {
 	KVM_GET_VCPU_EVENTS,
 	KVM_SET_VCPU_EVENTS,
 	KVM_GET_NESTED_STATE,
+	/* a tap that the daemon made: what the guest's driver understands, which queues it serves */
+	TUNSETOFFLOAD,
+	TUNSETQUEUE,
 };
 
 /* --- the filter -------------------------------------------------------------------------------- */
@@ -126,9 +130,9 @@ static int allow_limited(scmp_filter_ctx ctx)
 	const uint64_t low = UINT32_MAX;
 	int rc = 0;
 
-	for (size_t i = 0; i < ARRAY_SIZE(kvm_ioctls) && !rc; i++)
+	for (size_t i = 0; i < ARRAY_SIZE(ioctls) && !rc; i++)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-				      SCMP_A1(SCMP_CMP_MASKED_EQ, low, kvm_ioctls[i]));
+				      SCMP_A1(SCMP_CMP_MASKED_EQ, low, ioctls[i]));
 	if (!rc)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
 				      SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));

@@ -25,6 +25,7 @@
 #include "hv/agent.h"
 #include "hv/gmem.h"
 #include "hv/lease.h"
+#include "hv/net.h"
 #include "hv/vhost.h"
 #include "hv/vmm_impl.h"
 
@@ -235,6 +236,7 @@ int hv_vmm_create_machine(struct hv_vmm *vmm, struct hv_state_reader *state, uin
 		.elapsed_ns = elapsed_ns,
 		.vhost = vmm->vhost,
 		.agent = vmm->agent,
+		.net = vmm->net,
 		.lock = &vmm->lock,
 		.ops = &machine_ops,
 		.opaque = vmm,
@@ -488,11 +490,56 @@ int hv_vmm_get_balloon(struct hv_vmm *vmm, struct vmctl_balloon *out)
 	return rc;
 }
 
+static bool is_net(const struct hv_vmm *vmm, unsigned device)
+{
+	return device < vmm->config.devices_n &&
+	       vmm->config.devices[device].kind == VMCTL_DEVICE_NET;
+}
+
+static void close_link(struct hv_net_link *link)
+{
+	for (unsigned i = 0; link && i < link->taps; i++)
+		close(link->tap[i]);
+	free(link);
+}
+
+int hv_vmm_net(struct hv_vmm *vmm, const struct vmctl_net *how, const int *fds, unsigned n)
+{
+	struct hv_net_link *link = xcalloc(1, sizeof(*link)), *old;
+
+	link->how = *how;
+	link->taps = n;
+	memcpy(link->tap, fds, n * sizeof(*fds));
+	if (!is_net(vmm, how->device) || (n && n != vmm->config.devices[how->device].queues)) {
+		close_link(link);
+		return fail(-EINVAL, "vm: device %u is no network device of %u queue pairs",
+			    how->device, n);
+	}
+	pthread_mutex_lock(&vmm->lock);
+	old = vmm->net[how->device];
+	vmm->net[how->device] = link;
+	if (vmm->machine)
+		hv_machine_set_link(vmm->machine, how->device, link);
+	pthread_mutex_unlock(&vmm->lock);
+	close_link(old);
+	return 0;
+}
+
+int hv_vmm_net_take(struct hv_vmm *vmm, unsigned device, int fds[VMCTL_FDS_MAX])
+{
+	const struct hv_net_link *link = is_net(vmm, device) ? vmm->net[device] : NULL;
+
+	if (!link || vmm->state != VMCTL_STATE_PAUSED)
+		return fail(-EINVAL, "vm: device %u has no tap, or the vm is not paused", device);
+	memcpy(fds, link->tap, link->taps * sizeof(*fds));
+	return (int)link->taps;
+}
+
 void hv_vmm_status(struct hv_vmm *vmm, struct vmctl_status *out)
 {
 	*out = (struct vmctl_status){
 		.version = VMCTL_VERSION,
-		.features = VMCTL_F_STATE | VMCTL_F_BALLOON | VMCTL_F_AGENT,
+		.features = VMCTL_F_STATE | VMCTL_F_NET | VMCTL_F_BALLOON | VMCTL_F_AGENT,
 		.state = vmm->state,
 		.pid = (uint32_t)getpid(),
 		.boots = vmm->boots,
@@ -509,6 +556,8 @@ void hv_vmm_status(struct hv_vmm *vmm, struct vmctl_status *out)
 		bool there = !vmm->vhost[i] || hv_vhost_connected(vmm->vhost[i]);
 		if (vmm->config.devices[i].kind == VMCTL_DEVICE_AGENT)
 			there = hv_agent_connected(vmm->agent);
+		if (is_net(vmm, i))
+			there = vmm->net[i];
 		out->devices_connected |= (uint64_t)there << i;
 	}
 	pthread_mutex_unlock(&vmm->lock);

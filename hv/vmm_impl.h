@@ -17,6 +17,7 @@
 struct hv_agent;
 struct hv_gmem;
 struct hv_lease;
+struct hv_net_link;
 struct hv_state_reader;
 struct hv_vhost;
 
@@ -32,14 +33,15 @@ struct hv_vmm {
 	enum vmctl_state state;
 	struct vmctl_config config;
 	struct hv_vhost *vhost[VMCTL_DEVICES_MAX];
-	struct hv_agent *agent;	    /* NULL: the config has none */
-	bool start_waits;	    /* for back-ends */
-	bool save_waits;	    /* for back-ends to give rings back */
-	int save_fd;		    /* of the SAVE that waits, -1: none */
-	struct cpu_table *baseline; /* NULL: none was set */
-	bool resetting;		    /* the processors are stopped, rings are on their way back */
-	bool machine_ends;	    /* to be taken apart as soon as no back-end has rings */
-	uint64_t balloon_target;    /* of SET_BALLOON, for the next machine too; 0: none was said */
+	struct hv_net_link *net[VMCTL_DEVICES_MAX]; /* NULL: none came */
+	struct hv_agent *agent;			    /* NULL: the config has none */
+	bool start_waits;			    /* for back-ends */
+	bool save_waits;			    /* for back-ends to give rings back */
+	int save_fd;				    /* of the SAVE that waits, -1: none */
+	struct cpu_table *baseline;		    /* NULL: none was set */
+	bool resetting;		 /* the processors are stopped, rings are on their way back */
+	bool machine_ends;	 /* to be taken apart as soon as no back-end has rings */
+	uint64_t balloon_target; /* of SET_BALLOON, for the next machine too; 0: none was said */
 	uint32_t boots;
 	uint64_t start_ns;
 	char why[VMCTL_TEXT_MAX + 1]; /* of CRASHED */

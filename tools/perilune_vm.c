@@ -167,6 +167,11 @@ static const struct cli_option create_options[] = {
 	{"cpus", CLI_SIZE, "N", "virtual CPUs (1)", false},
 	{"disk", CLI_LIST, "V:/p", "a disk on the same volume; several, in the guest's order",
 	 false},
+	{"net", CLI_LIST, "bridge=BR or tap=T",
+	 "a network device in this bridge of the host that runs it, or on this tap; then, if "
+	 "wanted:"
+	 " ,vlan=N ,queues=N ,mac=A:B:C:D:E:F; several",
+	 false},
 	{"kernel", CLI_FILE, "F", "a Linux kernel (bzImage), copied beside the VM", false},
 	{"initrd", CLI_FILE, "F", "its initial RAM disk, copied too", false},
 	{"append", CLI_TEXT, "STR", "the kernel's command line", false},

@@ -49,6 +49,10 @@ struct stub {
 	bool configured, killed, backend, rings, resumed;
 	uint64_t *log; /* the shared one */
 	uint64_t *private_log;
+	struct {
+		int fd[VMCTL_FDS_MAX];
+		unsigned n;
+	} tap[VMCTL_DEVICES_MAX]; /* held, no more; what waits in them is the daemon's to read */
 
 	pthread_t thread;
 	pthread_mutex_t lock;
@@ -525,6 +529,27 @@ static int configure(struct stub *s, const struct vmctl_config *c)
 	return 0;
 }
 
+static void keep_taps(struct stub *s, const struct vmctl_msg *m)
+{
+	for (unsigned i = 0; i < s->tap[m->net.device].n; i++)
+		close(s->tap[m->net.device].fd[i]);
+	for (unsigned i = 0; i < m->fds_n; i++)
+		s->tap[m->net.device].fd[i] = dup(m->fds[i]);
+	s->tap[m->net.device].n = m->fds_n;
+}
+
+static void give_taps(struct stub *s, const struct vmctl_msg *m)
+{
+	struct vmctl_msg *answer = xcalloc(1, sizeof(*answer));
+
+	answer->type = VMCTL_NET_TAPS;
+	answer->tag = m->tag;
+	answer->fds_n = s->tap[m->net.device].n;
+	memcpy(answer->fds, s->tap[m->net.device].fd, sizeof(answer->fds));
+	send_msg(s, answer);
+	free(answer);
+}
+
 static void obey(struct stub *s, const struct vmctl_msg *m)
 {
 	int fd = m->fds_n ? m->fds[0] : -1, rc = 0;
@@ -568,6 +593,12 @@ static void obey(struct stub *s, const struct vmctl_msg *m)
 		break;
 	case VMCTL_GET_CPU:
 		tell_cpu(s, m->tag);
+		return;
+	case VMCTL_NET:
+		keep_taps(s, m);
+		break;
+	case VMCTL_NET_TAKE:
+		give_taps(s, m);
 		return;
 	case VMCTL_CONSOLE_INPUT:
 		typed(s, &m->console);
@@ -750,7 +781,7 @@ int main(int argc, char **argv)
 	MUST(mem != MAP_FAILED && s.lease != MAP_FAILED);
 	s.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	s.status = (struct vmctl_status){.version = VMCTL_VERSION,
-					 .features = VMCTL_F_STATE,
+					 .features = VMCTL_F_STATE | VMCTL_F_NET,
 					 .state = VMCTL_STATE_NEW,
 					 .pid = (uint32_t)getpid()};
 	pthread_mutex_init(&s.lock, NULL);

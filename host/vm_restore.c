@@ -173,9 +173,6 @@ static int load(struct reading *r)
 	mig_file_parts(r->file, &parts);
 	if (rc == 0)
 		rc = vm_load_state(r->vm, parts.state, parts.state_bytes, 0, &r->loaded);
-	step(r, "restore.loaded");
-	if (vm_process_ended(r->vm)) /* the state is good for another try */
-		rc = fail(-EHOSTDOWN, "its monitor died");
 	return rc;
 }
 
@@ -259,6 +256,9 @@ static int restore(struct host_vm *vm, const struct cfs_saved *state)
 	err_save(&why, rc);
 	close_state(r);
 	rc = err_restore(&why);
+	step(r, "restore.loaded");
+	if (vm->pid && vm_process_ended(vm)) /* the state is good for another try */
+		rc = fail(-EHOSTDOWN, "its monitor died");
 	if (rc < 0)
 		rc = fail_prefix(rc, "vm %s: not restored, it stays saved", vm->name);
 	else

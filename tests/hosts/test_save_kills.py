@@ -6,7 +6,7 @@ import os, signal, subprocess, time
 
 import pytest
 from hostlib import BIN, until
-from stublib import StubCluster, create, goes_on, show
+from stublib import StubCluster, alive, create, goes_on, show
 
 SAVE = ['begun', 'paused', 'taken', 'written', 'laid']
 RESTORE = ['read', 'machine', 'loaded', 'accepted', 'disks', 'resumed']
@@ -85,6 +85,7 @@ def kill_and_come_back(world, host, actor):
     if actor == 'vmm':
         if pid:
             os.kill(pid, signal.SIGKILL)
+            until(lambda: not alive(pid))
         return lambda: None
     host.kill()                     # the whole machine: its daemon stays away until others have its place
     if pid:

@@ -15,7 +15,7 @@
 
 #define HEADER_AT     0x1f1	 /* of struct setup_header in the file */
 #define HEADER_MAGIC  0x53726448 /* "HdrS" */
-#define PROTOCOL_MIN  0x20c	 /* xloadflags, the first with a 64-bit entry */
+#define PROTOCOL_MIN  0x20c	 /* xloadflags, the first to say whether there is a 64-bit entry */
 #define SECTOR_BYTES  512
 #define LOW_FREE_FROM 0x100000ULL /* kernels go above 1 MiB */
 
@@ -37,11 +37,11 @@ int linux_boot_parse(const void *head, size_t head_bytes, uint64_t file_bytes, c
 		.cmdline_max = le32toh(h.cmdline_size),
 		.initrd_max = le32toh(h.initrd_addr_max),
 	};
-	if (out->version < PROTOCOL_MIN || !(le16toh(h.xloadflags) & XLF_KERNEL_64))
+	if (out->version < PROTOCOL_MIN)
 		return fail(-EINVAL,
-			    "%s: boot protocol %x.%02x without a 64-bit entry; an amd64 "
-			    "kernel of 3.8 or later is needed",
-			    name, out->version >> 8, out->version & 0xff);
+			    "%s: boot protocol %x.%02x; a kernel of 3.8 or later is needed", name,
+			    out->version >> 8, out->version & 0xff);
+	out->bits32 = !(le16toh(h.xloadflags) & XLF_KERNEL_64);
 	if (!(h.loadflags & LOADED_HIGH) || out->setup_bytes > LINUX_BOOT_SETUP_MAX ||
 	    file_bytes <= (uint64_t)out->setup_bytes + LINUX_BOOT_ENTRY_64)
 		return fail(-EINVAL, "%s: malformed setup header or cut off", name);

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * linux_boot.h: an x86-64 Linux kernel as it is shipped (bzImage), and where its parts go.
+ * linux_boot.h: a Linux kernel for PCs as it is shipped (bzImage), and where its parts go.
  *
  * The daemon reads the first LINUX_BOOT_HEAD bytes of the file, parses them, asks for places, and
  * reads setup sectors, protected-mode kernel and initrd straight from the volume to those places
  * in guest memory, for each start and each reboot of the guest. The VMM gets the places in its
  * CONFIG, parses the setup header again from there, adds what the boot protocol wants (zero page,
- * memory map, page tables) and enters the kernel at its 64-bit entry.
+ * memory map, page tables) and enters the kernel at its 64-bit entry; one that has none (i386) at its
+ * first byte, in protected mode.
  *
  * Source: Documentation/arch/x86/boot.rst and the kernel's uapi asm/bootparam.h; protocol 2.12 or
- * later, with XLF_KERNEL_64 (every distribution's amd64 kernel since 2013).
+ * later (every distribution's kernel since 2013).
  *
  * Low guest memory, all of it below 0x9fc00:
  *
@@ -23,6 +24,7 @@
 #ifndef BASE_LINUX_BOOT_H
 #define BASE_LINUX_BOOT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -34,6 +36,7 @@
 
 struct linux_boot_info {
 	uint16_t version;      /* boot protocol, 0x20c or later */
+	bool bits32;	       /* it has no 64-bit entry: an i386 kernel */
 	uint32_t setup_bytes;  /* the file's first part: boot sector and setup sectors */
 	uint64_t kernel_bytes; /* the rest: the protected-mode kernel */
 	uint64_t pref_gpa;     /* where the kernel likes to be loaded */

@@ -26,6 +26,7 @@ static const char *const event_names[] = {
 	[VMCTL_EVENT_POWERED_OFF] = "powered-off", [VMCTL_EVENT_RESET] = "reset",
 	[VMCTL_EVENT_PANICKED] = "panicked",	   [VMCTL_EVENT_CRASHED] = "crashed",
 	[VMCTL_EVENT_FROZEN] = "frozen",	   [VMCTL_EVENT_DEVICE] = "device",
+	[VMCTL_EVENT_WATCHDOG] = "watchdog",
 };
 
 const char *vmctl_state_name(enum vmctl_state state)
@@ -102,9 +103,14 @@ static int check_config(const struct vmctl_config *c)
 		return fail(-EPROTO,
 			    "vm configuration: memory of %llu bytes is no multiple of 2 MiB",
 			    (unsigned long long)c->memory_bytes);
-	if (c->boot != VMCTL_BOOT_LINUX && c->boot != VMCTL_BOOT_NONE)
+	if (c->boot != VMCTL_BOOT_LINUX && c->boot != VMCTL_BOOT_NONE &&
+	    c->boot != VMCTL_BOOT_FIRMWARE)
 		return fail(-EPROTO, "vm configuration: unknown kind of boot %u",
 			    (unsigned)c->boot);
+	if (c->boot == VMCTL_BOOT_FIRMWARE &&
+	    (c->setup_bytes < VMCTL_FIRMWARE_MIN || c->setup_bytes > VMCTL_FIRMWARE_MAX ||
+	     c->setup_bytes % VMCTL_LOG_PAGE || c->setup_gpa + c->setup_bytes != MiB))
+		return fail(-EPROTO, "vm configuration: firmware does not end at 1 MiB");
 	int rc = check_part("setup", c->setup_gpa, c->setup_bytes, c->memory_bytes);
 	if (!rc)
 		rc = check_part("kernel", c->kernel_gpa, c->kernel_bytes, c->memory_bytes);
@@ -227,6 +233,15 @@ static size_t encode_set_balloon(const struct vmctl_balloon *b, uint8_t *p)
 	return sizeof(w);
 }
 
+static size_t encode_machine(const struct vmctl_machine *m, uint8_t *p)
+{
+	struct vmctl_wire_machine w = {.flags = le32_of(m->nested ? VMCTL_WIRE_NESTED : 0),
+				       .watchdog = le32_of(m->watchdog)};
+
+	memcpy(p, &w, sizeof(w));
+	return sizeof(w);
+}
+
 static size_t encode_balloon(const struct vmctl_balloon *b, uint8_t *p)
 {
 	struct vmctl_wire_balloon w = {
@@ -276,6 +291,7 @@ static int encode_payload(const struct vmctl_msg *msg, uint8_t *p)
 	case VMCTL_GET_CPU:
 	case VMCTL_NET_TAPS:
 	case VMCTL_GET_BALLOON:
+	case VMCTL_CAN_SAVE:
 		return 0;
 	case VMCTL_SET_BALLOON:
 		return (int)encode_set_balloon(&msg->balloon, p);
@@ -286,6 +302,8 @@ static int encode_payload(const struct vmctl_msg *msg, uint8_t *p)
 		return encode_net(&msg->net, p);
 	case VMCTL_LOAD:
 		return encode_load(&msg->load, p);
+	case VMCTL_SET_MACHINE:
+		return (int)encode_machine(&msg->machine, p);
 	case VMCTL_CPU:
 	case VMCTL_SET_CPU:
 		return (int)cpu_table_encode(&msg->cpu, p, VMCTL_PAYLOAD_MAX);
@@ -435,7 +453,7 @@ static int decode_event(const uint8_t *p, size_t bytes, struct vmctl_event *e)
 	memcpy(&w, p, sizeof(w));
 	e->kind = le32_get(w.kind);
 	e->code = le32_get(w.code);
-	if (e->kind < VMCTL_EVENT_POWERED_OFF || e->kind > VMCTL_EVENT_DEVICE)
+	if (e->kind < VMCTL_EVENT_POWERED_OFF || e->kind > VMCTL_EVENT_WATCHDOG)
 		return fail(-EPROTO, "control message: unknown event %u", (unsigned)e->kind);
 	return get_text(p + sizeof(w), bytes - sizeof(w), le32_get(w.text_bytes), e->text, "EVENT");
 }
@@ -517,6 +535,21 @@ static int decode_net(const uint8_t *p, size_t bytes, struct vmctl_net *n)
 	return 0;
 }
 
+static int decode_machine(const uint8_t *p, size_t bytes, struct vmctl_machine *m)
+{
+	struct vmctl_wire_machine w;
+
+	if (bytes != sizeof(w))
+		return bad_size("SET_MACHINE", bytes);
+	memcpy(&w, p, sizeof(w));
+	if (le32_get(w.flags) & ~(uint32_t)VMCTL_WIRE_NESTED ||
+	    le32_get(w.watchdog) > VMCTL_WATCHDOG_REPORT)
+		return fail(-EPROTO, "vm machine: asks for what this release does not know");
+	m->nested = le32_get(w.flags) & VMCTL_WIRE_NESTED;
+	m->watchdog = le32_get(w.watchdog);
+	return 0;
+}
+
 static int decode_payload(const uint8_t *p, size_t bytes, struct vmctl_msg *msg)
 {
 	switch (msg->type) {
@@ -538,6 +571,7 @@ static int decode_payload(const uint8_t *p, size_t bytes, struct vmctl_msg *msg)
 	case VMCTL_GET_CPU:
 	case VMCTL_NET_TAPS:
 	case VMCTL_GET_BALLOON:
+	case VMCTL_CAN_SAVE:
 		return bytes ? bad_size("a request", bytes) : 0;
 	case VMCTL_SET_BALLOON:
 		return decode_set_balloon(p, bytes, &msg->balloon);
@@ -546,6 +580,8 @@ static int decode_payload(const uint8_t *p, size_t bytes, struct vmctl_msg *msg)
 	case VMCTL_NET:
 	case VMCTL_NET_TAKE:
 		return decode_net(p, bytes, &msg->net);
+	case VMCTL_SET_MACHINE:
+		return decode_machine(p, bytes, &msg->machine);
 	case VMCTL_LOAD:
 		return decode_load(p, bytes, &msg->load);
 	case VMCTL_CPU:

@@ -43,6 +43,11 @@
  *	                    <- EVENT powered-off | crashed   vCPUs are ended; the VMM waits for
  *	-> KILL             <- REPLY          and the process ends
  *
+ *	-> SET_MACHINE      <- REPLY          VMCTL_F_FIRMWARE; before START, LOAD, GET_CPU, and again in
+ *                                      state reset: what is switched on in the machine
+ *	-> CAN_SAVE         <- REPLY          whether a SAVE could succeed now; the guest stands still for
+ *                                      a moment
+ *
  * Live migration and saving to a file (VMCTL_F_STATE in READY's features: the VMM knows these):
  *
  *	-> GET_CPU          <- CPU            what processor the guest sees; before START and LOAD: what
@@ -128,7 +133,11 @@
 #define VMCTL_F_BALLOON 4ULL /* ... from 0x68 on, and the device */
 #define VMCTL_F_AGENT	8ULL /* device and connection AGENT */
 
-#define VMCTL_HELLO_THAWS 1ULL /* features of a HELLO of AGENT */
+#define VMCTL_HELLO_THAWS  1ULL	 /* features of a HELLO of AGENT */
+#define VMCTL_F_FIRMWARE   32ULL /* VMCTL_BOOT_FIRMWARE, SET_MACHINE, CAN_SAVE */
+#define VMCTL_F_WATCHDOG   64ULL /* SET_MACHINE's watchdog */
+#define VMCTL_FIRMWARE_MIN (64 * KiB)
+#define VMCTL_FIRMWARE_MAX (256 * KiB)
 
 /*
  * Guest memory is one memfd, made and sealed by the daemon (F_SEAL_SHRINK, GROW, SEAL; INV-HV-1).
@@ -204,6 +213,9 @@ enum vmctl_type {
 	VMCTL_GET_BALLOON = 0x69,
 	/* VMM to daemon */
 	VMCTL_BALLOON = 0x6c, /* answers GET_BALLOON */
+	/* daemon to VMM */
+	VMCTL_SET_MACHINE = 0x78,
+	VMCTL_CAN_SAVE = 0x79,
 };
 
 enum vmctl_kind {
@@ -238,7 +250,13 @@ struct vmctl_device {
 
 enum vmctl_boot {
 	VMCTL_BOOT_NONE = 0,  /* no kernel is there yet: LOAD, or CONFIG again before START */
-	VMCTL_BOOT_LINUX = 1, /* bzImage by the 64-bit protocol, see base/linux_boot.h */
+	VMCTL_BOOT_LINUX = 1, /* bzImage by the boot protocol, see base/linux_boot.h */
+	/*
+	 * PC firmware that was put right below 1 MiB of guest memory as `setup`, 64 to 256 KiB: it is
+	 * entered at the reset vector, and shown read-only below 4 GiB, too. No kernel, no initrd. The
+	 * command line is its boot order, see hv/fwcfg.h.
+	 */
+	VMCTL_BOOT_FIRMWARE = 2,
 };
 
 struct vmctl_config {
@@ -287,6 +305,7 @@ enum vmctl_event_kind {
 	VMCTL_EVENT_CRASHED = 4,
 	VMCTL_EVENT_FROZEN = 5,
 	VMCTL_EVENT_DEVICE = 6, /* a back-end broke the protocol and was dropped; `code`: device */
+	VMCTL_EVENT_WATCHDOG = 7, /* the guest's watchdog ran out; a reset may follow */
 };
 
 struct vmctl_event {
@@ -331,6 +350,17 @@ struct vmctl_net {
 	uint8_t mac[6];
 };
 
+enum vmctl_watchdog {
+	VMCTL_WATCHDOG_OFF = 0, /* the guest has none */
+	VMCTL_WATCHDOG_RESET = 1,
+	VMCTL_WATCHDOG_REPORT = 2, /* only the event */
+};
+
+struct vmctl_machine {
+	bool nested; /* the guest sees VMX or SVM, if the host has it */
+	enum vmctl_watchdog watchdog;
+};
+
 struct vmctl_console {
 	uint32_t bytes; /* at most VMCTL_CONSOLE_CHUNK */
 	uint8_t data[VMCTL_CONSOLE_CHUNK];
@@ -352,6 +382,7 @@ struct vmctl_msg {
 		struct vmctl_net net;	      /* NET, NET_TAKE */
 		struct cpu_table cpu;	      /* CPU, SET_CPU */
 		struct vmctl_balloon balloon; /* BALLOON, SET_BALLOON */
+		struct vmctl_machine machine;
 	};
 };
 

@@ -100,6 +100,13 @@ struct vmctl_wire_net {
 };
 _Static_assert(sizeof(struct vmctl_wire_net) == 12, "net");
 
+struct vmctl_wire_machine {
+	le32 flags;    /* 0 VMCTL_WIRE_NESTED */
+	le32 watchdog; /* 4 enum vmctl_watchdog */
+};
+_Static_assert(sizeof(struct vmctl_wire_machine) == 8, "machine");
+#define VMCTL_WIRE_NESTED 1
+
 struct vmctl_wire_load {
 	le64 bytes;	 /* 0 */
 	le64 elapsed_ns; /* 8 */

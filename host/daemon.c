@@ -72,6 +72,9 @@ static int set_names(struct host *host, const struct host_options *o)
 	find_vmm(host, o->vmm);
 	if (str_format(host->kvm, sizeof(host->kvm), "%s", o->kvm ? o->kvm : "/dev/kvm") < 0)
 		return fail(-EINVAL, "--kvm: too long a name");
+	if (str_format(host->firmware, sizeof(host->firmware), "%s",
+		       o->firmware ? o->firmware : HOST_FIRMWARE) < 0)
+		return fail(-EINVAL, "--firmware: too long a name");
 	return 0;
 }
 

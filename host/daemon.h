@@ -24,7 +24,7 @@ struct host_volumes;
 struct host {
 	bool offline; /* no state directory: only luns is there */
 	char name[64];
-	char vmm[256], kvm[256];
+	char vmm[256], kvm[256], firmware[256];
 	uint64_t started_ns; /* wall time */
 	struct host_state state;
 	_Atomic bool maintenance; /* no VM starts here or comes here (maintenance.c) */

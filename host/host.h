@@ -20,15 +20,18 @@
 
 struct host;
 
+#define HOST_FIRMWARE "/usr/share/seabios/bios-256k.bin"
+
 struct host_options {
 	const char *state_dir;
-	const char *name;   /* for people and messages; NULL: the machine's */
-	const char *listen; /* ADDR:PORT for peers (peers.h), or NULL */
-	const char *api;    /* the API's socket; NULL: STATE/api.sock */
-	const char *group;  /* who may use the socket beside its owner; NULL: nobody */
-	const char *vmm;    /* perilune-vmm; NULL: beside this program, else the installed one */
-	const char *kvm;    /* NULL: /dev/kvm */
-	uint32_t beat_ms;   /* reserved for tests; 0 */
+	const char *name;     /* for people and messages; NULL: the machine's */
+	const char *listen;   /* ADDR:PORT for peers (peers.h), or NULL */
+	const char *api;      /* the API's socket; NULL: STATE/api.sock */
+	const char *group;    /* who may use the socket beside its owner; NULL: nobody */
+	const char *vmm;      /* perilune-vmm; NULL: beside this program, else the installed one */
+	const char *kvm;      /* NULL: /dev/kvm */
+	const char *firmware; /* for VMs that boot from their disk; NULL: Debian's SeaBIOS */
+	uint32_t beat_ms;     /* reserved for tests; 0 */
 };
 
 /*

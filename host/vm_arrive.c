@@ -160,6 +160,8 @@ int vm_arrival_begin(struct host *host, const char *volume_id, struct host_strea
 		rc = host_volume_get(host->volumes, volume_id, &volume);
 	if (rc == 0)
 		rc = check_memory(def);
+	if (rc == 0 && def->firmware)
+		rc = vm_check_firmware(host);
 	if (rc == 0)
 		rc = vm_nets_check(def, name);
 	if (rc == 0)

@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * vm_boot.c: kernel and initrd from the volume into guest memory, for each start and each reboot of
- * the guest. The VMM keeps no copy and has no file.
+ * vm_boot.c: kernel and initrd from the volume into guest memory, or firmware from this host, for each
+ * start and each reboot of the guest. The VMM keeps no copy and has no file.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/err.h"
 #include "base/linux_boot.h"
 #include "base/util.h"
 #include "clusterfs/cfs.h"
+#include "host/daemon.h"
 #include "host/vm_run.h"
 #include "host/volume.h"
 
@@ -95,8 +98,70 @@ static int load(struct host_vm *vm, struct cfs_file *kernel, uint64_t kernel_byt
 	return rc;
 }
 
+/* --- from the disk itself ----------------------------------------------------------------------- */
+
+#define LOW_END MiB
+
+static int open_firmware(const struct host *host, int *fd, uint64_t *bytes)
+{
+	struct stat st;
+
+	*fd = open(host->firmware, O_RDONLY | O_CLOEXEC);
+	if (*fd < 0 || fstat(*fd, &st) < 0) {
+		int rc =
+			fail(-errno,
+			     "firmware %s: %s; VMs that boot from their disk need Debian's package "
+			     "seabios on this host",
+			     host->firmware, strerror(errno));
+
+		util_close(fd);
+		*fd = -1;
+		return rc;
+	}
+	*bytes = (uint64_t)st.st_size;
+	if (*bytes >= VMCTL_FIRMWARE_MIN && *bytes <= VMCTL_FIRMWARE_MAX && *bytes % 4096 == 0)
+		return 0;
+	util_close(fd);
+	*fd = -1;
+	return fail(-EINVAL, "firmware %s: has %llu bytes, 64 to 256 KiB are expected",
+		    host->firmware, (unsigned long long)*bytes);
+}
+
+int vm_check_firmware(const struct host *host)
+{
+	uint64_t bytes;
+	int fd = -1, rc = open_firmware(host, &fd, &bytes);
+
+	util_close(&fd);
+	return rc;
+}
+
+/* Right below 1 MiB; afresh for each boot, since firmware writes over itself. */
+static int load_firmware(struct host_vm *vm, struct vmctl_config *c)
+{
+	cleanup_fd int fd = -1;
+	uint64_t bytes;
+	int rc = open_firmware(vm->all->host, &fd, &bytes);
+	uint8_t *map;
+
+	if (rc < 0)
+		return rc;
+	map = mmap(NULL, LOW_END, PROT_READ | PROT_WRITE, MAP_SHARED, vm->memory_fd, 0);
+	if (map == MAP_FAILED)
+		return fail(-errno, "vm %s: cannot map its memory: %s", vm->name, strerror(errno));
+	if (pread(fd, map + LOW_END - bytes, bytes, 0) != (ssize_t)bytes)
+		rc = fail(-EIO, "firmware %s: cannot be read", vm->all->host->firmware);
+	munmap(map, LOW_END);
+	c->boot = VMCTL_BOOT_FIRMWARE;
+	c->setup_gpa = LOW_END - bytes;
+	c->setup_bytes = bytes;
+	return rc;
+}
+
 int vm_load_kernel(struct host_vm *vm, struct vmctl_config *config)
 {
+	if (vm->def.firmware)
+		return load_firmware(vm, config);
 	struct cfs *fs = host_volume_fs(vm->volume);
 	struct cfs_file *kernel, *initrd = NULL;
 	uint64_t kernel_bytes = 0, initrd_bytes = 0;

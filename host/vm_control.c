@@ -102,6 +102,8 @@ static int take(struct host_vm *vm, struct vmctl_msg *msg)
 	case VMCTL_GET_BALLOON:
 	case VMCTL_NET:
 	case VMCTL_NET_TAKE:
+	case VMCTL_SET_MACHINE:
+	case VMCTL_CAN_SAVE:
 		break;
 	}
 	return fail(-EPROTO, "vm %s: its VMM sends message %u", vm->name, (unsigned)msg->type);
@@ -147,6 +149,8 @@ static int await_ready(struct host_vm *vm, struct vmctl_status *status)
 	else if (rc == 1 && msg->type != VMCTL_READY)
 		rc = fail(-EPROTO, "vm %s: its VMM sends message %u first", vm->name,
 			  (unsigned)msg->type);
+	if (rc == 1)
+		vm->features = msg->status.features;
 	if (rc == 1 && status)
 		*status = msg->status;
 	free(msg);
@@ -265,6 +269,33 @@ int vm_connect_disks(struct host_vm *vm)
 	return controller_serve(vm->controller, fd); /* takes it, also when it fails */
 }
 
+/* A VMM that does not know of it is an older release's, adopted with its guest: then it has to do without. */
+static int set_machine(struct host_vm *vm)
+{
+	struct vmctl_msg *msg;
+	int rc;
+
+	if (!(vm->features & VMCTL_F_FIRMWARE))
+		return 0;
+	msg = xcalloc(1, sizeof(*msg));
+	msg->type = VMCTL_SET_MACHINE;
+	msg->machine.nested = vm->def.nested;
+	msg->machine.watchdog = vm->def.watchdog;
+	rc = vm_call(vm, msg, HELLO_MS);
+	free(msg);
+	return rc;
+}
+
+/* Which disk firmware boots: the first that was given to the VM, on the controller in PCI slot 3. */
+static void set_boot_order(const struct host_vm *vm, char *dst, size_t size)
+{
+	unsigned lun = vm->def.disk[0].lun;
+
+	if (vm->def.disks) /* in SAM's flat space from 256 on */
+		(void)str_format(dst, size, "/pci@i0cf8/scsi@3/channel@0/disk@0,%x\n",
+				 lun < 256 ? lun : lun | 0x4000);
+}
+
 int vm_configure(struct host_vm *vm, struct vmctl_config *config)
 {
 	struct vmctl_msg *msg = xcalloc(1, sizeof(*msg));
@@ -285,8 +316,12 @@ int vm_configure(struct host_vm *vm, struct vmctl_config *config)
 	msg->config.devices[2] =
 		(struct vmctl_device){.kind = VMCTL_DEVICE_BALLOON, .queues = 1, .queue_size = 128};
 	vm_nets_configure(vm, &msg->config);
-	(void)str_format(msg->config.cmdline, sizeof(msg->config.cmdline), "%s", vm->def.append);
+	if (config->boot == VMCTL_BOOT_FIRMWARE)
+		set_boot_order(vm, msg->config.cmdline, sizeof(msg->config.cmdline));
+	else
+		(void)str_format(msg->config.cmdline, sizeof(msg->config.cmdline), "%s",
+				 vm->def.append);
 	rc = vm_call(vm, msg, HELLO_MS);
 	free(msg);
-	return rc;
+	return rc < 0 ? rc : set_machine(vm);
 }

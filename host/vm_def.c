@@ -22,7 +22,8 @@
 #define DEF_BYTES_MAX (512 * KiB)
 #define DEF_VERSION   1
 #define MEMORY_MAX    (4 * TiB)
-#define BUSY_MS	      3000 /* others look at a definition for a moment */
+#define FIRMWARE_MIN  (32 * MiB) /* of memory, for firmware and a boot loader */
+#define BUSY_MS	      3000	 /* others look at a definition for a moment */
 #define BUSY_POLL_MS  5
 
 char *vm_path(const char *name, const char *part)
@@ -56,7 +57,46 @@ int vm_def_check(const struct vm_def *d, const char *name)
 		return fail(-EINVAL,
 			    "vm %s: memory is a multiple of 2M, at least 2M; %llu bytes are not",
 			    name, (unsigned long long)d->memory);
+	if (d->firmware && d->memory < FIRMWARE_MIN)
+		return fail(-EINVAL, "vm %s: to boot from its disk it needs 32M of memory", name);
+	if (d->firmware && d->has_kernel)
+		return fail(-EINVAL, "vm %s: boots from its disk or by --kernel, not both", name);
 	return 0;
+}
+
+static const char *const watchdog_names[] = {
+	[VMCTL_WATCHDOG_OFF] = "off",
+	[VMCTL_WATCHDOG_RESET] = "reset",
+	[VMCTL_WATCHDOG_REPORT] = "report",
+};
+
+const char *vm_watchdog_name(enum vmctl_watchdog watchdog)
+{
+	return watchdog_names[watchdog];
+}
+
+int vm_watchdog_parse(const char *text, enum vmctl_watchdog *out)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(watchdog_names); i++) {
+		if (!strcmp(text, watchdog_names[i])) {
+			*out = (enum vmctl_watchdog)i;
+			return 0;
+		}
+	}
+	return fail(-EINVAL, "--watchdog %s: off, reset or report", text);
+}
+
+/* A definition of before there were watchdogs gets the usual one. */
+static void parse_machine(json_t *doc, struct vm_def *d)
+{
+	const char *boot = json_string_value(json_object_get(doc, "boot"));
+	const char *watchdog = json_string_value(json_object_get(doc, "watchdog"));
+
+	d->firmware = boot && !strcmp(boot, "disk");
+	d->nested = json_is_true(json_object_get(doc, "nested"));
+	d->watchdog = VMCTL_WATCHDOG_RESET;
+	if (watchdog && vm_watchdog_parse(watchdog, &d->watchdog) < 0)
+		err_clear();
 }
 
 static void take_text(json_t *doc, const char *key, char *dst, size_t size)
@@ -152,6 +192,7 @@ int vm_def_parse(json_t *doc, const char *name, struct vm_def *d)
 	d->cpus = (unsigned)json_integer_value(json_object_get(doc, "cpus"));
 	d->has_kernel = json_is_true(json_object_get(doc, "kernel"));
 	d->has_initrd = json_is_true(json_object_get(doc, "initrd"));
+	parse_machine(doc, d);
 	rc = parse_disks(doc, name, d);
 	if (rc == 0)
 		rc = vm_def_nets_parse(json_object_get(doc, "nets"), name, d);
@@ -232,6 +273,10 @@ json_t *vm_def_record(const struct vm_def *d)
 			"id", d->id, "memory", (json_int_t)d->memory, "cpus", (int)d->cpus, "disks",
 			disks, "append", d->append, "kernel", d->has_kernel, "initrd",
 			d->has_initrd, "created", d->created);
+	if (d->firmware)
+		json_object_set_new(doc, "boot", json_string("disk"));
+	json_object_set_new(doc, "nested", json_boolean(d->nested));
+	json_object_set_new(doc, "watchdog", json_string(vm_watchdog_name(d->watchdog)));
 	if (d->freed)
 		json_object_set(doc, "freed", freed);
 	if (d->nets)
@@ -433,8 +478,12 @@ json_t *vm_def_json(const struct vm_def *d, const char *volume)
 		}
 		json_array_append_new(attached, one);
 	}
-	return json_pack("{s:s, s:I, s:i, s:o, s:o, s:o, s:s, s:s, s:s}", "id", d->id, "memory",
-			 (json_int_t)d->memory, "cpus", (int)d->cpus, "disks", disks, "attached",
-			 attached, "nets", vm_def_nets_json(d, NULL), "append", d->append,
-			 "created", d->created, "policy", "manual");
+	return json_pack("{s:s, s:I, s:i, s:o, s:o, s:o, s:s, s:s, s:s, s:s, s:b, s:s}", "id",
+			 d->id, "memory", (json_int_t)d->memory, "cpus", (int)d->cpus, "disks",
+			 disks, "attached", attached, "nets", vm_def_nets_json(d, NULL), "append",
+			 d->append, "created", d->created, "policy", "manual", "boot",
+			 d->firmware	 ? "disk"
+			 : d->has_kernel ? "kernel"
+					 : "none",
+			 "nested", d->nested, "watchdog", vm_watchdog_name(d->watchdog));
 }

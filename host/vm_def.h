@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <jansson.h>
 
+#include "base/vmctl.h"
+
 struct cfs;
 
 #define VM_NAME_MAX  100
@@ -52,6 +54,9 @@ struct vm_def {
 	struct vm_def_net net[VM_NETS_MAX];
 	char append[2048]; /* the kernel's command line */
 	bool has_kernel, has_initrd;
+	bool firmware; /* boots from its disk */
+	bool nested;   /* its guest may run guests */
+	enum vmctl_watchdog watchdog;
 	char created[40];
 };
 
@@ -61,6 +66,9 @@ char *vm_path(const char *name, const char *part);
 int vm_check_name(const char *name);
 /* Values a VM can have: memory, CPUs. -EINVAL in words. */
 int vm_def_check(const struct vm_def *def, const char *name);
+/* "off", "reset", "report"; -EINVAL for another word. */
+const char *vm_watchdog_name(enum vmctl_watchdog watchdog);
+int vm_watchdog_parse(const char *text, enum vmctl_watchdog *out);
 /* As it is stored; a new reference. -EUCLEAN for what is none. */
 json_t *vm_def_record(const struct vm_def *def);
 int vm_def_parse(json_t *doc, const char *name, struct vm_def *out);

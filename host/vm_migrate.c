@@ -100,8 +100,12 @@ void vm_leaving_step(struct leaving *l, const char *name)
 static int get_cpu(struct host_vm *vm, void *arg)
 {
 	struct leaving *l = arg;
-	int rc = vm_cpu_get(vm, &l->cpu);
+	int rc = vm->features & VMCTL_F_FIRMWARE ? vm_call_plain(vm, VMCTL_CAN_SAVE, VM_CALL_MS)
+						 : 0;
 
+	if (rc < 0)
+		return rc;
+	rc = vm_cpu_get(vm, &l->cpu);
 	return rc < 0 ? fail_prefix(rc, "vm %s: its monitor cannot move it", vm->name) : 0;
 }
 

@@ -132,6 +132,7 @@ struct host_vm {
 	pid_t pid;	     /* 0: no VMM */
 	uint64_t pid_start;  /* field 22 of /proc/PID/stat */
 	struct vmctl_conn *conn;
+	uint64_t features; /* VMCTL_F_..., as its VMM said last */
 	uint32_t tag;
 	unsigned events; /* bit per enum vmctl_event_kind that came */
 	char event_text[VMCTL_TEXT_MAX + 1];
@@ -362,6 +363,8 @@ void vm_lease_stop(struct host_vms *all);
 
 /* Reads kernel and initrd from the volume into guest memory; fills in their places. */
 int vm_load_kernel(struct host_vm *vm, struct vmctl_config *config);
+/* This host has firmware for a VM that boots from its disk; else -ENOENT in words. */
+int vm_check_firmware(const struct host *host);
 /* Checks at creation that `fd` (of `bytes`) is a kernel that fits. */
 int vm_check_kernel(int fd, uint64_t bytes, uint64_t initrd_bytes, uint64_t memory,
 		    const char *name);

@@ -72,7 +72,8 @@ static int reboot(struct host_vm *vm)
 	struct vmctl_config *config = xcalloc(1, sizeof(*config));
 	int rc = vm_load_kernel(vm, config);
 
-	if (rc == 0 && vm->loaded) /* its VMM never had a kernel */
+	/* Its VMM never had a kernel; or its disks may be others now. */
+	if (rc == 0 && (vm->loaded || config->boot == VMCTL_BOOT_FIRMWARE))
 		rc = vm_configure(vm, config);
 	free(config);
 	if (rc == 0 && vm->held)
@@ -109,6 +110,10 @@ static int handle_events(struct host_vm *vm)
 		vm->panicked = true;
 		pthread_mutex_unlock(&vm->lock);
 	}
+	if (HAS(vm, VMCTL_EVENT_WATCHDOG))
+		vm_tell(vm, vm->def.watchdog == VMCTL_WATCHDOG_RESET
+				    ? "the guest's watchdog ran out: it is reset"
+				    : "the guest's watchdog ran out");
 	if (HAS(vm, VMCTL_EVENT_RESET))
 		vm_move_break(vm, "the guest rebooted");
 	if (HAS(vm, VMCTL_EVENT_POWERED_OFF))

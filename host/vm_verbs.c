@@ -323,8 +323,11 @@ static int start(struct host_call *call, struct host_volume *volume, const char 
 
 	if (rc == 0)
 		rc = host_maintenance_check(call->host);
-	if (rc == 0 && !def->has_kernel)
-		rc = fail(-EINVAL, "vm %s: has no kernel; make it with --kernel", name);
+	if (rc == 0 && !def->has_kernel && !def->firmware)
+		rc = fail(-EINVAL, "vm %s: has no kernel; make it with --kernel or --boot disk",
+			  name);
+	if (rc == 0 && def->firmware)
+		rc = vm_check_firmware(call->host);
 	if (rc == 0)
 		rc = vm_launch(call->host->vms, volume, name, def, how, NULL, &vm);
 	else

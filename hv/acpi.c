@@ -5,7 +5,8 @@
  */
 #include "hv/acpi.h"
 
-#include <errno.h>
+#include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/util.h"
@@ -13,6 +14,7 @@
 #include "hv/gmem.h"
 #include "hv/pci.h"
 #include "hv/power.h"
+#include "hv/watchdog.h"
 
 #define IOAPIC_ADDRESS 0xfec00000u
 #define LAPIC_ADDRESS  0xfee00000u
@@ -70,22 +72,29 @@ _Static_assert(sizeof(struct fadt) == 276, "fadt");
 #define BOOT_NO_VGA	(1u << 2)
 #define BOOT_NO_ASPM	(1u << 4)
 
-/* The next free place in the area, 64-byte aligned. */
-struct writer {
-	struct hv_gmem *gmem;
-	uint64_t next;
-	int rc;
-};
-
-static uint64_t place(struct writer *w, const void *bytes, size_t n)
+/* At the next free place, aligned; returns it. */
+static uint32_t place(struct hv_acpi *w, const void *bytes, size_t n)
 {
-	uint64_t at = w->next;
+	uint32_t at = ROUND_UP(w->n, HV_ACPI_ALIGN);
 
-	MUST(at + n <= HV_ACPI_GPA + HV_ACPI_BYTES);
-	if (!w->rc)
-		w->rc = hv_gmem_write(w->gmem, at, bytes, n);
-	w->next = ROUND_UP(at + n, 64);
+	MUST(at + n <= sizeof(w->bytes));
+	memcpy(w->bytes + at, bytes, n);
+	w->n = at + (uint32_t)n;
 	return at;
+}
+
+static void add_pointer(struct hv_acpi *w, size_t at, uint8_t bytes)
+{
+	MUST(w->pointers < HV_ACPI_POINTERS);
+	w->pointer[w->pointers].at = (uint32_t)at;
+	w->pointer[w->pointers++].bytes = bytes;
+}
+
+static void add_sum(struct hv_acpi *w, uint32_t at, size_t bytes)
+{
+	MUST(w->sums < HV_ACPI_SUMS);
+	w->sum[w->sums].at = at;
+	w->sum[w->sums++].bytes = (uint32_t)bytes;
 }
 
 static uint8_t checksum(const void *p, size_t n)
@@ -114,7 +123,7 @@ static void finish(void *table, const char *signature, uint8_t revision, size_t 
 	h->checksum = checksum(table, n);
 }
 
-static uint64_t write_dsdt(struct writer *w)
+static uint32_t write_dsdt(struct hv_acpi *w)
 {
 	uint8_t t[sizeof(struct table_head) + HV_AML_BYTES];
 	struct hv_aml built = {.n = 0}, *aml = &built;
@@ -157,7 +166,7 @@ static uint64_t write_dsdt(struct writer *w)
 	return place(w, t, n);
 }
 
-static uint64_t write_facs(struct writer *w)
+static uint32_t write_facs(struct hv_acpi *w)
 {
 	uint8_t facs[64] = "FACS";
 
@@ -178,11 +187,11 @@ static struct gas io_register(uint16_t port, uint8_t bits)
 	};
 }
 
-static uint64_t write_fadt(struct writer *w, uint64_t facs, uint64_t dsdt)
+static uint32_t write_fadt(struct hv_acpi *w, uint32_t facs, uint32_t dsdt)
 {
 	struct fadt f = {
-		.facs = le32_of((uint32_t)facs),
-		.dsdt = le32_of((uint32_t)dsdt),
+		.facs = le32_of(facs),
+		.dsdt = le32_of(dsdt),
 		.sci_irq = le16_of(HV_SCI_IRQ),
 		.pm1a_event = le32_of(HV_PM1_EVENT_PORT),
 		.pm1a_control = le32_of(HV_PM1_CONTROL_PORT),
@@ -206,7 +215,12 @@ static uint64_t write_fadt(struct writer *w, uint64_t facs, uint64_t dsdt)
 	};
 
 	finish(&f, "FACP", 6, sizeof(f));
-	return place(w, &f, sizeof(f));
+	uint32_t at = place(w, &f, sizeof(f));
+	add_pointer(w, at + offsetof(struct fadt, facs), 4);
+	add_pointer(w, at + offsetof(struct fadt, dsdt), 4);
+	add_pointer(w, at + offsetof(struct fadt, x_dsdt), 8);
+	add_sum(w, at, sizeof(f));
+	return at;
 }
 
 /* Interrupt source override: ISA `irq` is the IOAPIC's `gsi`. Flags 0: as the bus; 0xd: level, high. */
@@ -218,7 +232,7 @@ static size_t add_override(uint8_t *p, uint8_t irq, uint8_t gsi, uint8_t flags)
 	return sizeof(e);
 }
 
-static uint64_t write_madt(struct writer *w, unsigned cpus)
+static uint32_t write_madt(struct hv_acpi *w, unsigned cpus)
 {
 	uint8_t t[1024] = {0};
 	size_t n = sizeof(struct table_head) + 8;
@@ -245,7 +259,77 @@ static uint64_t write_madt(struct writer *w, unsigned cpus)
 	return place(w, t, n);
 }
 
-static uint64_t write_xsdt(struct writer *w, const uint64_t *tables, unsigned count)
+struct wdat {
+	struct table_head head;
+	le32 head_bytes; /* from here to `period_ms` */
+	le16 segment;	 /* 0xff..: no PCI function */
+	uint8_t bus, device, function, reserved[3];
+	le32 period_ms, max_count, min_count;
+	uint8_t flags, reserved2[3];
+	le32 entries;
+	struct wdat_entry {
+		uint8_t action, instruction;
+		le16 reserved;
+		struct gas at;
+		le32 value, mask;
+	} __attribute__((packed)) entry[9];
+} __attribute__((packed));
+_Static_assert(offsetof(struct wdat, entry) == 68 && sizeof(struct wdat_entry) == 24, "wdat");
+
+#define WDAT_ENABLED	 1
+#define WDAT_READ_VALUE	 0
+#define WDAT_READ_COUNT	 1
+#define WDAT_WRITE_VALUE 2
+#define WDAT_WRITE_COUNT 3
+
+static struct wdat_entry wdat_entry(uint8_t action, uint8_t instruction, uint16_t port,
+				    uint8_t bits, uint32_t value)
+{
+	return (struct wdat_entry){
+		.action = action,
+		.instruction = instruction,
+		.at = io_register(port, bits),
+		.value = le32_of(value),
+		.mask = le32_of(bits == 8 ? 0xff : UINT32_MAX),
+	};
+}
+
+/* Microsoft's "Hardware Watchdog Timers Design Specification": what distribution kernels have a driver for. */
+static uint32_t write_wdat(struct hv_acpi *w)
+{
+	const uint16_t timeout = HV_WATCHDOG_TIMEOUT, left = HV_WATCHDOG_LEFT,
+		       control = HV_WATCHDOG_CONTROL, again = HV_WATCHDOG_AGAIN,
+		       status = HV_WATCHDOG_STATUS;
+	struct wdat t = {
+		.head_bytes = le32_of(32),
+		.segment = le16_of(0xff),
+		.bus = 0xff,
+		.device = 0xff,
+		.function = 0xff,
+		.period_ms = le32_of(HV_WATCHDOG_PERIOD_MS),
+		.max_count = le32_of(HV_WATCHDOG_COUNT_MAX),
+		.min_count = le32_of(1),
+		.flags = WDAT_ENABLED,
+		.entries = le32_of(ARRAY_SIZE(t.entry)),
+		.entry =
+			{
+				wdat_entry(0x01, WDAT_WRITE_VALUE, again, 8, 1),
+				wdat_entry(0x04, WDAT_READ_COUNT, left, 32, 0),
+				wdat_entry(0x05, WDAT_READ_COUNT, timeout, 32, 0),
+				wdat_entry(0x06, WDAT_WRITE_COUNT, timeout, 32, 0),
+				wdat_entry(0x08, WDAT_READ_VALUE, control, 8, 1),
+				wdat_entry(0x09, WDAT_WRITE_VALUE, control, 8, 1),
+				wdat_entry(0x0b, WDAT_WRITE_VALUE, control, 8, 0), /* stop */
+				wdat_entry(0x20, WDAT_READ_VALUE, status, 8, 1),
+				wdat_entry(0x21, WDAT_WRITE_VALUE, status, 8, 0), /* seen */
+			},
+	};
+
+	finish(&t, "WDAT", 1, sizeof(t));
+	return place(w, &t, sizeof(t));
+}
+
+static uint32_t write_xsdt(struct hv_acpi *w, const uint32_t *tables, unsigned count)
 {
 	uint8_t t[36 + 8 * 4];
 	size_t n = 36 + 8 * count;
@@ -256,24 +340,69 @@ static uint64_t write_xsdt(struct writer *w, const uint64_t *tables, unsigned co
 		memcpy(t + 36 + 8 * i, &at, 8);
 	}
 	finish(t, "XSDT", 1, n);
-	return place(w, t, n);
+	uint32_t at = place(w, t, n);
+	for (unsigned i = 0; i < count; i++)
+		add_pointer(w, at + 36 + 8 * i, 8);
+	add_sum(w, at, n);
+	return at;
 }
 
-int hv_acpi_write(struct hv_gmem *gmem, unsigned cpus)
+void hv_acpi_build(struct hv_acpi *out, unsigned cpus, bool watchdog)
 {
-	struct writer w = {.gmem = gmem, .next = HV_ACPI_GPA + 64};
-	uint8_t rsdp[36] = "RSD PTR ";
-	uint64_t dsdt = write_dsdt(&w), facs = write_facs(&w);
-	const uint64_t tables[] = {write_fadt(&w, facs, dsdt), write_madt(&w, cpus)};
-	const le64 xsdt = le64_of(write_xsdt(&w, tables, ARRAY_SIZE(tables)));
+	uint32_t tables[3];
+	unsigned n = 0;
 
-	if (w.rc)
-		return w.rc;
+	memset(out, 0, sizeof(*out));
+	uint32_t dsdt = write_dsdt(out), facs = write_facs(out);
+	tables[n++] = write_fadt(out, facs, dsdt);
+	tables[n++] = write_madt(out, cpus);
+	if (watchdog)
+		tables[n++] = write_wdat(out);
+	out->xsdt = write_xsdt(out, tables, n);
+}
+
+void hv_acpi_rsdp(uint8_t rsdp[HV_ACPI_RSDP_BYTES], uint64_t xsdt)
+{
+	const le64 at = le64_of(xsdt);
+
+	memset(rsdp, 0, HV_ACPI_RSDP_BYTES);
+	memcpy(rsdp, "RSD PTR ", 8);
 	memcpy(rsdp + 9, "PERIL ", 6);
 	rsdp[15] = 2; /* revision */
-	rsdp[20] = sizeof(rsdp);
-	memcpy(rsdp + 24, &xsdt, 8);
+	rsdp[20] = HV_ACPI_RSDP_BYTES;
+	memcpy(rsdp + HV_ACPI_RSDP_XSDT, &at, 8);
 	rsdp[8] = checksum(rsdp, 20);
-	rsdp[32] = checksum(rsdp, sizeof(rsdp));
-	return hv_gmem_write(gmem, HV_ACPI_GPA, rsdp, sizeof(rsdp));
+	rsdp[32] = checksum(rsdp, HV_ACPI_RSDP_BYTES);
+}
+
+/* As firmware would, at `base`. */
+static void relocate(struct hv_acpi *a, uint64_t base)
+{
+	for (unsigned i = 0; i < a->pointers; i++) {
+		uint8_t *p = a->bytes + a->pointer[i].at;
+		le64 wide = le64_of(0);
+
+		memcpy(&wide, p, a->pointer[i].bytes);
+		wide = le64_of(le64_get(wide) + base);
+		memcpy(p, &wide, a->pointer[i].bytes);
+	}
+	for (unsigned i = 0; i < a->sums; i++) {
+		struct table_head *h = (struct table_head *)(a->bytes + a->sum[i].at);
+
+		h->checksum = 0;
+		h->checksum = checksum(h, a->sum[i].bytes);
+	}
+}
+
+int hv_acpi_write(struct hv_gmem *gmem, const struct hv_acpi *acpi)
+{
+	const uint64_t base = HV_ACPI_GPA + HV_ACPI_ALIGN;
+	cleanup_free struct hv_acpi *a = xmalloc(sizeof(*a));
+	uint8_t rsdp[HV_ACPI_RSDP_BYTES];
+
+	*a = *acpi;
+	relocate(a, base);
+	hv_acpi_rsdp(rsdp, base + a->xsdt);
+	int rc = hv_gmem_write(gmem, base, a->bytes, a->n);
+	return rc ? rc : hv_gmem_write(gmem, HV_ACPI_GPA, rsdp, sizeof(rsdp));
 }

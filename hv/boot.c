@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The 64-bit boot protocol (Documentation/arch/x86/boot.rst): the setup header is copied from where
+ * The boot protocol, 64 bits or 32 (Documentation/arch/x86/boot.rst): the setup header is copied from where
  * the daemon put it, so it is parsed again here, as anything that lies in guest memory.
  */
 #include "hv/boot.h"
@@ -68,7 +68,7 @@ static void fill_memory_map(struct boot_params *bp, uint64_t memory_bytes)
 }
 
 static int copy_header(struct hv_gmem *gmem, const struct vmctl_config *config,
-		       struct boot_params *bp)
+		       struct boot_params *bp, bool *bits32)
 {
 	uint8_t head[LINUX_BOOT_HEAD];
 	struct linux_boot_info info;
@@ -88,16 +88,17 @@ static int copy_header(struct hv_gmem *gmem, const struct vmctl_config *config,
 	if (strlen(config->cmdline) > info.cmdline_max)
 		return fail(-EINVAL, "boot: the command line is longer than the kernel's %u bytes",
 			    info.cmdline_max);
+	*bits32 = info.bits32;
 	size_t end = MIN(0x202u + head[0x201], HEADER_AT + sizeof(bp->hdr));
 	memcpy(&bp->hdr, head + HEADER_AT, end - HEADER_AT);
 	return 0;
 }
 
 static int write_zero_page(struct hv_gmem *gmem, const struct vmctl_config *config,
-			   uint64_t rsdp_gpa)
+			   uint64_t rsdp_gpa, bool *bits32)
 {
 	struct boot_params bp = {0};
-	int rc = copy_header(gmem, config, &bp);
+	int rc = copy_header(gmem, config, &bp, bits32);
 
 	if (rc)
 		return rc;
@@ -117,7 +118,8 @@ static int write_zero_page(struct hv_gmem *gmem, const struct vmctl_config *conf
 int hv_boot_linux(struct hv_gmem *gmem, const struct vmctl_config *config, uint64_t rsdp_gpa,
 		  struct hv_entry *entry)
 {
-	int rc = write_zero_page(gmem, config, rsdp_gpa);
+	bool bits32 = false;
+	int rc = write_zero_page(gmem, config, rsdp_gpa, &bits32);
 
 	if (!rc)
 		rc = write_page_tables(gmem);
@@ -126,7 +128,8 @@ int hv_boot_linux(struct hv_gmem *gmem, const struct vmctl_config *config, uint6
 	if (rc)
 		return rc;
 	*entry = (struct hv_entry){
-		.rip = config->kernel_gpa + LINUX_BOOT_ENTRY_64,
+		.bits32 = bits32,
+		.rip = config->kernel_gpa + (bits32 ? 0 : LINUX_BOOT_ENTRY_64),
 		.rsi = ZERO_PAGE_GPA,
 		.rsp = STACK_GPA,
 		.cr3 = PAGE_TABLES_GPA,

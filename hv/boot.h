@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * boot.h: what a Linux kernel wants to find when it is entered at its 64-bit entry: zero page with
+ * boot.h: what a Linux kernel wants to find when it is entered at its 64-bit or 32-bit entry: zero page with
  * memory map and command line, page tables, a GDT. Places: base/linux_boot.h; the kernel's own
  * parts were put there by the daemon.
  */

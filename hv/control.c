@@ -250,6 +250,12 @@ static void obey(struct hv_control *c, struct vmctl_msg *msg)
 	case VMCTL_GET_STATUS:
 		say_status(c, VMCTL_STATUS, msg->tag);
 		break;
+	case VMCTL_SET_MACHINE:
+		reply(c, msg->tag, hv_vmm_set_machine(c->vmm, &msg->machine));
+		break;
+	case VMCTL_CAN_SAVE:
+		reply(c, msg->tag, hv_vmm_can_save(c->vmm));
+		break;
 	case VMCTL_LOG_START:
 	case VMCTL_LOG_SYNC:
 	case VMCTL_LOG_STOP:

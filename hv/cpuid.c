@@ -77,12 +77,14 @@ static unsigned core_bits(unsigned cpus)
 	return bits;
 }
 
-static void basic_features(struct kvm_cpuid_entry2 *e, unsigned index, unsigned cpus)
+static void basic_features(struct kvm_cpuid_entry2 *e, unsigned index, unsigned cpus, bool nested)
 {
 	e->ebx = (e->ebx & 0x0000ff00) | index << 24 | cpus << 16;
-	e->ecx |= 1u << 31;		/* there is a hypervisor */
-	e->ecx |= 1u << 24;		/* TSC deadline timer, by the in-kernel LAPIC */
-	e->ecx &= ~(1u << 5 | 1u << 3); /* VMX, MONITOR */
+	e->ecx |= 1u << 31;   /* there is a hypervisor */
+	e->ecx |= 1u << 24;   /* TSC deadline timer, by the in-kernel LAPIC */
+	e->ecx &= ~(1u << 3); /* MONITOR */
+	if (!nested)
+		e->ecx &= ~(1u << 5);				      /* VMX */
 	e->edx = cpus > 1 ? e->edx | 1u << 28 : e->edx & ~(1u << 28); /* HTT: several cores */
 }
 
@@ -116,11 +118,11 @@ static void topology(struct kvm_cpuid_entry2 *e, unsigned index, unsigned cpus)
 	}
 }
 
-static void adjust(struct kvm_cpuid_entry2 *e, unsigned index, unsigned cpus)
+static void adjust(struct kvm_cpuid_entry2 *e, unsigned index, unsigned cpus, bool nested)
 {
 	switch (e->function) {
 	case 0x1:
-		basic_features(e, index, cpus);
+		basic_features(e, index, cpus, nested);
 		break;
 	case 0x4:
 	case 0x8000001d:
@@ -134,7 +136,8 @@ static void adjust(struct kvm_cpuid_entry2 *e, unsigned index, unsigned cpus)
 		topology(e, index, cpus);
 		break;
 	case 0x80000001:
-		e->ecx &= ~(1u << 2);					    /* SVM */
+		if (!nested)
+			e->ecx &= ~(1u << 2);				    /* SVM */
 		e->ecx = cpus > 1 ? e->ecx | 1u << 1 : e->ecx & ~(1u << 1); /* CmpLegacy */
 		e->ecx &= ~(1u << 22); /* TopologyExtensions: 0x8000001e would need a model */
 		break;
@@ -145,6 +148,8 @@ static void adjust(struct kvm_cpuid_entry2 *e, unsigned index, unsigned cpus)
 		e->ecx = core_bits(cpus) << 12 | (cpus - 1);
 		break;
 	case 0x8000000a: /* SVM */
+		if (nested)
+			break;
 		e->eax = e->ebx = e->ecx = e->edx = 0;
 		break;
 	default:
@@ -152,11 +157,12 @@ static void adjust(struct kvm_cpuid_entry2 *e, unsigned index, unsigned cpus)
 	}
 }
 
-void hv_cpuid_for(const struct hv_cpuid *host, struct hv_cpuid *out, unsigned index, unsigned cpus)
+void hv_cpuid_for(const struct hv_cpuid *host, struct hv_cpuid *out, unsigned index, unsigned cpus,
+		  bool nested)
 {
 	*out = *host;
 	for (unsigned i = 0; i < out->nent; i++)
-		adjust(&out->entries[i], index, cpus);
+		adjust(&out->entries[i], index, cpus, nested);
 }
 
 struct hv_cpuid *hv_cpuid_copy(const struct hv_cpuid *cpuid)

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * cpuid.h: what processor a guest sees: what this KVM supports, with a topology of one socket of N
- * cores without threads, and without what a guest must not see (nested virtualisation, performance
- * counters, an "invariant" clock: none of them survives a move to another host), and without what a
+ * cores without threads, and without what a guest must not see (performance counters, an "invariant"
+ * clock, neither of which survives a move to another host; virtualisation of its own unless that is
+ * switched on), and without what a
  * baseline of the VM's has not (base/cpu_table.h): so unlike hosts can agree.
  */
 #ifndef HV_CPUID_H
 #define HV_CPUID_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <linux/kvm.h>
 
@@ -29,7 +31,8 @@ int hv_cpuid_mask(struct hv_cpuid *host, const struct cpu_table *baseline);
 struct hv_cpuid *hv_cpuid_copy(const struct hv_cpuid *cpuid);
 /* The leaves as a table, without feature MSRs; `out` zeroed. */
 int hv_cpuid_table(const struct hv_cpuid *cpuid, struct cpu_table *out);
-/* The leaves as processor `index` of `cpus` shows them. */
-void hv_cpuid_for(const struct hv_cpuid *host, struct hv_cpuid *out, unsigned index, unsigned cpus);
+/* The leaves as processor `index` of `cpus` shows them; `nested`: with VMX or SVM, where KVM offers it. */
+void hv_cpuid_for(const struct hv_cpuid *host, struct hv_cpuid *out, unsigned index, unsigned cpus,
+		  bool nested);
 
 #endif

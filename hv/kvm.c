@@ -19,6 +19,7 @@
 
 #define GSI_LINES    24	  /* IOAPIC pins: what lies above is for MSI */
 #define GSI_MAX	     1024 /* more than 24 devices of 18 vectors take; KVM has 4096 */
+#define ROM_SLOT     8	  /* above those of the banks */
 #define IDENTITY_MAP 0xfffbc000ULL
 #define TSS_ADDRESS  0xfffbd000ULL
 
@@ -126,6 +127,27 @@ static int set_memory(struct hv_kvm *kvm, const struct hv_gmem *gmem, uint32_t f
 		if (ioctl(kvm->vm_fd, KVM_SET_USER_MEMORY_REGION, &r) < 0)
 			return fail(-errno, "kvm: KVM_SET_USER_MEMORY_REGION: %s", strerror(errno));
 	}
+	return 0;
+}
+
+int hv_kvm_map_rom(struct hv_kvm *kvm, const struct hv_gmem *gmem, uint64_t from, uint64_t bytes)
+{
+	const void *host = hv_gmem_at(gmem, from, bytes);
+	struct kvm_userspace_memory_region r = {
+		.slot = ROM_SLOT,
+		.flags = KVM_MEM_READONLY,
+		.guest_phys_addr = (1ULL << 32) - bytes,
+		.memory_size = bytes,
+		.userspace_addr = (uintptr_t)host,
+	};
+
+	if (!host)
+		return fail(-EINVAL, "kvm: the firmware lies outside of guest memory");
+	if (ioctl(kvm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_READONLY_MEM) <= 0)
+		return fail(-ENOTSUP, "kvm: this kernel's KVM has no read-only memory, which "
+				      "firmware needs; boot a kernel directly");
+	if (ioctl(kvm->vm_fd, KVM_SET_USER_MEMORY_REGION, &r) < 0)
+		return fail(-errno, "kvm: no place for the firmware: %s", strerror(errno));
 	return 0;
 }
 

@@ -23,6 +23,12 @@ int hv_kvm_fd(const struct hv_kvm *kvm);	     /* /dev/kvm itself, borrowed */
 int hv_kvm_vm_fd(const struct hv_kvm *kvm);	     /* the machine, borrowed */
 unsigned hv_kvm_run_bytes(const struct hv_kvm *kvm); /* of each vCPU's shared page */
 
+/*
+ * Shows `bytes` of memory at guest address `from` a second time, read-only, right below 4 GiB: where a
+ * processor begins. Writes there go nowhere. -ENOTSUP: KVM cannot.
+ */
+int hv_kvm_map_rom(struct hv_kvm *kvm, const struct hv_gmem *gmem, uint64_t from, uint64_t bytes);
+
 /* ISA and IOAPIC lines, GSI 0 to 23. */
 void hv_kvm_irq_line(struct hv_kvm *kvm, unsigned gsi, bool level);
 

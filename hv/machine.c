@@ -17,6 +17,7 @@
 #include "hv/boot.h"
 #include "hv/bus.h"
 #include "hv/chips.h"
+#include "hv/fwcfg.h"
 #include "hv/gmem.h"
 #include "hv/kvm.h"
 #include "hv/lease.h"
@@ -31,6 +32,7 @@
 #include "hv/vcpu.h"
 #include "hv/vhost.h"
 #include "hv/virtio_pci.h"
+#include "hv/watchdog.h"
 
 #define SLOT_PVPANIC 2
 #define SLOT_DEVICES 3
@@ -45,6 +47,9 @@ struct hv_machine {
 	struct hv_serial *serial;
 	struct hv_rtc *rtc;
 	struct hv_pvpanic *pvpanic;
+	struct hv_watchdog *watchdog; /* NULL: switched off */
+	struct hv_fwcfg *fwcfg;	      /* NULL: no firmware */
+	uint64_t rom_bytes;	      /* the firmware's, right below 1 MiB and 4 GiB; 0: none */
 	struct hv_rng *rng[VMCTL_DEVICES_MAX];
 	struct hv_balloon *balloon; /* NULL: none was configured */
 	struct hv_net *net[VMCTL_DEVICES_MAX];
@@ -140,6 +145,15 @@ static void reset(void *opaque)
 	m->c.ops->reset(m->c.opaque);
 }
 
+static void watchdog_expired(void *opaque)
+{
+	struct hv_machine *m = opaque;
+
+	m->c.ops->watchdog(m->c.opaque);
+	if (m->c.options->watchdog == VMCTL_WATCHDOG_RESET)
+		reset(m);
+}
+
 static const struct hv_power_ops power_ops = {.power_off = power_off, .reset = reset};
 
 /* --- assembly ---------------------------------------------------------------------------------- */
@@ -191,6 +205,9 @@ static int add_devices(struct hv_machine *m)
 	hv_serial_create(&m->serial, &m->ports, m->kvm, m->c.ops->console, m->c.opaque);
 	hv_rtc_create(&m->rtc, &m->ports, config->memory_bytes, config->cpus);
 	hv_pvpanic_create(&m->pvpanic, m->pci, SLOT_PVPANIC, m->c.ops->panicked, m->c.opaque);
+	if (m->c.options->watchdog)
+		rc = hv_watchdog_create(&m->watchdog, &m->ports, m->c.watchdog_ran_out,
+					watchdog_expired, m);
 	pthread_mutex_lock(m->c.lock);
 	for (unsigned i = 0; i < config->devices_n && !rc; i++)
 		rc = add_device(m, i);
@@ -198,12 +215,33 @@ static int add_devices(struct hv_machine *m)
 	return rc;
 }
 
+static int add_firmware(struct hv_machine *m, uint64_t rom_bytes)
+{
+	hv_fwcfg_create(&m->fwcfg, &m->ports, m->c.config->cpus);
+	m->rom_bytes = rom_bytes;
+	return hv_kvm_map_rom(m->kvm, m->c.gmem, MiB - rom_bytes, rom_bytes);
+}
+
+/* Processors come up at the reset vector by themselves. */
+static int prepare_firmware(struct hv_machine *m, const struct hv_acpi *acpi)
+{
+	const struct vmctl_config *config = m->c.config;
+	int rc = add_firmware(m, config->setup_bytes);
+
+	hv_fwcfg_fill(m->fwcfg, config->memory_bytes, acpi, config->cmdline);
+	return rc;
+}
+
 static int prepare_boot(struct hv_machine *m)
 {
 	const struct vmctl_config *config = m->c.config;
+	cleanup_free struct hv_acpi *acpi = xmalloc(sizeof(*acpi));
 	struct hv_entry entry;
-	int rc = hv_acpi_write(m->c.gmem, config->cpus);
 
+	hv_acpi_build(acpi, config->cpus, m->watchdog);
+	if (config->boot == VMCTL_BOOT_FIRMWARE)
+		return prepare_firmware(m, acpi);
+	int rc = hv_acpi_write(m->c.gmem, acpi);
 	if (rc)
 		return fail(rc, "acpi: the guest's memory is too small for the tables");
 	rc = hv_boot_linux(m->c.gmem, config, HV_ACPI_GPA, &entry);
@@ -292,6 +330,28 @@ static void save_device(struct hv_machine *m, struct hv_state_writer *w, unsigne
 	}
 }
 
+static void save_firmware(struct hv_machine *m, struct hv_state_writer *w)
+{
+	hv_state_begin(w, "rom", 0, 1);
+	hv_state_put64(w, m->rom_bytes);
+	hv_fwcfg_save(m->fwcfg, w);
+}
+
+static int load_firmware(struct hv_machine *m, struct hv_state_reader *r)
+{
+	int rc = hv_state_section(r, "rom", 0, 1);
+
+	if (rc < 0)
+		return rc;
+	uint64_t bytes = hv_state_get64(r);
+	if (bytes < VMCTL_FIRMWARE_MIN || bytes > VMCTL_FIRMWARE_MAX || bytes % VMCTL_LOG_PAGE)
+		return hv_state_refuse(r, "firmware of a size that cannot be");
+	rc = hv_state_done(r);
+	if (!rc)
+		rc = add_firmware(m, bytes);
+	return rc ? rc : hv_fwcfg_load(m->fwcfg, r);
+}
+
 static int load_devices(struct hv_machine *m, struct hv_state_reader *r)
 {
 	int rc = hv_pci_load(m->pci, r);
@@ -304,6 +364,11 @@ static int load_devices(struct hv_machine *m, struct hv_state_reader *r)
 		rc = hv_rtc_load(m->rtc, r);
 	if (!rc)
 		rc = hv_pvpanic_load(m->pvpanic, r);
+	/* It was saved by a release, or with options, that had none. */
+	if (!rc && m->watchdog && hv_state_count(r, "watchdog"))
+		rc = hv_watchdog_load(m->watchdog, r);
+	if (!rc && hv_state_count(r, "rom"))
+		rc = load_firmware(m, r);
 	for (unsigned i = 0; i < m->c.config->devices_n && !rc; i++)
 		rc = load_device(m, r, i);
 	return rc;
@@ -336,6 +401,10 @@ int hv_machine_save(struct hv_machine *m, struct hv_state_writer *w)
 	hv_serial_save(m->serial, w);
 	hv_rtc_save(m->rtc, w);
 	hv_pvpanic_save(m->pvpanic, w);
+	if (m->watchdog)
+		hv_watchdog_save(m->watchdog, w);
+	if (m->fwcfg)
+		save_firmware(m, w);
 	for (unsigned i = 0; i < m->c.config->devices_n; i++)
 		save_device(m, w, i);
 	int rc = hv_chips_save(m->kvm, w);
@@ -343,6 +412,11 @@ int hv_machine_save(struct hv_machine *m, struct hv_state_writer *w)
 		rc = hv_vcpus_save(m->vcpus, w);
 	pthread_mutex_unlock(m->c.lock);
 	return rc;
+}
+
+int hv_machine_can_save(struct hv_machine *m)
+{
+	return hv_vcpus_can_save(m->vcpus);
 }
 
 int hv_machine_log(struct hv_machine *m, bool on)
@@ -372,7 +446,7 @@ int hv_machine_create(struct hv_machine **out, const struct hv_machine_config *c
 		rc = add_devices(m);
 	if (!rc)
 		rc = hv_vcpus_create(&m->vcpus, m->kvm, config->config->cpus, config->baseline,
-				     &vcpu_ops, m);
+				     config->options->nested, &vcpu_ops, m);
 	if (!rc)
 		rc = config->state ? load(m, config->state) : prepare_boot(m);
 	if (rc) {
@@ -406,6 +480,8 @@ void hv_machine_destroy(struct hv_machine *m)
 	}
 	hv_balloon_destroy(m->balloon);
 	pthread_mutex_unlock(m->c.lock);
+	hv_fwcfg_destroy(m->fwcfg);
+	hv_watchdog_destroy(m->watchdog);
 	hv_pvpanic_destroy(m->pvpanic);
 	hv_rtc_destroy(m->rtc);
 	hv_serial_destroy(m->serial);
@@ -506,11 +582,15 @@ unsigned hv_machine_poll_fds(struct hv_machine *m, int fds[HV_MACHINE_POLLS])
 		for (unsigned k = 0; v->ops->serve && k < v->queues_n; k++)
 			fds[n++] = v->queue[k].kick_fd;
 	}
+	if (m->watchdog)
+		fds[n++] = hv_watchdog_fd(m->watchdog);
 	return n;
 }
 
 void hv_machine_serve(struct hv_machine *m, int fd)
 {
+	if (m->watchdog && hv_watchdog_fd(m->watchdog) == fd)
+		hv_watchdog_tick(m->watchdog);
 	for (unsigned i = 0; i < m->c.config->devices_n; i++) {
 		struct hv_virtio *v = m->virtio[i];
 		for (unsigned k = 0; v->ops->serve && k < v->queues_n; k++) {

@@ -30,6 +30,8 @@ struct hv_vhost;
 struct hv_machine_ops {
 	void (*console)(void *opaque, uint8_t byte); /* locked */
 	void (*panicked)(void *opaque);		     /* locked */
+	void (*watchdog)(
+		void *opaque); /* locked; it ran out. A reset follows, if that is its way */
 	void (*power_off)(void *opaque); /* locked; the processors are stopped for good */
 	void (*reset)(void *opaque);	 /* the same; may come without the lock */
 	void (*frozen)(void *opaque);	 /* the lease has ended; all are stopped */
@@ -42,7 +44,9 @@ struct hv_machine_config {
 	struct hv_lease *lease;
 	const struct vmctl_config *config;
 	const struct cpu_table
-		*baseline;		/* processors show no more than this; NULL: no such limit */
+		*baseline; /* processors show no more than this; NULL: no such limit */
+	const struct vmctl_machine *options;
+	bool watchdog_ran_out;		/* ... and so ended the boot before this one */
 	struct hv_state_reader *state;	/* the machine is loaded from it; NULL: it boots */
 	uint64_t elapsed_ns;		/* ... and its clocks go on by so much */
 	struct hv_vhost *const *vhost;	/* per device of config; NULL for the VMM's own */
@@ -66,6 +70,8 @@ void hv_machine_destroy(struct hv_machine *machine);
  * pages (hv/gmem.h): processors' writes are in it from _log on, as of each _log_sync.
  */
 int hv_machine_save(struct hv_machine *machine, struct hv_state_writer *w);
+/* -EBUSY: not at this moment, in words. The processors stand still. */
+int hv_machine_can_save(struct hv_machine *machine);
 int hv_machine_log(struct hv_machine *machine, bool on);
 int hv_machine_log_sync(struct hv_machine *machine);
 /* What its processors show. */
@@ -100,7 +106,7 @@ uint64_t hv_machine_devices_ready(struct hv_machine *machine);
  * The VMM's own devices: descriptors to poll for (each queue's kick), and what to call (under the lock)
  * then.
  */
-#define HV_MACHINE_POLLS (VMCTL_DEVICES_MAX * HV_VIRTIO_QUEUES)
+#define HV_MACHINE_POLLS (VMCTL_DEVICES_MAX * HV_VIRTIO_QUEUES + 1)
 unsigned hv_machine_poll_fds(struct hv_machine *machine, int fds[HV_MACHINE_POLLS]);
 void hv_machine_serve(struct hv_machine *machine, int fd);
 

@@ -64,6 +64,8 @@ static const int free_calls[] = {
 	SCMP_SYS(timer_create),
 	SCMP_SYS(timer_settime),
 	SCMP_SYS(timer_delete),
+	SCMP_SYS(timerfd_create), /* the watchdog */
+	SCMP_SYS(timerfd_settime),
 	SCMP_SYS(exit),
 	SCMP_SYS(exit_group),
 };

@@ -61,6 +61,7 @@ struct hv_vcpus {
 	pthread_cond_t changed;
 	unsigned parked;
 	bool ending;
+	bool nested; /* guests may run guests */
 	unsigned n;
 	struct vcpu vcpu[];
 };
@@ -293,7 +294,7 @@ static int create_vcpu(struct vcpu *vcpu, const struct hv_cpuid *host,
 	if (run == MAP_FAILED)
 		return fail(-errno, "kvm: mmap of vcpu %u: %s", vcpu->index, strerror(errno));
 	vcpu->run = run;
-	hv_cpuid_for(host, cpuid, vcpu->index, vcpu->all->n);
+	hv_cpuid_for(host, cpuid, vcpu->index, vcpu->all->n, vcpu->all->nested);
 	if (ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid) < 0)
 		return fail(-errno, "kvm: KVM_SET_CPUID2: %s", strerror(errno));
 	vcpu->cpuid = hv_cpuid_copy(cpuid);
@@ -323,7 +324,8 @@ static int start_thread(struct vcpu *vcpu)
 }
 
 int hv_vcpus_create(struct hv_vcpus **out, struct hv_kvm *kvm, unsigned cpus,
-		    const struct cpu_table *baseline, const struct hv_vcpu_ops *ops, void *opaque)
+		    const struct cpu_table *baseline, bool nested, const struct hv_vcpu_ops *ops,
+		    void *opaque)
 {
 	struct sigaction action = {.sa_handler = kicked};
 	cleanup_free struct hv_cpuid *host = xmalloc(sizeof(*host));
@@ -334,6 +336,7 @@ int hv_vcpus_create(struct hv_vcpus **out, struct hv_kvm *kvm, unsigned cpus,
 	sigaction(KICK_SIGNAL, &action, NULL);
 	struct hv_vcpus *all = xcalloc(1, sizeof(*all) + cpus * sizeof(all->vcpu[0]));
 	*all = (struct hv_vcpus){.kvm = kvm, .ops = ops, .opaque = opaque, .n = cpus};
+	all->nested = nested;
 	atomic_init(&all->stop, HV_STOP_PAUSE);
 	pthread_mutex_init(&all->lock, NULL);
 	pthread_cond_init(&all->changed, NULL);
@@ -375,17 +378,18 @@ void hv_vcpus_destroy(struct hv_vcpus *vcpus)
 	free(vcpus);
 }
 
-static struct kvm_segment flat(uint16_t selector, bool code)
+/* Of 64 bits or of 32. */
+static struct kvm_segment flat(uint16_t selector, bool wide)
 {
 	return (struct kvm_segment){
 		.base = 0,
 		.limit = 0xffffffff,
 		.selector = selector,
-		.type = code ? 11 : 3,
+		.type = 3,
 		.present = 1,
 		.s = 1,
-		.l = code,
-		.db = !code,
+		.l = wide,
+		.db = !wide,
 		.g = 1,
 	};
 }
@@ -403,14 +407,18 @@ int hv_vcpus_set_entry(struct hv_vcpus *vcpus, const struct hv_entry *entry)
 
 	if (ioctl(fd, KVM_GET_SREGS, &s) < 0)
 		return fail(-errno, "kvm: KVM_GET_SREGS: %s", strerror(errno));
-	s.cs = flat(0x10, true);
+	s.cs = flat(0x10, !entry->bits32);
+	s.cs.type = 11;
 	s.ds = s.es = s.fs = s.gs = s.ss = flat(0x18, false);
 	s.gdt.base = entry->gdt_gpa;
 	s.gdt.limit = (uint16_t)(entry->gdt_bytes - 1);
-	s.cr0 = 0x80000011; /* PG, ET, PE */
-	s.cr3 = entry->cr3;
-	s.cr4 = 0x20;	/* PAE */
-	s.efer = 0x500; /* LMA, LME */
+	s.cr0 = 0x11; /* ET, PE */
+	if (!entry->bits32) {
+		s.cr0 |= 0x80000000; /* PG */
+		s.cr3 = entry->cr3;
+		s.cr4 = 0x20;	/* PAE */
+		s.efer = 0x500; /* LMA, LME */
+	}
 	if (ioctl(fd, KVM_SET_SREGS, &s) < 0)
 		return fail(-errno, "kvm: KVM_SET_SREGS: %s", strerror(errno));
 	if (ioctl(fd, KVM_SET_REGS, &r) < 0)
@@ -420,7 +428,7 @@ int hv_vcpus_set_entry(struct hv_vcpus *vcpus, const struct hv_entry *entry)
 
 /* --- tables and saved state -------------------------------------------------------------------- */
 
-int hv_vcpus_offered(int kvm_fd, unsigned cpus, const struct cpu_table *baseline,
+int hv_vcpus_offered(int kvm_fd, unsigned cpus, const struct cpu_table *baseline, bool nested,
 		     struct cpu_table *out)
 {
 	cleanup_free struct hv_cpuid *host = xmalloc(sizeof(*host)),
@@ -431,7 +439,7 @@ int hv_vcpus_offered(int kvm_fd, unsigned cpus, const struct cpu_table *baseline
 	memset(out, 0, sizeof(*out));
 	if (rc)
 		return rc;
-	hv_cpuid_for(host, shown, 0, cpus);
+	hv_cpuid_for(host, shown, 0, cpus, nested);
 	rc = hv_cpuid_table(shown, out);
 	if (!rc && !hv_msr_get(kvm_fd, HV_MSR_ARCH_CAPABILITIES, &value) && value)
 		rc = cpu_table_set_msr(out, HV_MSR_ARCH_CAPABILITIES, value);
@@ -461,6 +469,17 @@ static struct hv_vcpu_state state_of(const struct vcpu *vcpu)
 	};
 }
 
+int hv_vcpus_can_save(struct hv_vcpus *vcpus)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; i < vcpus->n && !rc; i++) {
+		struct hv_vcpu_state v = state_of(&vcpus->vcpu[i]);
+		rc = hv_vcpu_can_save(&v);
+	}
+	return rc;
+}
+
 int hv_vcpus_save(struct hv_vcpus *vcpus, struct hv_state_writer *w)
 {
 	int rc = 0;
@@ -480,7 +499,7 @@ int hv_vcpus_load(struct hv_vcpus *vcpus, struct hv_state_reader *r, uint64_t el
 
 	for (unsigned i = 0; i < vcpus->n && !rc; i++) {
 		struct hv_vcpu_state v = state_of(&vcpus->vcpu[i]);
-		hv_cpuid_for(host, shown, i, vcpus->n);
+		hv_cpuid_for(host, shown, i, vcpus->n, vcpus->nested);
 		rc = hv_vcpu_load(&v, r, shown, elapsed_ns);
 		vcpus->vcpu[i].cpuid = v.cpuid;
 	}

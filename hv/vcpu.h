@@ -44,16 +44,19 @@ struct hv_vcpu_ops {
 };
 
 /*
- * The threads exist, stopped with HV_STOP_PAUSE. `baseline`: they are to show no more than this;
- * NULL: all that the host can.
+ * The threads exist, stopped with HV_STOP_PAUSE; the first stands at the reset vector, the others wait
+ * for SIPI. `baseline`: they are to show no more than this; NULL: all that the host can. `nested`: the
+ * guest may run guests.
  */
 int hv_vcpus_create(struct hv_vcpus **out, struct hv_kvm *kvm, unsigned cpus,
-		    const struct cpu_table *baseline, const struct hv_vcpu_ops *ops, void *opaque);
+		    const struct cpu_table *baseline, bool nested, const struct hv_vcpu_ops *ops,
+		    void *opaque);
 /* Stops and ends the threads. */
 void hv_vcpus_destroy(struct hv_vcpus *vcpus);
 
-/* How the first processor starts: in long mode, flat, interrupts off. The others wait for SIPI. */
+/* How the first processor starts instead: flat, interrupts off, in long mode or in protected mode. */
 struct hv_entry {
+	bool bits32; /* protected mode, without paging */
 	uint64_t rip, rsi, rsp;
 	uint64_t cr3;
 	uint64_t gdt_gpa; /* selector 0x10: code, 0x18: data */
@@ -62,11 +65,12 @@ struct hv_entry {
 int hv_vcpus_set_entry(struct hv_vcpus *vcpus, const struct hv_entry *entry);
 
 /* What such processors show their guest, and what these do; `out` is cleared. */
-int hv_vcpus_offered(int kvm_fd, unsigned cpus, const struct cpu_table *baseline,
+int hv_vcpus_offered(int kvm_fd, unsigned cpus, const struct cpu_table *baseline, bool nested,
 		     struct cpu_table *out);
 int hv_vcpus_table(struct hv_vcpus *vcpus, struct cpu_table *out);
 
 /* Saved state, in place of hv_vcpus_set_entry; see hv/vcpu_state.h. They stand still. */
+int hv_vcpus_can_save(struct hv_vcpus *vcpus);
 int hv_vcpus_save(struct hv_vcpus *vcpus, struct hv_state_writer *w);
 int hv_vcpus_load(struct hv_vcpus *vcpus, struct hv_state_reader *r, uint64_t elapsed_ns);
 

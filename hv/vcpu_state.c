@@ -31,6 +31,7 @@
 #include "hv/msrs.h"
 #include "hv/state.h"
 
+#define EFER_SVME	  (1u << 12)
 #define XSAVE_MIN	  4096
 #define XSAVE_MAX	  (64 * KiB)
 #define LVT_TIMER	  0x320 /* in the APIC's page */
@@ -94,26 +95,34 @@ static unsigned xsave_bytes(const struct hv_vcpu_state *v)
 }
 
 /*
- * Nested virtualisation is hidden from guests, so there is no such guest; one that was let run one
- * must not be moved in the middle of it: on AMD the kernel's documentation says so, elsewhere its
- * state is not in our sections.
+ * A guest that has guests of its own is not moved. On AMD Linux says that it must not be once it has
+ * started one (Documentation/virt/kvm/x86/running-nested-guests.rst); elsewhere their state is in none
+ * of our sections. A Linux guest switches SVM or VMX on with its first guest, and off with the last.
  */
-static int check_nested(const struct hv_vcpu_state *v)
+int hv_vcpu_can_save(const struct hv_vcpu_state *v)
 {
 	int n = ioctl(hv_kvm_vm_fd(v->kvm), KVM_CHECK_EXTENSION, KVM_CAP_NESTED_STATE);
+	struct kvm_sregs sregs;
 
 	if (n < (int)sizeof(struct kvm_nested_state))
 		return 0;
 	cleanup_free struct kvm_nested_state *nested = xcalloc(1, (size_t)n);
 	nested->size = (uint32_t)n;
-	if (ioctl(v->fd, KVM_GET_NESTED_STATE, nested) < 0)
-		return fail(-errno, "kvm: vcpu %u: KVM_GET_NESTED_STATE: %s", v->index,
+	if (ioctl(v->fd, KVM_GET_NESTED_STATE, nested) < 0 ||
+	    ioctl(v->fd, KVM_GET_SREGS, &sregs) < 0)
+		return fail(-errno, "kvm: vcpu %u: its nested state: %s", v->index,
 			    strerror(errno));
-	if (nested->flags & KVM_STATE_NESTED_GUEST_MODE)
+	if (nested->flags & KVM_STATE_NESTED_GUEST_MODE || sregs.efer & EFER_SVME ||
+	    (nested->format == KVM_STATE_NESTED_FORMAT_VMX &&
+	     nested->hdr.vmx.vmxon_pa != UINT64_MAX))
 		return fail(-EBUSY,
-			    "vcpu %u: the guest runs a virtual machine of its own at this "
-			    "moment and cannot be saved; stop that first",
-			    v->index);
+			    "vcpu %u: the guest runs virtual machines of its own, which cannot be "
+			    "moved or saved with it%s; stop them first, or stop the vm and start "
+			    "it elsewhere",
+			    v->index,
+			    nested->format == KVM_STATE_NESTED_FORMAT_SVM
+				    ? " (on AMD no Linux kernel can do that safely)"
+				    : "");
 	return 0;
 }
 
@@ -186,7 +195,7 @@ static int save_msrs(const struct hv_vcpu_state *v, const struct parts *p,
 int hv_vcpu_save(const struct hv_vcpu_state *v, struct hv_state_writer *w)
 {
 	cleanup_free struct parts *p = xcalloc(1, sizeof(*p));
-	int rc = check_nested(v);
+	int rc = hv_vcpu_can_save(v);
 
 	for (unsigned i = MP_STATE; i <= LAPIC && !rc; i++)
 		rc = get_part(v, p, i);

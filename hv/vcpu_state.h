@@ -20,7 +20,9 @@ struct hv_vcpu_state {
 	struct hv_cpuid *cpuid; /* its leaves; a load frees and replaces them */
 };
 
-/* Section "vcpu". -EBUSY: the guest runs a guest of its own at this moment. */
+/* -EBUSY, in words: the guest has guests of its own at this moment. It stands still. */
+int hv_vcpu_can_save(const struct hv_vcpu_state *v);
+/* Section "vcpu"; -EBUSY as above. */
 int hv_vcpu_save(const struct hv_vcpu_state *v, struct hv_state_writer *w);
 /*
  * `host`: what this host would show the processor; -ENOTSUP names what the saved one has beyond it.

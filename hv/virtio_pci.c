@@ -23,18 +23,17 @@
 #include "hv/state.h"
 #include "hv/virtio.h"
 
-#define NOTIFY_BAR    0
-#define NOTIFY_BYTES  4
-#define MEMORY_BAR    1
-#define MEMORY_BYTES  0x8000
-#define COMMON_AT     0x0000 /* in the memory BAR; each part has a page */
-#define ISR_AT	      0x1000
-#define DEVICE_AT     0x2000
-#define DEVICE_BYTES  0x1000
-#define MMIO_NOTIFY   0x3000
-#define NOTIFY_STRIDE 4
-#define MSIX_AT	      0x4000
-#define COMMON_BYTES  0x38 /* struct virtio_pci_common_cfg */
+#define NOTIFY_BAR   0
+#define NOTIFY_BYTES 4
+#define MEMORY_BAR   1
+#define MEMORY_BYTES 0x8000
+#define COMMON_AT    0x0000 /* in the memory BAR; each part has a page */
+#define ISR_AT	     0x1000
+#define DEVICE_AT    0x2000
+#define DEVICE_BYTES 0x1000
+#define MMIO_NOTIFY  0x3000
+#define MSIX_AT	     0x4000
+#define COMMON_BYTES 0x38 /* struct virtio_pci_common_cfg */
 
 struct hv_virtio_pci {
 	struct hv_pci_function function; /* first: callbacks get it */
@@ -89,8 +88,7 @@ static void connect_kicks(struct hv_virtio_pci *p, unsigned bar, uint64_t addres
 		if (bar == NOTIFY_BAR)
 			hv_kvm_ioeventfd(p->kvm, fd, true, address, (int)i, on);
 		else
-			hv_kvm_ioeventfd(p->kvm, fd, false,
-					 address + MMIO_NOTIFY + i * NOTIFY_STRIDE, -1, on);
+			hv_kvm_ioeventfd(p->kvm, fd, false, address + MMIO_NOTIFY, (int)i, on);
 	}
 }
 
@@ -368,8 +366,8 @@ static void memory_write(void *opaque, uint64_t offset, unsigned size, uint64_t 
 		if (p->dev->ops->config_write)
 			p->dev->ops->config_write(p->dev, (uint32_t)(offset - DEVICE_AT), value,
 						  size);
-	} else if (offset >= MMIO_NOTIFY && offset < MSIX_AT) {
-		kick(p, (offset - MMIO_NOTIFY) / NOTIFY_STRIDE);
+	} else if (offset == MMIO_NOTIFY) {
+		kick(p, value & 0xffff);
 	} else if (offset >= MSIX_AT && offset < MSIX_AT + HV_MSIX_TABLE_BYTES) {
 		hv_msix_write(&p->msix, offset - MSIX_AT, size, value);
 		update_interrupts(p);
@@ -465,14 +463,15 @@ static unsigned add_cap(struct hv_virtio_pci *p, uint8_t type, unsigned bar, uin
 
 static void add_caps(struct hv_virtio_pci *p)
 {
-	unsigned queues = p->dev->queues_n;
-
+	/*
+	 * The same multiplier for both ways to notify: SeaBIOS takes the first one's address and the last
+	 * one's multiplier.
+	 */
 	add_cap(p, VIRTIO_PCI_CAP_NOTIFY_CFG, NOTIFY_BAR, 0, NOTIFY_BYTES, 0, 20);
 	add_cap(p, VIRTIO_PCI_CAP_COMMON_CFG, MEMORY_BAR, COMMON_AT, COMMON_BYTES, 0, 16);
 	add_cap(p, VIRTIO_PCI_CAP_ISR_CFG, MEMORY_BAR, ISR_AT, 4, 0, 16);
 	add_cap(p, VIRTIO_PCI_CAP_DEVICE_CFG, MEMORY_BAR, DEVICE_AT, DEVICE_BYTES, 0, 16);
-	add_cap(p, VIRTIO_PCI_CAP_NOTIFY_CFG, MEMORY_BAR, MMIO_NOTIFY, queues * NOTIFY_STRIDE,
-		NOTIFY_STRIDE, 20);
+	add_cap(p, VIRTIO_PCI_CAP_NOTIFY_CFG, MEMORY_BAR, MMIO_NOTIFY, NOTIFY_BYTES, 0, 20);
 	p->cfg_cap = add_cap(p, VIRTIO_PCI_CAP_PCI_CFG, 0, 0, 0, 0, 20);
 	p->function.writable[p->cfg_cap + offsetof(struct virtio_pci_cap, bar)] = 0xff;
 	memset(p->function.writable + p->cfg_cap + offsetof(struct virtio_pci_cap, offset), 0xff,

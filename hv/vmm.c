@@ -38,6 +38,7 @@ enum post {
 	POST_FROZEN = 32,
 	POST_VHOST = 64,
 	POST_DROPPED = 128,
+	POST_WATCHDOG = 256,
 };
 
 static void post(struct hv_vmm *vmm, enum post bit)
@@ -64,6 +65,14 @@ static void machine_panicked(void *opaque)
 
 	vmm->panicked = true;
 	post(vmm, POST_PANICKED);
+}
+
+static void machine_watchdog(void *opaque)
+{
+	struct hv_vmm *vmm = opaque;
+
+	vmm->watchdog_ran_out = true;
+	post(vmm, POST_WATCHDOG);
 }
 
 static void machine_power_off(void *opaque)
@@ -94,6 +103,7 @@ static void machine_crashed(void *opaque, const char *why)
 static const struct hv_machine_ops machine_ops = {
 	.console = machine_console,
 	.panicked = machine_panicked,
+	.watchdog = machine_watchdog,
 	.power_off = machine_power_off,
 	.reset = machine_reset,
 	.frozen = machine_frozen,
@@ -232,6 +242,8 @@ int hv_vmm_create_machine(struct hv_vmm *vmm, struct hv_state_reader *state, uin
 		.lease = vmm->lease,
 		.config = &vmm->config,
 		.baseline = vmm->baseline,
+		.options = &vmm->options,
+		.watchdog_ran_out = vmm->watchdog_ran_out,
 		.state = state,
 		.elapsed_ns = elapsed_ns,
 		.vhost = vmm->vhost,
@@ -245,7 +257,7 @@ int hv_vmm_create_machine(struct hv_vmm *vmm, struct hv_state_reader *state, uin
 
 	vmm->start_ns = clock_boot_ns();
 	vmm->first_output_ns = 0;
-	vmm->panicked = false;
+	vmm->panicked = vmm->watchdog_ran_out = false;
 	int rc = hv_machine_create(&machine, &config);
 	if (rc)
 		return rc;
@@ -318,6 +330,9 @@ void hv_vmm_turn(struct hv_vmm *vmm)
 	unsigned bits = atomic_exchange(&vmm->posted, 0);
 	if (bits & POST_PANICKED)
 		tell(vmm, VMCTL_EVENT_PANICKED, 0, "");
+	if (bits & POST_WATCHDOG)
+		tell(vmm, VMCTL_EVENT_WATCHDOG, 0,
+		     vmm->options.watchdog == VMCTL_WATCHDOG_RESET ? "the guest is reset" : "");
 	if (bits & POST_CRASHED)
 		on_crash(vmm);
 	if (bits & POST_POWER_OFF && hv_vmm_alive(vmm)) {
@@ -384,6 +399,15 @@ int hv_vmm_configure(struct hv_vmm *vmm, const struct vmctl_config *config)
 	if (rc)
 		return rc;
 	vmm->state = VMCTL_STATE_CONFIGURED;
+	return 0;
+}
+
+/* Its processor table is what GET_CPU says from now on. */
+int hv_vmm_set_machine(struct hv_vmm *vmm, const struct vmctl_machine *options)
+{
+	if (vmm->machine || vmm->start_waits)
+		return fail(-EBUSY, "vm: what is in its machine is said before it starts");
+	vmm->options = *options;
 	return 0;
 }
 
@@ -539,7 +563,8 @@ void hv_vmm_status(struct hv_vmm *vmm, struct vmctl_status *out)
 {
 	*out = (struct vmctl_status){
 		.version = VMCTL_VERSION,
-		.features = VMCTL_F_STATE | VMCTL_F_NET | VMCTL_F_BALLOON | VMCTL_F_AGENT,
+		.features = VMCTL_F_STATE | VMCTL_F_NET | VMCTL_F_BALLOON | VMCTL_F_AGENT |
+			    VMCTL_F_FIRMWARE | VMCTL_F_WATCHDOG,
 		.state = vmm->state,
 		.pid = (uint32_t)getpid(),
 		.boots = vmm->boots,

@@ -37,6 +37,7 @@ int hv_vmm_watch(struct hv_vmm *vmm);
 
 /* Requests; each 0 or -errno with words. */
 int hv_vmm_configure(struct hv_vmm *vmm, const struct vmctl_config *config);
+int hv_vmm_set_machine(struct hv_vmm *vmm, const struct vmctl_machine *options);
 /* 1: waits for back-ends, ops->started tells the end of it. */
 int hv_vmm_start(struct hv_vmm *vmm);
 int hv_vmm_pause(struct hv_vmm *vmm);
@@ -47,6 +48,8 @@ int hv_vmm_log_sync(struct hv_vmm *vmm);
 int hv_vmm_log_stop(struct hv_vmm *vmm);
 /* 0: *bytes are written; 1: waits for back-ends, ops->saved tells the end of it. */
 int hv_vmm_save(struct hv_vmm *vmm, int fd, uint32_t *bytes);
+/* -EBUSY in words: not now. */
+int hv_vmm_can_save(struct hv_vmm *vmm);
 int hv_vmm_load(struct hv_vmm *vmm, int fd, const struct vmctl_load *how);
 int hv_vmm_get_cpu(struct hv_vmm *vmm, struct cpu_table *out);
 int hv_vmm_set_cpu(struct hv_vmm *vmm, const struct cpu_table *baseline);

@@ -39,6 +39,7 @@ struct hv_vmm {
 	bool save_waits;			    /* for back-ends to give rings back */
 	int save_fd;				    /* of the SAVE that waits, -1: none */
 	struct cpu_table *baseline;		    /* NULL: none was set */
+	struct vmctl_machine options;
 	bool resetting;		 /* the processors are stopped, rings are on their way back */
 	bool machine_ends;	 /* to be taken apart as soon as no back-end has rings */
 	uint64_t balloon_target; /* of SET_BALLOON, for the next machine too; 0: none was said */
@@ -53,6 +54,7 @@ struct hv_vmm {
 	struct hv_console console;
 	uint64_t first_output_ns;
 	bool panicked;
+	bool watchdog_ran_out; /* in this boot, or in the one before */
 	char crash[VMCTL_TEXT_MAX + 1];
 	char drop_why[VMCTL_TEXT_MAX + 1];
 	unsigned drop_device;

@@ -108,6 +108,23 @@ static int suspend_devices(struct hv_vmm *vmm)
 	return rc ? rc : rings_back(vmm);
 }
 
+/* A processor that runs cannot be asked: it stands still for a moment. */
+int hv_vmm_can_save(struct hv_vmm *vmm)
+{
+	struct err_info why;
+	int rc = hv_vmm_need_machine(vmm);
+
+	if (rc)
+		return rc;
+	hv_machine_pause(vmm->machine);
+	rc = hv_machine_can_save(vmm->machine);
+	err_save(&why, rc);
+	/* Should the lease have ended meanwhile, that is heard of elsewhere. */
+	if (vmm->state == VMCTL_STATE_RUNNING)
+		(void)hv_machine_resume(vmm->machine);
+	return err_restore(&why);
+}
+
 int hv_vmm_save(struct hv_vmm *vmm, int fd, uint32_t *bytes)
 {
 	int rc = 0;
@@ -248,7 +265,8 @@ int hv_vmm_get_cpu(struct hv_vmm *vmm, struct cpu_table *out)
 {
 	if (vmm->machine)
 		return hv_machine_cpu_table(vmm->machine, out);
-	return hv_vcpus_offered(vmm->kvm_fd, MAX(vmm->config.cpus, 1u), vmm->baseline, out);
+	return hv_vcpus_offered(vmm->kvm_fd, MAX(vmm->config.cpus, 1u), vmm->baseline,
+				vmm->options.nested, out);
 }
 
 int hv_vmm_set_cpu(struct hv_vmm *vmm, const struct cpu_table *baseline)
@@ -258,7 +276,8 @@ int hv_vmm_set_cpu(struct hv_vmm *vmm, const struct cpu_table *baseline)
 	if (vmm->state != VMCTL_STATE_CONFIGURED || vmm->start_waits)
 		return fail(-EBUSY, "vm: it is %s; its processor is chosen before it starts",
 			    vmctl_state_name(vmm->state));
-	int rc = hv_vcpus_offered(vmm->kvm_fd, vmm->config.cpus, baseline, offered);
+	int rc = hv_vcpus_offered(vmm->kvm_fd, vmm->config.cpus, baseline, vmm->options.nested,
+				  offered);
 	if (rc)
 		return rc;
 	if (!vmm->baseline)

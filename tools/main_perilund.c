@@ -37,13 +37,24 @@ static const char usage[] =
 	"                     " SYSTEM_RUN "/api.sock, for root and group perilune)\n"
 	"  --vmm FILE         perilune-vmm, if it lies elsewhere\n"
 	"  --kvm FILE         what it gets as /dev/kvm, for a monitor that needs none\n"
+	"  --firmware FILE    for VMs that boot from their disk (default Debian's seabios)\n"
 	"  -v, -q             more talk, less talk\n"
 	"  --help, --version\n"
 	"\n"
 	"example: perilund --state /tmp/h1 --name h1 &\n"
 	"         perilune --connect /tmp/h1 status\n";
 
-enum { OPT_STATE = 256, OPT_NAME, OPT_LISTEN, OPT_API, OPT_VMM, OPT_KVM, OPT_HELP, OPT_VERSION };
+enum {
+	OPT_STATE = 256,
+	OPT_NAME,
+	OPT_LISTEN,
+	OPT_API,
+	OPT_VMM,
+	OPT_KVM,
+	OPT_FIRMWARE,
+	OPT_HELP,
+	OPT_VERSION
+};
 
 static const struct option long_options[] = {
 	{"state", required_argument, NULL, OPT_STATE},
@@ -52,6 +63,7 @@ static const struct option long_options[] = {
 	{"api", required_argument, NULL, OPT_API},
 	{"vmm", required_argument, NULL, OPT_VMM},
 	{"kvm", required_argument, NULL, OPT_KVM},
+	{"firmware", required_argument, NULL, OPT_FIRMWARE},
 	{"help", no_argument, NULL, OPT_HELP},
 	{"version", no_argument, NULL, OPT_VERSION},
 	{NULL, 0, NULL, 0},
@@ -81,6 +93,9 @@ static int parse(int argc, char **argv, struct host_options *o)
 			break;
 		case OPT_KVM:
 			o->kvm = optarg;
+			break;
+		case OPT_FIRMWARE:
+			o->firmware = optarg;
 			break;
 		case 'v':
 			log_set_level(LOG_DEBUG);

@@ -175,6 +175,13 @@ static const struct cli_option create_options[] = {
 	{"kernel", CLI_FILE, "F", "a Linux kernel (bzImage), copied beside the VM", false},
 	{"initrd", CLI_FILE, "F", "its initial RAM disk, copied too", false},
 	{"append", CLI_TEXT, "STR", "the kernel's command line", false},
+	{"boot", CLI_TEXT, "HOW",
+	 "disk: from its first disk, by the boot loader that is on it; kernel: by --kernel", false},
+	{"nested", CLI_TEXT, "on|off", "its guest may run guests of its own (off)", false},
+	{"watchdog", CLI_TEXT, "WHAT",
+	 "what happens when the guest's watchdog runs out: reset, report, or off: it has none"
+	 " (reset)",
+	 false},
 	{NULL, CLI_FLAG, NULL, NULL, false},
 };
 

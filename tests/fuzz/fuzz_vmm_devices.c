@@ -90,6 +90,7 @@ static void step(struct machine *m, int *daemon, const uint8_t *r)
 	case 6:
 		hv_serial_input(m->serial, r + 6, 8);
 		hv_power_button(m->power);
+		hv_watchdog_tick(m->watchdog);
 		break;
 	case 7:
 		serve(m, value);

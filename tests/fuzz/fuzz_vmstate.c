@@ -27,6 +27,8 @@ static bool load_all(struct machine *m, struct hv_state_reader *r)
 	bad += hv_serial_load(m->serial, r) != 0;
 	bad += hv_rtc_load(m->rtc, r) != 0;
 	bad += hv_pvpanic_load(m->pvpanic, r) != 0;
+	bad += hv_state_count(r, "watchdog") && hv_watchdog_load(m->watchdog, r);
+	bad += hv_state_count(r, "fwcfg") && hv_fwcfg_load(m->fwcfg, r);
 	for (unsigned i = 0; i < MACHINE_DEVICES; i++)
 		bad += hv_virtio_pci_load(m->transport[i], i, r) != 0;
 	bad += hv_rng_load(m->rng, MACHINE_RNG, r) != 0;
@@ -43,6 +45,8 @@ static void save_all(struct machine *m, struct hv_state_writer *w)
 	hv_serial_save(m->serial, w);
 	hv_rtc_save(m->rtc, w);
 	hv_pvpanic_save(m->pvpanic, w);
+	hv_watchdog_save(m->watchdog, w);
+	hv_fwcfg_save(m->fwcfg, w);
 	for (unsigned i = 0; i < MACHINE_DEVICES; i++)
 		hv_virtio_pci_save(m->transport[i], i, w);
 	hv_rng_save(m->rng, MACHINE_RNG, w);

@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/vmctl.h"
+#include "hv/acpi.h"
 #include "hv/kvm.h"
 
 /* --- in KVM's place ------------------------------------------------------------------------------ */
@@ -95,6 +96,16 @@ struct machine *machine_get(void)
 	return &m;
 }
 
+static void make_firmware(struct machine *m)
+{
+	static struct hv_acpi acpi;
+
+	MUST(!hv_watchdog_create(&m->watchdog, &m->ports, false, nothing, NULL));
+	hv_acpi_build(&acpi, 1, true);
+	hv_fwcfg_create(&m->fwcfg, &m->ports, 1);
+	hv_fwcfg_fill(m->fwcfg, MACHINE_MEMORY, &acpi, "disk");
+}
+
 void machine_make(struct machine *m)
 {
 	pthread_mutex_lock(&m->lock);
@@ -106,6 +117,7 @@ void machine_make(struct machine *m)
 	hv_serial_create(&m->serial, &m->ports, NULL, output, NULL);
 	hv_rtc_create(&m->rtc, &m->ports, MACHINE_MEMORY, 1);
 	hv_pvpanic_create(&m->pvpanic, m->pci, 2, nothing, NULL);
+	make_firmware(m);
 	hv_rng_create(&m->rng, m->gmem, 64);
 	hv_balloon_create(&m->balloon, m->gmem, 64);
 	m->virtio[MACHINE_RNG] = hv_rng_device(m->rng);
@@ -124,6 +136,8 @@ void machine_unmake(struct machine *m)
 		hv_virtio_pci_destroy(m->transport[i]);
 	hv_balloon_destroy(m->balloon);
 	hv_rng_destroy(m->rng);
+	hv_fwcfg_destroy(m->fwcfg);
+	hv_watchdog_destroy(m->watchdog);
 	hv_pvpanic_destroy(m->pvpanic);
 	hv_rtc_destroy(m->rtc);
 	hv_serial_destroy(m->serial);

@@ -12,6 +12,7 @@
 #include "hv/agent.h"
 #include "hv/balloon.h"
 #include "hv/bus.h"
+#include "hv/fwcfg.h"
 #include "hv/gmem.h"
 #include "hv/pci.h"
 #include "hv/power.h"
@@ -22,6 +23,7 @@
 #include "hv/state.h"
 #include "hv/vhost.h"
 #include "hv/virtio_pci.h"
+#include "hv/watchdog.h"
 
 #define MACHINE_MEMORY (2 * MiB)
 
@@ -43,6 +45,8 @@ struct machine {
 	struct hv_serial *serial;
 	struct hv_rtc *rtc;
 	struct hv_pvpanic *pvpanic;
+	struct hv_watchdog *watchdog;
+	struct hv_fwcfg *fwcfg;
 	struct hv_rng *rng;
 	struct hv_balloon *balloon;
 	struct hv_virtio *virtio[MACHINE_DEVICES];

@@ -4,7 +4,8 @@
  * in the lab, and for people. Console on standard input and output; ends when the guest powers off.
  *
  *	vmm_run --vmm PATH --kernel F [--initrd F] [--append STR] [--memory 256M] [--cpus N]
- *	        [--scsi SOCKET]... [--blk SOCKET]... [--rng] [--once]
+ *	        [--scsi SOCKET]... [--blk SOCKET]... [--rng] [--once] [--nested]
+ *	vmm_run --vmm PATH --firmware F ... boots from the first --scsi disk
  *
  * SIGUSR1 moves the guest to another VMM process, as a migration does: rounds over the log of written
  * pages while it runs, the rest and the state while it stands still; "moved" on standard error. All
@@ -38,8 +39,8 @@
 #include "base/vmctl.h"
 
 struct run {
-	const char *vmm, *kernel, *initrd;
-	bool once;
+	const char *vmm, *kernel, *initrd, *firmware;
+	bool once, nested;
 	struct vmctl_config config;
 	const char *sockets[VMCTL_DEVICES_MAX];
 	int memory_fd;
@@ -100,9 +101,27 @@ static uint64_t open_file(const char *name, int *fd)
 	return (uint64_t)st.st_size;
 }
 
+static void load_firmware(struct run *r)
+{
+	struct vmctl_config *c = &r->config;
+	int fd;
+
+	c->setup_bytes = open_file(r->firmware, &fd);
+	if (c->setup_bytes > VMCTL_FIRMWARE_MAX)
+		die(r->firmware, -EINVAL);
+	c->boot = VMCTL_BOOT_FIRMWARE;
+	c->setup_gpa = MiB - c->setup_bytes;
+	read_at(fd, r->firmware, 0, r->memory + c->setup_gpa, c->setup_bytes);
+	close(fd);
+}
+
 /* As the daemon does before each START. */
 static void load(struct run *r)
 {
+	if (r->firmware) {
+		load_firmware(r);
+		return;
+	}
 	uint8_t head[LINUX_BOOT_HEAD];
 	struct linux_boot_info info;
 	struct linux_boot_place place;
@@ -283,6 +302,8 @@ static void request(struct run *r, enum vmctl_type type)
 	m->type = type;
 	if (type == VMCTL_CONFIG)
 		m->config = r->config;
+	if (type == VMCTL_SET_MACHINE)
+		m->machine = (struct vmctl_machine){r->nested, VMCTL_WATCHDOG_RESET};
 	int rc = vmctl_conn_send(r->conn, m);
 	if (rc)
 		die("request", rc);
@@ -317,6 +338,7 @@ static void hear_event(struct run *r, const struct vmctl_event *e)
 	case VMCTL_EVENT_PANICKED:
 	case VMCTL_EVENT_FROZEN:
 	case VMCTL_EVENT_DEVICE:
+	case VMCTL_EVENT_WATCHDOG:
 		break;
 	}
 }
@@ -542,10 +564,11 @@ static void add_device(struct run *r, enum vmctl_device_kind kind, const char *s
 }
 
 static const struct option options[] = {
-	{"vmm", 1, NULL, 'v'},	  {"kernel", 1, NULL, 'k'}, {"initrd", 1, NULL, 'i'},
-	{"append", 1, NULL, 'a'}, {"memory", 1, NULL, 'm'}, {"cpus", 1, NULL, 'c'},
-	{"scsi", 1, NULL, 's'},	  {"blk", 1, NULL, 'b'},    {"rng", 0, NULL, 'r'},
-	{"once", 0, NULL, 'o'},	  {NULL, 0, NULL, 0},
+	{"vmm", 1, NULL, 'v'},	  {"kernel", 1, NULL, 'k'},   {"initrd", 1, NULL, 'i'},
+	{"append", 1, NULL, 'a'}, {"memory", 1, NULL, 'm'},   {"cpus", 1, NULL, 'c'},
+	{"scsi", 1, NULL, 's'},	  {"blk", 1, NULL, 'b'},      {"rng", 0, NULL, 'r'},
+	{"once", 0, NULL, 'o'},	  {"firmware", 1, NULL, 'f'}, {"nested", 0, NULL, 'n'},
+	{NULL, 0, NULL, 0},
 };
 
 static void parse(struct run *r, int argc, char **argv)
@@ -586,12 +609,18 @@ static void parse(struct run *r, int argc, char **argv)
 		case 'o':
 			r->once = true;
 			break;
+		case 'f':
+			r->firmware = optarg;
+			break;
+		case 'n':
+			r->nested = true;
+			break;
 		default:
 			exit(2);
 		}
 	}
-	if (!r->vmm || !r->kernel)
-		die("--vmm and --kernel are needed", -EINVAL);
+	if (!r->vmm || (!r->kernel && !r->firmware))
+		die("--vmm and --kernel or --firmware are needed", -EINVAL);
 }
 
 int main(int argc, char **argv)
@@ -620,6 +649,7 @@ int main(int argc, char **argv)
 		if (r.sockets[i])
 			join_device(&r, i);
 	}
+	request(&r, VMCTL_SET_MACHINE);
 	request(&r, VMCTL_START);
 	talk(&r);
 }

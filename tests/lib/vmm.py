@@ -14,12 +14,13 @@ BUILD = os.path.join(TOP, os.environ.get('BUILD', 'build'))
 KERNEL_GPA, SETUP_GPA = 0x100000, 0x10000
 MiB = 1 << 20
 LEASE_NONE = (1 << 64) - 1
+SEABIOS = '/usr/share/seabios/bios-256k.bin'
 
 HELLO, CONFIG, START, PAUSE, RESUME, POWER_BUTTON, RESET, KILL, CONSOLE_INPUT, GET_STATUS = range(1, 11)
 LOG_START, LOG_SYNC, LOG_STOP, SAVE, LOAD, GET_CPU, SET_CPU = range(0x40, 0x47)
-CPU = 0x50
+CPU, SET_MACHINE, CAN_SAVE = 0x50, 0x78, 0x79
 READY, STATUS, EVENT, CONSOLE_OUTPUT, REPLY = range(32, 37)
-EV_POWERED_OFF, EV_RESET, EV_PANICKED, EV_CRASHED, EV_FROZEN, EV_DEVICE = range(1, 7)
+EV_POWERED_OFF, EV_RESET, EV_PANICKED, EV_CRASHED, EV_FROZEN, EV_DEVICE, EV_WATCHDOG = range(1, 8)
 NEW, CONFIGURED, RUNNING, PAUSED, FROZEN, ST_RESET, POWERED_OFF, CRASHED = range(1, 9)
 SCSI, BLK, RNG, AGENT = 1, 2, 3, 6
 
@@ -64,9 +65,10 @@ class Gone(Exception):
 
 class Vmm:
     def __init__(self, kernel=None, memory=2 * MiB, cpus=1, devices=(), initrd=b'', cmdline='', lease=LEASE_NONE,
-                 args=(), binary=None, kernel_gpa=KERNEL_GPA, setup=None):
+                 args=(), binary=None, kernel_gpa=KERNEL_GPA, setup=None, firmware=None):
         self.kernel, self.memory, self.cpus, self.devices = kernel, memory, cpus, list(devices)
         self.initrd, self.cmdline, self.kernel_gpa = initrd, cmdline, kernel_gpa
+        self.firmware = firmware    # bytes; cmdline is its boot order then
         self.setup = setup or setup_sectors(max(65536, len(kernel or b'')))
         self.dir = tempfile.TemporaryDirectory(prefix='vmm-')
         self.path = self.dir.name + '/vmm.sock'
@@ -219,6 +221,9 @@ class Vmm:
 
     def load(self):
         """What the daemon does before each START."""
+        if self.firmware:
+            self.mem[MiB - len(self.firmware):MiB] = self.firmware
+            return
         self.mem[SETUP_GPA:SETUP_GPA + len(self.setup)] = self.setup
         self.mem[self.kernel_gpa:self.kernel_gpa + len(self.kernel)] = self.kernel
         self.initrd_gpa = 0
@@ -229,6 +234,10 @@ class Vmm:
 
     def config_body(self):
         cl = self.cmdline.encode()
+        if self.firmware:
+            n = len(self.firmware)
+            return (struct.pack('<IIQQQQQQQII', self.cpus, 2, self.memory, MiB - n, n, 0, 0, 0, 0, len(self.devices), len(cl)) +
+                    b''.join(struct.pack('<HHHH', *d, 0) for d in self.devices) + cl)
         if self.kernel is None:                             # to be loaded
             return (struct.pack('<IIQQQQQQQII', self.cpus, 0, self.memory, 0, 0, 0, 0, 0, 0, len(self.devices), 0) +
                     b''.join(struct.pack('<HHHH', *d, 0) for d in self.devices))
@@ -239,10 +248,13 @@ class Vmm:
     def configure(self):
         if not self.sock:
             self.connect()
-        if self.kernel is not None:
+        if self.kernel is not None or self.firmware:
             self.load()
         err = self.call(CONFIG, self.config_body())
         assert err == 0, f'CONFIG: errno {err}'
+
+    def set_machine(self, nested=False, watchdog=0):
+        return self.call(SET_MACHINE, struct.pack('<II', nested, watchdog))
 
     def start(self):
         err = self.call(START)

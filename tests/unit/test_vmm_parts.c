@@ -100,13 +100,15 @@ static void acpi_tables_lead_to_each_other(void **state)
 	cleanup_fd int fd = memory(2 * MiB, true);
 
 	assert_int_equal(hv_gmem_create(&g, fd), 0);
-	assert_int_equal(hv_acpi_write(g, VMCTL_CPUS_MAX), 0);
+	cleanup_free struct hv_acpi *acpi = xmalloc(sizeof(*acpi));
+	hv_acpi_build(acpi, VMCTL_CPUS_MAX, true);
+	assert_int_equal(hv_acpi_write(g, acpi), 0);
 	const uint8_t *rsdp = hv_gmem_at(g, HV_ACPI_GPA, 36);
 	assert_memory_equal(rsdp, "RSD PTR ", 8);
 	assert_int_equal(sum(rsdp, 20), 0);
 	assert_int_equal(sum(rsdp, 36), 0);
 	const uint8_t *xsdt = table(g, get32(rsdp + 24), "XSDT");
-	assert_int_equal(get32(xsdt + 4), 36 + 2 * 8);
+	assert_int_equal(get32(xsdt + 4), 36 + 3 * 8);
 	const uint8_t *fadt = table(g, get32(xsdt + 36), "FACP");
 	const uint8_t *dsdt = table(g, get32(fadt + 40), "DSDT");
 	assert_int_equal(get32(fadt + 140), get32(fadt + 40)); /* X_DSDT is the same */
@@ -119,6 +121,9 @@ static void acpi_tables_lead_to_each_other(void **state)
 	assert_int_equal(s5 + 6 + ((s5[6] & 0xf) | s5[7] << 4) - dsdt, get32(dsdt + 4));
 	const uint8_t *madt = table(g, get32(xsdt + 44), "APIC");
 	assert_int_equal(get32(madt + 4), 44 + 8 * VMCTL_CPUS_MAX + 12 + 10 + 10 + 6);
+	const uint8_t *wdat = table(g, get32(xsdt + 52), "WDAT");
+	assert_int_equal(get32(wdat + 4), 68 + 9 * 24);
+	assert_int_equal(get32(wdat + 64), 9);
 	hv_gmem_destroy(g);
 }
 

@@ -20,6 +20,7 @@ extern const struct host_verb host_file_verbs[];
 extern const struct host_verb host_vm_verbs[];
 extern const struct host_verb host_maintenance_verbs[];
 extern const struct host_verb host_hotplug_verbs[];
+extern const struct host_verb host_vm_set_verbs[];
 extern const struct host_verb host_status_verbs[];
 
 #endif

@@ -78,8 +78,10 @@ static int take(struct host_vm *vm, struct vmctl_msg *msg)
 	case VMCTL_READY:
 	case VMCTL_STATUS:
 	case VMCTL_CPU:
-	case VMCTL_BALLOON:
 	case VMCTL_NET_TAPS:
+		return 0;
+	case VMCTL_BALLOON:
+		vm_usage_balloon(vm, &msg->balloon);
 		return 0;
 	case VMCTL_HELLO:
 	case VMCTL_CONFIG:
@@ -149,10 +151,12 @@ static int await_ready(struct host_vm *vm, struct vmctl_status *status)
 	else if (rc == 1 && msg->type != VMCTL_READY)
 		rc = fail(-EPROTO, "vm %s: its VMM sends message %u first", vm->name,
 			  (unsigned)msg->type);
-	if (rc == 1)
+	if (rc == 1) {
 		vm->features = msg->status.features;
-	if (rc == 1 && status)
-		*status = msg->status;
+		vm_usage_begin(vm);
+		if (status)
+			*status = msg->status;
+	}
 	free(msg);
 	return rc < 0 ? rc : 0;
 }

@@ -106,19 +106,26 @@ static int take_machine(struct host_call *call, struct vm_def *d, const char *na
 static int take_numbers(struct host_call *call, struct vm_def *d, const char *name)
 {
 	const char *append = host_arg(call, "append");
-	uint64_t cpus;
-	int rc = host_arg_u64(call, "memory", 0, &d->memory);
+	uint64_t cpus, memory;
+	bool said;
+	int rc = host_arg_u64(call, "memory", 0, &memory);
 
+	if (rc == 0)
+		rc = host_arg_u64(call, "memory_max", memory, &d->memory);
 	if (rc == 0)
 		rc = host_arg_u64(call, "cpus", 1, &cpus);
 	if (rc < 0)
 		return rc;
-	if (!d->memory)
+	if (!memory)
 		return fail(-EINVAL, "vm create: --memory is missing");
 	if (cpus > VM_CPUS_MAX)
 		return fail(-EINVAL, "vm %s: %llu CPUs; 1 to %d can be", name,
 			    (unsigned long long)cpus, VM_CPUS_MAX);
 	d->cpus = (unsigned)cpus;
+	vm_share_init(&d->share, memory);
+	rc = vm_share_args(&d->share, call, &said);
+	if (rc < 0)
+		return rc;
 	if (append && str_format(d->append, sizeof(d->append), "%s", append) < 0)
 		return fail(-EINVAL, "vm %s: --append has at most %zu bytes", name,
 			    sizeof(d->append) - 1);

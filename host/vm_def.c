@@ -61,7 +61,7 @@ int vm_def_check(const struct vm_def *d, const char *name)
 		return fail(-EINVAL, "vm %s: to boot from its disk it needs 32M of memory", name);
 	if (d->firmware && d->has_kernel)
 		return fail(-EINVAL, "vm %s: boots from its disk or by --kernel, not both", name);
-	return 0;
+	return vm_share_check(&d->share, d->memory, d->cpus, name);
 }
 
 static const char *const watchdog_names[] = {
@@ -190,6 +190,7 @@ int vm_def_parse(json_t *doc, const char *name, struct vm_def *d)
 	take_text(doc, "created", d->created, sizeof(d->created));
 	d->memory = (uint64_t)json_integer_value(json_object_get(doc, "memory"));
 	d->cpus = (unsigned)json_integer_value(json_object_get(doc, "cpus"));
+	vm_share_parse(&d->share, d->memory, doc);
 	d->has_kernel = json_is_true(json_object_get(doc, "kernel"));
 	d->has_initrd = json_is_true(json_object_get(doc, "initrd"));
 	parse_machine(doc, d);
@@ -277,6 +278,7 @@ json_t *vm_def_record(const struct vm_def *d)
 		json_object_set_new(doc, "boot", json_string("disk"));
 	json_object_set_new(doc, "nested", json_boolean(d->nested));
 	json_object_set_new(doc, "watchdog", json_string(vm_watchdog_name(d->watchdog)));
+	vm_share_record(&d->share, d->memory, doc);
 	if (d->freed)
 		json_object_set(doc, "freed", freed);
 	if (d->nets)
@@ -459,7 +461,7 @@ char *vm_def_disk_name(const struct vm_def_disk *disk, const char *volume)
 
 json_t *vm_def_json(const struct vm_def *d, const char *volume)
 {
-	json_t *disks = json_array(), *attached = json_array();
+	json_t *disks = json_array(), *attached = json_array(), *doc;
 
 	for (unsigned i = 0; i < d->disks; i++) {
 		const struct vm_def_disk *disk = &d->disk[i];
@@ -478,12 +480,14 @@ json_t *vm_def_json(const struct vm_def *d, const char *volume)
 		}
 		json_array_append_new(attached, one);
 	}
-	return json_pack("{s:s, s:I, s:i, s:o, s:o, s:o, s:s, s:s, s:s, s:s, s:b, s:s}", "id",
-			 d->id, "memory", (json_int_t)d->memory, "cpus", (int)d->cpus, "disks",
-			 disks, "attached", attached, "nets", vm_def_nets_json(d, NULL), "append",
-			 d->append, "created", d->created, "policy", "manual", "boot",
-			 d->firmware	 ? "disk"
-			 : d->has_kernel ? "kernel"
-					 : "none",
-			 "nested", d->nested, "watchdog", vm_watchdog_name(d->watchdog));
+	doc = json_pack("{s:s, s:I, s:i, s:o, s:o, s:o, s:s, s:s, s:s, s:s, s:b, s:s}", "id", d->id,
+			"memory", (json_int_t)d->memory, "cpus", (int)d->cpus, "disks", disks,
+			"attached", attached, "nets", vm_def_nets_json(d, NULL), "append",
+			d->append, "created", d->created, "policy", "manual", "boot",
+			d->firmware	? "disk"
+			: d->has_kernel ? "kernel"
+					: "none",
+			"nested", d->nested, "watchdog", vm_watchdog_name(d->watchdog));
+	vm_share_json(&d->share, d->memory, doc);
+	return doc;
 }

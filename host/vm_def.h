@@ -8,6 +8,7 @@
 #include <jansson.h>
 
 #include "base/vmctl.h"
+#include "host/vm_share.h"
 
 struct cfs;
 
@@ -43,8 +44,9 @@ struct vm_def_net {
 };
 
 struct vm_def {
-	char id[40]; /* a uuid's text; never changes */
-	uint64_t memory;
+	char id[40];	 /* a uuid's text; never changes */
+	uint64_t memory; /* its maximum: what the guest sees, the size of its memfd */
+	struct vm_share share;
 	unsigned cpus;
 	unsigned disks;
 	struct vm_def_disk disk[VM_DISKS_MAX];

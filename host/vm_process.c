@@ -233,19 +233,44 @@ static ssize_t read_proc(pid_t pid, const char *what, char *dst, size_t size)
 	return n;
 }
 
+/* The text behind the blank before field `field` of /proc/PID/stat (3 and on), or NULL. */
+static const char *stat_field(char *text, int field)
+{
+	char *p = strrchr(text, ')'); /* the name before it may hold anything */
+
+	for (int at = 2; p && at < field; at++)
+		p = strchr(p + 1, ' ');
+	return p;
+}
+
 int process_start_time(pid_t pid, uint64_t *out)
 {
-	char text[1024], *p;
+	char text[1024];
+	const char *p;
 	unsigned long long start;
 
 	if (read_proc(pid, "stat", text, sizeof(text)) <= 0)
 		return fail(-ESRCH, "process %d: is gone", (int)pid);
-	p = strrchr(text, ')'); /* the name before it may hold anything */
-	for (int field = 2; p && field < 22; field++)
-		p = strchr(p + 1, ' ');
+	p = stat_field(text, 22);
 	if (!p || sscanf(p, "%llu", &start) != 1)
 		return fail(-EIO, "/proc/%d/stat: not understood", (int)pid);
 	*out = start;
+	return 0;
+}
+
+int process_cpu_ns(pid_t pid, uint64_t *out)
+{
+	char text[1024];
+	const char *p;
+	unsigned long long user, system;
+	long hz = sysconf(_SC_CLK_TCK);
+
+	if (read_proc(pid, "stat", text, sizeof(text)) <= 0)
+		return -ESRCH;
+	p = stat_field(text, 14);
+	if (!p || hz <= 0 || sscanf(p, "%llu %llu", &user, &system) != 2)
+		return -EIO;
+	*out = (user + system) * (NS_PER_S / (uint64_t)hz);
 	return 0;
 }
 

@@ -26,6 +26,8 @@ struct process_options {
 int process_start(const struct process_options *options, pid_t *pid, int *pid_fd);
 /* Field 22 of /proc/PID/stat: with the boot, it makes a pid unique. -ESRCH. */
 int process_start_time(pid_t pid, uint64_t *out);
+/* Processor time of all its threads, guest's included. -ESRCH. */
+int process_cpu_ns(pid_t pid, uint64_t *out);
 void process_boot(char dst[40]);
 /* `pid` is a perilune-vmm with this id. */
 bool process_is_vmm(pid_t pid, const char *id);

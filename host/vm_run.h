@@ -20,6 +20,7 @@
 #include "host/vm.h"
 #include "host/vm_console.h"
 #include "host/vm_def.h"
+#include "host/vm_usage.h"
 
 struct blk;
 struct cfs;
@@ -98,7 +99,10 @@ struct host_vm {
 	struct vm_move *move; /* it moves to another host; NULL: it does not */
 	char move_to[64];     /* where to */
 	uint64_t started_ns;
-	char tap[VM_NETS_MAX][16];   /* the interfaces of its network devices; "": none yet */
+	char tap[VM_NETS_MAX][16]; /* the interfaces of its network devices; "": none yet */
+	struct vm_usage usage;	   /* as of the supervisor's last look */
+	uint64_t
+		balance_target; /* bytes of memory at most, since the host lacks some; 0: its own */
 	int client[CONSOLE_CLIENTS]; /* consoles' sockets for the supervisor; -1 */
 
 	int wake_fd;	  /* eventfd: look at ask, killed, client, full, gone, lost */
@@ -132,7 +136,8 @@ struct host_vm {
 	pid_t pid;	     /* 0: no VMM */
 	uint64_t pid_start;  /* field 22 of /proc/PID/stat */
 	struct vmctl_conn *conn;
-	uint64_t features; /* VMCTL_F_..., as its VMM said last */
+	uint64_t features;    /* VMCTL_F_..., as its VMM said last */
+	uint64_t target_told; /* to this VMM, of its balloon; 0: nothing */
 	uint32_t tag;
 	unsigned events; /* bit per enum vmctl_event_kind that came */
 	char event_text[VMCTL_TEXT_MAX + 1];

@@ -49,7 +49,8 @@ static int name_owner(struct host_vm *vm, const char *path, int rc)
 
 /*
  * The definition may have been changed by who held the lock before; that of a guest that runs tells which
- * disks it has, since it may have got and lost some, but is otherwise for its next start.
+ * disks it has, since it may have got and lost some, and its share of the host, but is otherwise for its next
+ * start.
  */
 static int load_def(struct host_vm *vm)
 {
@@ -58,10 +59,13 @@ static int load_def(struct host_vm *vm)
 
 	if (rc == 0) {
 		pthread_mutex_lock(&vm->lock);
-		if (vm->adopt)
+		if (vm->adopt) {
 			vm_def_take_disks(&vm->def, def);
-		else
+			if (vm->def.memory == def->memory)
+				vm->def.share = def->share;
+		} else {
 			vm->def = *def;
+		}
 		pthread_mutex_unlock(&vm->lock);
 	}
 	free(def);

@@ -385,6 +385,8 @@ static int turn(struct host_vm *vm, bool *let_go)
 		reconnect_disks(vm);
 	if (rc == GO_ON)
 		rc = handle_pauses(vm);
+	if (rc == GO_ON)
+		vm_usage_turn(vm);
 	return rc;
 }
 

@@ -151,6 +151,7 @@ static void state_here(struct host_vm *vm, json_t *d)
 	json_object_set_new(d, "started", host_json_time(vm->started_ns));
 	if (why)
 		json_object_set_new(d, "why", json_string(why));
+	vm_usage_json(vm, d);
 	pthread_mutex_lock(&vm->lock);
 	if (vm->move)
 		json_object_set_new(d, "moves_to", json_string(vm->move_to));

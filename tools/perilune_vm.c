@@ -164,6 +164,11 @@ static int start_run(struct cli_call *call)
 static const struct cli_option create_options[] = {
 	{"volume", CLI_TEXT, "V", "the volume it lies on", true},
 	{"memory", CLI_SIZE, "S", "the guest's memory, a multiple of 2M", true},
+	{"memory-max", CLI_SIZE, "S", "what `vm set --memory` can give it later, while it runs",
+	 false},
+	{"memory-reservation", CLI_SIZE, "S",
+	 "what is never taken from it when the host lacks memory (all)", false},
+	{"memory-shares", CLI_SIZE, "N", "1 to 10000: who has few gives memory first (100)", false},
 	{"cpus", CLI_SIZE, "N", "virtual CPUs (1)", false},
 	{"disk", CLI_LIST, "V:/p", "a disk on the same volume; several, in the guest's order",
 	 false},
@@ -193,6 +198,16 @@ static const struct cli_option start_options[] = {
 
 static const struct cli_option delete_options[] = {
 	{"discard-state", CLI_FLAG, NULL, "also one that is saved, with its state", false},
+	{NULL, CLI_FLAG, NULL, NULL, false},
+};
+
+static const struct cli_option set_options[] = {
+	{"memory", CLI_SIZE, "S", "the guest's memory, a multiple of 2M, at most its maximum",
+	 false},
+	{"memory-max", CLI_SIZE, "S", "its maximum; the VM must be off", false},
+	{"memory-reservation", CLI_SIZE, "S",
+	 "what is never taken from it when the host lacks memory", false},
+	{"memory-shares", CLI_SIZE, "N", "1 to 10000: who has few gives memory first", false},
 	{NULL, CLI_FLAG, NULL, NULL, false},
 };
 
@@ -254,6 +269,8 @@ const struct cli_verb cli_vm_verbs[] = {
 	 0, "", NULL},
 	{"vm", "start", "name=VM", "start it on this host; one that is saved goes on where it was",
 	 "perilune vm start web1", start_options, 0, "", start_run},
+	{"vm", "set", "name=VM", "change what it gets of its host, also while it runs",
+	 "perilune vm set web1 --memory 512M", set_options, 0, "", NULL},
 	{"vm", "stop", "name=VM", "press its power button and wait until it is off",
 	 "perilune vm stop web1 --timeout 120", stop_options, 0, "", NULL},
 	{"vm", "kill", "name=VM", "end it at once, as a power cut would", "perilune vm kill web1",

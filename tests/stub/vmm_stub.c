@@ -7,11 +7,13 @@
  * guest runs, so that a second one on whatever "host" of this machine is seen; what must never be is
  * written to DIR/violations. DIR/NAME.log tells when it ran. DIR/weak-cpu-HOST: a processor that lacks something;
  * DIR/no-resume-HOST: as one whose lease is over, RESUME is refused.
+ * DIR/NAME.available: bytes that its guest says it could do without (a half of what it has).
  *
  * The guest obeys its console: r reboots, o powers off, c crashes, 0 to 9 pages a second (times 10^n).
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/virtio_balloon.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -53,6 +55,7 @@ struct stub {
 		int fd[VMCTL_FDS_MAX];
 		unsigned n;
 	} tap[VMCTL_DEVICES_MAX]; /* held, no more; what waits in them is the daemon's to read */
+	uint64_t target;	  /* of its balloon, which is obeyed at once */
 
 	pthread_t thread;
 	pthread_mutex_t lock;
@@ -516,6 +519,39 @@ static void tell_cpu(struct stub *s, uint32_t tag)
 	free(m);
 }
 
+/* --- its balloon ------------------------------------------------------------------------------------- */
+
+static int set_balloon(struct stub *s, uint64_t target)
+{
+	if (target < VMCTL_MEMORY_MIN || target > s->bytes)
+		return fail(-EINVAL, "balloon: %llu bytes", (unsigned long long)target);
+	s->target = target;
+	return 0;
+}
+
+static void tell_balloon(struct stub *s, uint32_t tag)
+{
+	cleanup_free char *path = xasprintf("%s/%s.available", s->dir, s->name);
+	struct vmctl_msg *m = xcalloc(1, sizeof(*m));
+	FILE *f = s->dir[0] ? fopen(path, "re") : NULL;
+	unsigned long long available = s->target / 2;
+
+	if (f && fscanf(f, "%llu", &available) != 1)
+		available = 0;
+	if (f)
+		fclose(f);
+	m->type = VMCTL_BALLOON;
+	m->tag = tag;
+	m->balloon.ready = true;
+	m->balloon.target = s->target;
+	m->balloon.taken = s->bytes - s->target;
+	memset(m->balloon.stat, 0xff, sizeof(m->balloon.stat));
+	m->balloon.stat[VIRTIO_BALLOON_S_MEMTOT] = s->target;
+	m->balloon.stat[VIRTIO_BALLOON_S_AVAIL] = available;
+	send_msg(s, m);
+	free(m);
+}
+
 /* --- the main loop ----------------------------------------------------------------------------------- */
 
 static int configure(struct stub *s, const struct vmctl_config *c)
@@ -599,6 +635,12 @@ static void obey(struct stub *s, const struct vmctl_msg *m)
 		break;
 	case VMCTL_NET_TAKE:
 		give_taps(s, m);
+		return;
+	case VMCTL_SET_BALLOON:
+		rc = set_balloon(s, m->balloon.target);
+		break;
+	case VMCTL_GET_BALLOON:
+		tell_balloon(s, m->tag);
 		return;
 	case VMCTL_CONSOLE_INPUT:
 		typed(s, &m->console);
@@ -774,14 +816,14 @@ int main(int argc, char **argv)
 		fputs("vmm_stub: --memory: at least 16 MiB\n", stderr);
 		return 2;
 	}
-	s.bytes = (uint64_t)st.st_size;
+	s.bytes = s.target = (uint64_t)st.st_size;
 	mem = mmap(NULL, s.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, s.memory_fd, 0);
 	s.lease = mmap(NULL, VMCTL_LEASE_BYTES, PROT_READ, MAP_SHARED,
 		       fd_option(argc, argv, "--lease"), 0);
 	MUST(mem != MAP_FAILED && s.lease != MAP_FAILED);
 	s.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	s.status = (struct vmctl_status){.version = VMCTL_VERSION,
-					 .features = VMCTL_F_STATE | VMCTL_F_NET,
+					 .features = VMCTL_F_STATE | VMCTL_F_NET | VMCTL_F_BALLOON,
 					 .state = VMCTL_STATE_NEW,
 					 .pid = (uint32_t)getpid()};
 	pthread_mutex_init(&s.lock, NULL);

@@ -22,6 +22,7 @@ static struct vm_def *def_new(void)
 	struct vm_def *d = xcalloc(1, sizeof(*d));
 
 	d->memory = 16 * MiB;
+	vm_share_init(&d->share, d->memory);
 	d->cpus = 1;
 	(void)str_format(d->id, sizeof(d->id), "00000000-0000-4000-8000-000000000001");
 	return d;

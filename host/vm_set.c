@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * vm_set.c: `vm set`: what a VM gets of its host, changed in its definition, and at once where it runs. The
+ * definition comes first: a daemon that dies in between is followed by one that reads it.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/err.h"
+#include "base/util.h"
+#include "clusterfs/cfs.h"
+#include "host/daemon.h"
+#include "host/event.h"
+#include "host/verbs.h"
+#include "host/vm_run.h"
+#include "host/vm_share.h"
+#include "host/volume.h"
+
+#define CHANGE_MS 60000 /* it may be starting */
+
+struct change {
+	struct host_call *call;
+	struct host_volume *volume;
+	const char *name;
+	uint64_t memory_max; /* 0: not said */
+};
+
+static int apply(struct change *c, struct vm_def *def)
+{
+	bool changed = c->memory_max != 0;
+	bool all = def->share.memory == def->memory;
+	int rc;
+
+	if (c->memory_max)
+		def->memory = c->memory_max;
+	rc = vm_share_args(&def->share, c->call, &changed);
+	/* One that had all of its maximum has all of the new one, if nothing else is said. */
+	if (c->memory_max && all && !host_arg(c->call, "memory") &&
+	    !json_object_get(c->call->args, "memory"))
+		def->share.memory = def->memory;
+	if (rc == 0 && !changed)
+		rc = fail(-EINVAL, "vm set: nothing to change; see perilune vm set --help");
+	return rc < 0 ? rc : vm_def_check(def, c->name);
+}
+
+/* --- one that runs here ---------------------------------------------------------------------------- */
+
+static int change_running(struct change *c, struct host_vm *vm, struct vm_def *def)
+{
+	int rc;
+
+	vm_get_def(vm, def);
+	if (c->memory_max && c->memory_max != def->memory)
+		return fail(-EBUSY,
+			    "vm %s: runs; its maximum is what its guest was started with, stop it "
+			    "first",
+			    c->name);
+	rc = apply(c, def);
+	if (rc == 0)
+		rc = vm_def_replace(host_volume_fs(vm->volume), vm->name, def);
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&vm->lock);
+	vm->def.share = def->share;
+	pthread_mutex_unlock(&vm->lock);
+	vm_wake(vm);
+	return 0;
+}
+
+static int set_running(struct change *c, struct host_vm *vm)
+{
+	struct vm_def *def;
+	int rc = vm_change_begin(vm, "its share of the host is being changed", false, CHANGE_MS);
+
+	if (rc < 0)
+		return rc;
+	def = xmalloc(sizeof(*def));
+	rc = change_running(c, vm, def);
+	free(def);
+	vm_change_end(vm);
+	return rc;
+}
+
+/* --- one that is off ------------------------------------------------------------------------------- */
+
+static int set_stopped(struct change *c)
+{
+	struct cfs *fs = host_volume_fs(c->volume);
+	struct vm_def *def = xmalloc(sizeof(*def));
+	struct cfs_vm_lock *lock;
+	int rc = vm_hold(c->volume, c->name, &lock);
+
+	if (rc == 0) {
+		rc = vm_def_load(fs, c->name, def);
+		if (rc == 0)
+			rc = apply(c, def);
+		if (rc == 0)
+			rc = vm_def_replace(fs, c->name, def);
+		(void)cfs_vm_unlock(lock);
+	}
+	free(def);
+	return rc;
+}
+
+static int vm_set(struct host_call *call)
+{
+	struct change c = {.call = call};
+	struct host_vm *vm;
+	int rc = host_arg_u64(call, "memory_max", 0, &c.memory_max);
+
+	if (rc == 0)
+		rc = vm_named(call, &c.volume, &c.name);
+	if (rc < 0)
+		return rc;
+	vm = vm_find(call->host->vms, c.volume, c.name);
+	rc = vm ? set_running(&c, vm) : set_stopped(&c);
+	if (vm)
+		vm_put(vm);
+	if (rc == 0)
+		host_event(call->host->events, "vm", c.name, "its share of the host was changed");
+	host_volume_put(c.volume);
+	return rc;
+}
+
+const struct host_verb host_vm_set_verbs[] = {
+	{"vm", "set", HOST_CHANGES, vm_set},
+	{NULL, NULL, 0, NULL},
+};

@@ -19,13 +19,17 @@
 #include "vfs/controller.h"
 
 #define HELLO_MS 5000 /* a VMM answers at once; it may have to wait for a CPU */
-#define DEVICE	 0    /* the SCSI controller in CONFIG's list */
 
-static int connect_socket(struct host_vm *vm, enum vmctl_kind kind, struct vmctl_conn **out)
+/* CONFIG's list, for every VM: its devices but the nets, which come after them. */
+enum device { DEVICE_SCSI, DEVICE_RNG, DEVICE_BALLOON, DEVICE_AGENT, DEVICES };
+
+static int connect_socket(struct host_vm *vm, const struct vmctl_hello *how,
+			  struct vmctl_conn **out)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
-	struct vmctl_msg hello = {.type = VMCTL_HELLO};
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), rc;
+	struct vmctl_msg hello = {.type = VMCTL_HELLO, .hello = *how};
+	/* One whose list of connections is full would have us wait for as long as it likes. */
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), rc;
 
 	(void)str_format(addr.sun_path, sizeof(addr.sun_path), "%s.sock", vm->base);
 	if (fd < 0 || connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
@@ -39,8 +43,6 @@ static int connect_socket(struct host_vm *vm, enum vmctl_kind kind, struct vmctl
 	if (rc < 0)
 		return rc;
 	hello.hello.version = VMCTL_VERSION;
-	hello.hello.kind = kind;
-	hello.hello.device = DEVICE;
 	rc = vmctl_conn_send(*out, &hello);
 	if (rc < 0)
 		vmctl_conn_destroy(*out);
@@ -166,7 +168,7 @@ int vm_connect(struct host_vm *vm, struct vmctl_status *status)
 	int rc;
 
 	vm_disconnect(vm);
-	rc = connect_socket(vm, VMCTL_KIND_CONTROL, &vm->conn);
+	rc = connect_socket(vm, &(struct vmctl_hello){.kind = VMCTL_KIND_CONTROL}, &vm->conn);
 	if (rc < 0) {
 		vm->conn = NULL;
 		return rc;
@@ -258,19 +260,34 @@ void vm_say_console(struct host_vm *vm, const uint8_t *data, size_t n)
 	free(msg);
 }
 
-int vm_connect_disks(struct host_vm *vm)
+/* A connection that is for something else after its HELLO; its socket, or -errno. */
+static int connect_raw(struct host_vm *vm, const struct vmctl_hello *how)
 {
 	struct vmctl_conn *conn;
-	int rc = connect_socket(vm, VMCTL_KIND_VHOST_USER, &conn), fd;
+	int rc = connect_socket(vm, how, &conn), fd;
 
 	if (rc < 0)
 		return rc;
 	fd = vmctl_conn_detach(conn);
-	if (fd < 0) {
+	if (fd < 0)
 		vmctl_conn_destroy(conn);
-		return fd;
-	}
-	return controller_serve(vm->controller, fd); /* takes it, also when it fails */
+	return fd;
+}
+
+int vm_connect_disks(struct host_vm *vm)
+{
+	int fd = connect_raw(
+		vm, &(struct vmctl_hello){.kind = VMCTL_KIND_VHOST_USER, .device = DEVICE_SCSI});
+
+	return fd < 0 ? fd
+		      : controller_serve(vm->controller, fd); /* takes it, also when it fails */
+}
+
+int vm_connect_agent(struct host_vm *vm, bool thaws)
+{
+	return connect_raw(vm, &(struct vmctl_hello){.kind = VMCTL_KIND_AGENT,
+						     .device = DEVICE_AGENT,
+						     .features = thaws ? VMCTL_HELLO_THAWS : 0});
 }
 
 /* A VMM that does not know of it is an older release's, adopted with its guest: then it has to do without. */
@@ -309,16 +326,18 @@ int vm_configure(struct host_vm *vm, struct vmctl_config *config)
 	msg->config = *config;
 	msg->config.cpus = vm->def.cpus;
 	msg->config.memory_bytes = vm->def.memory;
-	msg->config.devices_n = 3;
-	msg->config.devices[DEVICE] = (struct vmctl_device){
+	msg->config.devices_n = DEVICES;
+	msg->config.devices[DEVICE_SCSI] = (struct vmctl_device){
 		.kind = VMCTL_DEVICE_SCSI,
 		.queues = (uint16_t)MIN(vm->def.cpus, VM_QUEUES_MAX),
 		.queue_size = VM_QUEUE_SIZE,
 	};
-	msg->config.devices[1] =
+	msg->config.devices[DEVICE_RNG] =
 		(struct vmctl_device){.kind = VMCTL_DEVICE_RNG, .queues = 1, .queue_size = 64};
-	msg->config.devices[2] =
+	msg->config.devices[DEVICE_BALLOON] =
 		(struct vmctl_device){.kind = VMCTL_DEVICE_BALLOON, .queues = 1, .queue_size = 128};
+	msg->config.devices[DEVICE_AGENT] =
+		(struct vmctl_device){.kind = VMCTL_DEVICE_AGENT, .queues = 1, .queue_size = 64};
 	vm_nets_configure(vm, &msg->config);
 	if (config->boot == VMCTL_BOOT_FIRMWARE)
 		set_boot_order(vm, msg->config.cmdline, sizeof(msg->config.cmdline));

@@ -12,8 +12,8 @@
  *
  * A crash before the bar that makes it so leaves all as it was, one behind it all as it was wanted.
  *
- * A guest cannot be asked whether it has a disk mounted. What is known is what it does: a disk that it
- * keeps using is not taken from it. Then it is told, flushes and falls silent, and only then the disk goes.
+ * A guest is asked whether it has a disk mounted, if it has an agent. Otherwise what is known is what it does:
+ * a disk that it keeps using is not taken from it. Then it is told, flushes and falls silent, and only then the disk goes.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -23,6 +23,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "clusterfs/cfs.h"
+#include "host/agent_talk.h"
 #include "host/daemon.h"
 #include "host/event.h"
 #include "host/holder.h"
@@ -42,6 +43,7 @@
 #define UNFLUSHED_MS 2000  /* for one that was told and has nothing to flush */
 #define LET_GO_MS    30000 /* for what the guest has to write back */
 #define FORCE_MS     5000
+#define AGENT_MS     5000 /* the guest's agent, where there is one, is waited for */
 
 static const char no_agent[] =
 	"without an agent in the guest nobody knows whether it has the disk mounted";
@@ -63,6 +65,7 @@ struct plug {
 	struct vm_def_disk disk;
 	int want; /* the address that was asked for; -1: any */
 	bool force;
+	bool asked; /* the guest's agent has said that it is not mounted */
 	unsigned lun;
 };
 
@@ -316,6 +319,23 @@ static int still_used(struct plug *p, const char *what)
 	return -EBUSY;
 }
 
+/* What the guest's agent says: 0, it does not have it mounted, or nobody can say; -EBUSY. */
+static int ask_agent(struct plug *p, struct host_vm *vm)
+{
+	char where[AGENT_TEXT_MAX + 1];
+	int rc = vm_agent_mounted(vm->agent, p->lun, where, sizeof(where), AGENT_MS);
+
+	p->asked = rc >= 0;
+	if (rc > 0) {
+		cleanup_free char *why =
+			xasprintf("the guest's agent says that it is mounted on %s", where);
+
+		return still_used(p, why);
+	}
+	err_clear();
+	return 0;
+}
+
 /* It is told, and waited for. */
 static int ask_guest(struct plug *p, struct host_vm *vm)
 {
@@ -327,6 +347,9 @@ static int ask_guest(struct plug *p, struct host_vm *vm)
 	pthread_mutex_unlock(&vm->lock);
 	if (!runs && !p->force)
 		return still_used(p, "the VM stands still and cannot let go of it");
+	rc = runs && !p->force ? ask_agent(p, vm) : 0;
+	if (rc < 0)
+		return rc;
 	rc = runs && !p->force ? wait_quiet(p, vm, false, DRAIN_MS) : 0;
 	if (rc == -ETIMEDOUT)
 		return still_used(p, "the guest is using it");
@@ -535,7 +558,7 @@ static int vm_detach(struct host_call *call)
 		rc = on_vm(&p, detach_live, remove_from_definition, &live);
 	if (rc == 0) {
 		call->result = result_of(&p, live);
-		if (live)
+		if (live && !p.asked)
 			json_object_set_new(call->result, "note", json_string(no_agent));
 		host_event(call->host->events, "vm", p.name, "disk %s, LUN %u, detached%s", p.text,
 			   p.lun, p.force ? " by force" : "");

@@ -123,10 +123,12 @@ static void *supervisor(void *arg)
 						: "started");
 		if (vm->phase == VM_STARTING) /* it stands still, for a reason known already */
 			vm_set_phase(vm, vm->held ? VM_PAUSED : VM_RUNNING);
+		vm_agent_start(vm->agent, vm->features & VMCTL_F_AGENT);
 		rc = vm_turns(vm, &let_go);
 	}
 	if (rc < 0)
 		err_save(&why, rc);
+	vm_agent_stop(vm->agent);
 	if (let_go) {
 		vm_move_end(vm, "perilund is stopping");
 		vm_disks_close(vm, false);
@@ -182,10 +184,35 @@ void vm_put(struct host_vm *vm)
 	pthread_cond_broadcast(&all->changed);
 	pthread_mutex_unlock(&all->lock);
 	close(vm->wake_fd);
+	vm_agent_destroy(vm->agent);
 	pthread_mutex_destroy(&vm->lock);
 	pthread_cond_destroy(&vm->changed);
 	free(vm);
 }
+
+static int agent_connect(void *arg, bool thaws)
+{
+	return vm_connect_agent(arg, thaws);
+}
+
+static bool agent_runs(void *arg)
+{
+	struct host_vm *vm = arg;
+	bool runs;
+
+	pthread_mutex_lock(&vm->lock);
+	runs = vm->phase == VM_RUNNING;
+	pthread_mutex_unlock(&vm->lock);
+	return runs;
+}
+
+static void agent_tell(void *arg, const char *text)
+{
+	vm_tell(arg, text);
+}
+
+static const struct vm_agent_ops agent_ops = {
+	.connect = agent_connect, .runs = agent_runs, .tell = agent_tell};
 
 static struct host_vm *create(struct host_vms *all, struct host_volume *volume, const char *name,
 			      const char *volume_id, const struct vm_def *def, bool adopt)
@@ -214,6 +241,7 @@ static struct host_vm *create(struct host_vms *all, struct host_volume *volume, 
 	MUST(vm->wake_fd >= 0);
 	log = vm_console_path(all->host, volume_id, name);
 	vm->console = vm_console_create(log);
+	vm->agent = vm_agent_create(vm->name, &agent_ops, vm);
 	list_init(&vm->link);
 	list_init(&vm->lease_link);
 	return vm;
@@ -259,6 +287,7 @@ static int launch_it(struct host_vms *all, struct host_volume *volume, const cha
 	pthread_mutex_unlock(&all->lock);
 	if (rc < 0) {
 		vm_console_destroy(vm->console);
+		vm_agent_destroy(vm->agent);
 		close(vm->wake_fd);
 		free(vm);
 		free(launch);

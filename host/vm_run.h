@@ -18,6 +18,7 @@
 #include "base/util.h"
 #include "base/vmctl.h"
 #include "host/vm.h"
+#include "host/vm_agent.h"
 #include "host/vm_console.h"
 #include "host/vm_def.h"
 #include "host/vm_usage.h"
@@ -136,8 +137,9 @@ struct host_vm {
 	pid_t pid;	     /* 0: no VMM */
 	uint64_t pid_start;  /* field 22 of /proc/PID/stat */
 	struct vmctl_conn *conn;
-	uint64_t features;    /* VMCTL_F_..., as its VMM said last */
-	uint64_t target_told; /* to this VMM, of its balloon; 0: nothing */
+	uint64_t features;	/* VMCTL_F_..., as its VMM said last */
+	uint64_t target_told;	/* to this VMM, of its balloon; 0: nothing */
+	struct vm_agent *agent; /* as long as this lives; started and stopped by the supervisor */
 	uint32_t tag;
 	unsigned events; /* bit per enum vmctl_event_kind that came */
 	char event_text[VMCTL_TEXT_MAX + 1];
@@ -267,6 +269,8 @@ int vm_hear(struct host_vm *vm);
 void vm_say_console(struct host_vm *vm, const uint8_t *data, size_t n);
 /* Connects the VMM's SCSI device to the controller. */
 int vm_connect_disks(struct host_vm *vm);
+/* A connection to the guest's agent: its socket, or -errno. Any thread. */
+int vm_connect_agent(struct host_vm *vm, bool thaws);
 /* CONFIG: what the machine is; `config` holds the kernel's places already. */
 int vm_configure(struct host_vm *vm, struct vmctl_config *config);
 void vm_disconnect(struct host_vm *vm);

@@ -21,11 +21,14 @@
 #include "host/vm_tree.h"
 #include "host/volume.h"
 
-#define STOP_S_DEFAULT 60
-#define STOP_S_MAX     86400
-#define KILL_MS	       30000
-#define ASK_MS	       15000
-#define LOOK_MS	       200 /* between looks at a VM that starts or stops */
+#define STOP_S_DEFAULT	 60
+#define STOP_S_MAX	 86400
+#define FREEZE_S_DEFAULT 30
+#define FREEZE_S_MAX	 600
+#define KILL_MS		 30000
+#define ASK_MS		 15000
+#define AGENT_MS	 5000 /* the guest's agent, where there is one, is waited for */
+#define LOOK_MS		 200  /* between looks at a VM that starts or stops */
 
 /* --- finding -------------------------------------------------------------------------------------- */
 
@@ -145,6 +148,7 @@ static void state_here(struct host_vm *vm, json_t *d)
 {
 	const char *why = vm_state_why(vm);
 
+	vm_agent_show(vm->agent, d);
 	json_object_set_new(d, "state", json_string(vm_state_name(vm)));
 	json_object_set_new(d, "host", json_string(vm->all->host->name));
 	json_object_set_new(d, "pid", vm->pid ? json_integer(vm->pid) : json_null());
@@ -192,6 +196,7 @@ static int state_elsewhere(struct host_call *call, struct host_volume *volume, c
 	json_object_set_new(d, "host", runs ? json_string(where.host) : json_null());
 	json_object_set_new(d, "pid", json_null());
 	json_object_set_new(d, "started", json_null());
+	vm_agent_show(NULL, d);
 	return 0;
 }
 
@@ -399,15 +404,29 @@ static int not_moved(struct host_vm *vm)
 	return -EBUSY;
 }
 
-/* The guest's own way: its ACPI button, then wait. */
+/*
+ * The guest's own way, then wait: its agent is asked, or its ACPI button is pressed where none answers, or one
+ * has not done it.
+ */
 static int power_off(struct host_call *call, struct host_vm *vm, uint64_t seconds)
 {
-	uint64_t until = clock_boot_ms() + seconds * 1000;
+	uint64_t until = clock_boot_ms() + seconds * 1000,
+		 button = clock_boot_ms() + seconds * 1000 / 2;
+	bool pressed = false;
 	int rc;
 
 	vm_move_break(vm, "it is being stopped");
-	rc = vm_ask(vm, VM_ASK_BUTTON, ASK_MS);
-	while (rc == 0 && vm_wait_ended(vm, LOOK_MS) == -ETIMEDOUT) {
+	if (vm_agent_shutdown(vm->agent, AGENT_MS) < 0) {
+		err_clear();
+		button = 0;
+	}
+	rc = 0;
+	while (rc == 0 && vm_wait_ended(vm, pressed || button ? LOOK_MS : 0) == -ETIMEDOUT) {
+		if (!pressed && clock_boot_ms() >= button) {
+			pressed = true;
+			rc = vm_ask(vm, VM_ASK_BUTTON, ASK_MS);
+			continue;
+		}
 		rc = host_progress(call, 0, 0, "the guest shuts down");
 		if (rc == 0 && clock_boot_ms() >= until) {
 			const char *why = vm_state_why(vm);
@@ -517,6 +536,40 @@ static int vm_pause(struct host_call *call)
 static int vm_resume(struct host_call *call)
 {
 	return ask_running(call, VM_ASK_RESUME);
+}
+
+/* --- the guest's agent ------------------------------------------------------------------------------ */
+
+static int vm_freeze(struct host_call *call)
+{
+	unsigned count = 0;
+	struct host_vm *vm;
+	uint64_t seconds;
+	int rc = host_arg_u64(call, "for", FREEZE_S_DEFAULT, &seconds);
+
+	if (rc == 0 && (seconds < 1 || seconds > FREEZE_S_MAX))
+		rc = fail(-EINVAL, "--for: 1 to %d seconds", FREEZE_S_MAX);
+	if (rc == 0)
+		rc = vm_need_running(call, &vm);
+	if (rc < 0)
+		return rc;
+	rc = vm_agent_freeze(vm->agent, (unsigned)seconds * 1000, &count);
+	vm_put(vm);
+	if (rc == 0)
+		call->result = json_pack("{s:i}", "filesystems", (int)count);
+	return rc;
+}
+
+static int vm_thaw(struct host_call *call)
+{
+	struct host_vm *vm;
+	int rc = vm_need_running(call, &vm);
+
+	if (rc < 0)
+		return rc;
+	rc = vm_agent_thaw(vm->agent);
+	vm_put(vm);
+	return rc;
 }
 
 /* --- console -------------------------------------------------------------------------------------- */
@@ -656,6 +709,8 @@ const struct host_verb host_vm_verbs[] = {
 	{"vm", "reboot", HOST_CHANGES | HOST_TASK, vm_reboot},
 	{"vm", "pause", HOST_CHANGES, vm_pause},
 	{"vm", "resume", HOST_CHANGES, vm_resume},
+	{"vm", "freeze", HOST_CHANGES, vm_freeze},
+	{"vm", "thaw", HOST_CHANGES, vm_thaw},
 	{"vm", "list", 0, vm_list},
 	{"vm", "show", 0, vm_show},
 	{"vm", "console", 0, vm_console},

@@ -216,6 +216,12 @@ static const struct cli_option stop_options[] = {
 	{NULL, CLI_FLAG, NULL, NULL, false},
 };
 
+static const struct cli_option freeze_options[] = {
+	{"for", CLI_SIZE, "S", "seconds, the freezing included, after which it is thawed (30)",
+	 false},
+	{NULL, CLI_FLAG, NULL, NULL, false},
+};
+
 static const struct cli_option reboot_options[] = {
 	{"timeout", CLI_SIZE, "S", "seconds the guest may take to shut down (60)", false},
 	{"force", CLI_FLAG, NULL, "the reset button: the guest is not asked", false},
@@ -271,7 +277,8 @@ const struct cli_verb cli_vm_verbs[] = {
 	 "perilune vm start web1", start_options, 0, "", start_run},
 	{"vm", "set", "name=VM", "change what it gets of its host, also while it runs",
 	 "perilune vm set web1 --memory 512M", set_options, 0, "", NULL},
-	{"vm", "stop", "name=VM", "press its power button and wait until it is off",
+	{"vm", "stop", "name=VM",
+	 "have it shut down, by the agent in its guest or its power button, and wait",
 	 "perilune vm stop web1 --timeout 120", stop_options, 0, "", NULL},
 	{"vm", "kill", "name=VM", "end it at once, as a power cut would", "perilune vm kill web1",
 	 NULL, 0, "", NULL},
@@ -292,6 +299,13 @@ const struct cli_verb cli_vm_verbs[] = {
 	 "perilune vm pause web1", NULL, 0, "", NULL},
 	{"vm", "resume", "name=VM", "let it go on after `vm pause`", "perilune vm resume web1",
 	 NULL, 0, "", NULL},
+	{"vm", "freeze", "name=VM",
+	 "have the agent in its guest flush and freeze all file systems, for a snapshot by the"
+	 " array; `vm thaw` ends it, or the time does",
+	 "perilune vm freeze web1 --for 20", freeze_options, 0, "", NULL},
+	{"vm", "thaw", "name=VM",
+	 "its file systems go on; fails if they have not been frozen until now",
+	 "perilune vm thaw web1", NULL, 0, "", NULL},
 	{"vm", "list", "", "the VMs of all mounted volumes, and where they run", "perilune vm list",
 	 NULL, 0, "name=NAME,volume=VOLUME,state=STATE,host=HOST,memory%=MEMORY,cpus=CPUS", NULL},
 	{"vm", "show", "name=VM", "one VM: definition and state", "perilune vm show web1", NULL, 0,
@@ -304,8 +318,10 @@ const struct cli_verb cli_vm_verbs[] = {
 	 "give it another disk, now and at each start; a guest that runs sees it by itself",
 	 "perilune vm attach web1 --disk v1:/logs", attach_options, 0, "", NULL},
 	{"vm", "detach", "name=VM disk=DISK",
-	 "take a disk from it; a guest that runs is told and waited for, one that uses the disk"
-	 " keeps it. Unmount it there first: without an agent that cannot be seen from here",
+	 "take a disk from it; a guest that runs is told and waited for, one that uses the disk,"
+	 " or whose agent says that it is mounted, keeps it. Unmount it there first: without an "
+	 "agent"
+	 " that cannot be seen from here",
 	 "perilune vm detach web1 v1:/logs", detach_options, 0, "", detach_run},
 	{"vm", "rename", "name=VM to=NAME", "another name; the VM must be off",
 	 "perilune vm rename web1 www", NULL, 0, "", NULL},

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* machine.c: the verbs about this host itself: status, host check and show, tasks, events. */
 #include "host/verbs.h"
+#include "host/vm_cpu.h"
 
 #include <errno.h>
 #include <string.h>
@@ -112,6 +113,7 @@ static int event_show(struct host_call *call)
 const struct host_verb host_host_verbs[] = {
 	{"host", "check", HOST_OFFLINE, host_check},
 	{"host", "show", HOST_QUICK, host_show},
+	{"host", "cpu", 0, host_cpu},
 	{"task", "list", HOST_QUICK, task_list},
 	{"task", "show", HOST_QUICK, task_show},
 	{"task", "cancel", HOST_QUICK | HOST_CHANGES, task_cancel},

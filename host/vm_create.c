@@ -18,6 +18,7 @@
 #include "host/event.h"
 #include "host/names.h"
 #include "host/verbs.h"
+#include "host/vm_cpu.h"
 #include "host/vm_net.h"
 #include "host/vm_run.h"
 #include "host/vm_tree.h"
@@ -130,6 +131,8 @@ static int take_numbers(struct host_call *call, struct vm_def *d, const char *na
 		return fail(-EINVAL, "vm %s: --append has at most %zu bytes", name,
 			    sizeof(d->append) - 1);
 	rc = take_machine(call, d, name);
+	if (rc == 0)
+		rc = vm_cpu_option(call, d, name);
 	if (rc < 0)
 		return rc;
 	make_id(d->id);

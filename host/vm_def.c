@@ -17,6 +17,7 @@
 #include "base/vmctl.h"
 #include "clusterfs/cfs.h"
 #include "host/names.h"
+#include "host/vm_cpu.h"
 #include "host/vm_net.h"
 
 #define DEF_BYTES_MAX (512 * KiB)
@@ -194,6 +195,9 @@ int vm_def_parse(json_t *doc, const char *name, struct vm_def *d)
 	d->has_kernel = json_is_true(json_object_get(doc, "kernel"));
 	d->has_initrd = json_is_true(json_object_get(doc, "initrd"));
 	parse_machine(doc, d);
+	rc = vm_cpu_def_parse(doc, name, d);
+	if (rc < 0)
+		return rc;
 	rc = parse_disks(doc, name, d);
 	if (rc == 0)
 		rc = vm_def_nets_parse(json_object_get(doc, "nets"), name, d);
@@ -276,6 +280,7 @@ json_t *vm_def_record(const struct vm_def *d)
 			d->has_initrd, "created", d->created);
 	if (d->firmware)
 		json_object_set_new(doc, "boot", json_string("disk"));
+	vm_cpu_record(d, doc);
 	json_object_set_new(doc, "nested", json_boolean(d->nested));
 	json_object_set_new(doc, "watchdog", json_string(vm_watchdog_name(d->watchdog)));
 	vm_share_record(&d->share, d->memory, doc);
@@ -488,6 +493,7 @@ json_t *vm_def_json(const struct vm_def *d, const char *volume)
 			: d->has_kernel ? "kernel"
 					: "none",
 			"nested", d->nested, "watchdog", vm_watchdog_name(d->watchdog));
+	json_object_set_new(doc, "cpu", json_string(d->cpu[0] ? d->cpu : "host"));
 	vm_share_json(&d->share, d->memory, doc);
 	return doc;
 }

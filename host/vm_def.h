@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <jansson.h>
 
+#include "base/cpu_table.h"
 #include "base/vmctl.h"
 #include "host/vm_share.h"
 
@@ -55,6 +56,12 @@ struct vm_def {
 	unsigned nets;
 	struct vm_def_net net[VM_NETS_MAX];
 	char append[2048]; /* the kernel's command line */
+	/*
+	 * The processor it sees: "" what its host can; a level (base/cpu_level.h); or what named hosts had in
+	 * common when they were asked: their names, and the table.
+	 */
+	char cpu[256];
+	struct cpu_table cpu_common; /* no leaves: none */
 	bool has_kernel, has_initrd;
 	bool firmware; /* boots from its disk */
 	bool nested;   /* its guest may run guests */

@@ -12,6 +12,7 @@
 #include "host/daemon.h"
 #include "host/event.h"
 #include "host/verbs.h"
+#include "host/vm_cpu.h"
 #include "host/vm_run.h"
 #include "host/vm_share.h"
 #include "host/volume.h"
@@ -34,6 +35,10 @@ static int apply(struct change *c, struct vm_def *def)
 	if (c->memory_max)
 		def->memory = c->memory_max;
 	rc = vm_share_args(&def->share, c->call, &changed);
+	if (rc == 0 && host_arg(c->call, "cpu")) {
+		rc = vm_cpu_option(c->call, def, c->name);
+		changed = true;
+	}
 	/* One that had all of its maximum has all of the new one, if nothing else is said. */
 	if (c->memory_max && all && !host_arg(c->call, "memory") &&
 	    !json_object_get(c->call->args, "memory"))
@@ -54,6 +59,11 @@ static int change_running(struct change *c, struct host_vm *vm, struct vm_def *d
 		return fail(-EBUSY,
 			    "vm %s: runs; its maximum is what its guest was started with, stop it "
 			    "first",
+			    c->name);
+	if (host_arg(c->call, "cpu"))
+		return fail(-EBUSY,
+			    "vm %s: runs; its guest keeps the processor it was started with, stop "
+			    "it first",
 			    c->name);
 	rc = apply(c, def);
 	if (rc == 0)

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "clusterfs/cfs.h"
 #include "host/daemon.h"
+#include "host/vm_cpu.h"
 #include "host/vm_move.h"
 #include "host/vm_net.h"
 #include "host/vm_saved.h"
@@ -117,6 +118,8 @@ static int boot(struct host_vm *vm)
 	if (rc == 0)
 		rc = vm_configure(vm, config);
 	free(config);
+	if (rc == 0)
+		rc = vm_cpu_begin(vm);
 	if (rc == 0)
 		rc = vm_nets_open(vm);
 	if (rc == 0 && vm->def.nets) /* with its taps */

@@ -20,6 +20,7 @@
 #include "base/util.h"
 #include "hv/control.h"
 #include "hv/sandbox.h"
+#include "hv/vcpu.h"
 #include "hv/vmm.h"
 
 static const char usage[] =
@@ -34,6 +35,7 @@ static const char usage[] =
 	"  --listen FD   a listening unix stream socket, for perilund to connect to\n"
 	"  --id NAME     the vm's name, for messages\n"
 	"  --uid, --gid  become this user and group\n"
+	"  --cpu         only tell what processor a guest could see, as bytes in hex; needs --kvm\n"
 	"\n"
 	"Example, as perilund does it:\n"
 	"  perilune-vmm --kvm 3 --memory 4 --lease 5 --listen 6 --id web1 --uid 990 --gid 990\n";
@@ -42,6 +44,7 @@ struct options {
 	int kvm, memory, lease, listen;
 	const char *id;
 	long uid, gid;
+	bool tell_cpu;
 	int self_test; /* for the sandbox's test: breaks the rules on purpose: 'T' open, 'C' KVM_ENABLE_CAP */
 };
 
@@ -65,19 +68,13 @@ static int parse_fd(const char *name, const char *text, int *out)
 }
 
 static const struct option long_options[] = {
-	{"kvm", required_argument, NULL, 'k'},
-	{"memory", required_argument, NULL, 'm'},
-	{"lease", required_argument, NULL, 'l'},
-	{"listen", required_argument, NULL, 's'},
-	{"id", required_argument, NULL, 'i'},
-	{"uid", required_argument, NULL, 'u'},
-	{"gid", required_argument, NULL, 'g'},
-	{"verbose", no_argument, NULL, 'v'},
-	{"help", no_argument, NULL, 'h'},
-	{"version", no_argument, NULL, 'V'},
-	{"self-test-open", no_argument, NULL, 'T'},
-	{"self-test-cap", no_argument, NULL, 'C'},
-	{NULL, 0, NULL, 0},
+	{"kvm", required_argument, NULL, 'k'},	   {"memory", required_argument, NULL, 'm'},
+	{"lease", required_argument, NULL, 'l'},   {"listen", required_argument, NULL, 's'},
+	{"id", required_argument, NULL, 'i'},	   {"uid", required_argument, NULL, 'u'},
+	{"gid", required_argument, NULL, 'g'},	   {"cpu", no_argument, NULL, 'c'},
+	{"verbose", no_argument, NULL, 'v'},	   {"help", no_argument, NULL, 'h'},
+	{"version", no_argument, NULL, 'V'},	   {"self-test-open", no_argument, NULL, 'T'},
+	{"self-test-cap", no_argument, NULL, 'C'}, {NULL, 0, NULL, 0},
 };
 
 static int parse_option(struct options *o, int c)
@@ -98,6 +95,9 @@ static int parse_option(struct options *o, int c)
 		return parse_number(optarg, &o->uid);
 	case 'g':
 		return parse_number(optarg, &o->gid);
+	case 'c':
+		o->tell_cpu = true;
+		return 0;
 	case 'v':
 		log_set_level(LOG_DEBUG);
 		return 0;
@@ -124,6 +124,8 @@ static int parse_options(int argc, char **argv, struct options *o)
 		rc = parse_option(o, c);
 	if (rc)
 		return rc;
+	if (o->tell_cpu && o->kvm >= 0 && optind == argc)
+		return 0;
 	if (o->kvm < 0 || o->memory < 0 || o->lease < 0 || o->listen < 0 || optind < argc)
 		return fail(-EINVAL, "perilune-vmm: --kvm, --memory, --lease and --listen are "
 				     "needed; see --help");
@@ -179,6 +181,22 @@ static int run(const struct options *o)
 	return rc;
 }
 
+/* The table that GET_CPU would answer (base/cpu_table.h), for who compares hosts. */
+static int tell_cpu(const struct options *o)
+{
+	cleanup_free struct cpu_table *table = xmalloc(sizeof(*table));
+	cleanup_free uint8_t *bytes = xmalloc(VMCTL_PAYLOAD_MAX);
+	int rc = hv_vcpus_offered(o->kvm, 1, NULL, false, table), n;
+
+	if (rc)
+		return rc;
+	n = cpu_table_encode(table, bytes, VMCTL_PAYLOAD_MAX);
+	for (int i = 0; i < n; i++)
+		printf("%02x", bytes[i]);
+	putchar('\n');
+	return fflush(stdout) ? fail(-EIO, "perilune-vmm: cannot write") : 0;
+}
+
 int main(int argc, char **argv)
 {
 	struct options o = {
@@ -186,7 +204,7 @@ int main(int argc, char **argv)
 	int rc = parse_options(argc, argv, &o);
 
 	if (!rc)
-		rc = run(&o);
+		rc = o.tell_cpu ? tell_cpu(&o) : run(&o);
 	if (rc)
 		log_error("vmm", "%s%s%s", o.id ? o.id : "", o.id ? ": " : "", err_message(rc));
 	_exit(err_exit_code(rc));

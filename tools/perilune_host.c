@@ -75,6 +75,9 @@ const struct cli_verb cli_host_verbs[] = {
 	 NULL, CLI_OFFLINE, "name=CHECK,ok=OK,detail=DETAIL,cure=CURE", NULL},
 	{"host", "show", "", "this host: its names and its daemon", "perilune host show --json",
 	 NULL, 0, NULL, NULL},
+	{"host", "cpu", "",
+	 "what processor guests of this host can see: its levels, and a table to compare",
+	 "perilune host cpu --on host2", NULL, 0, NULL, NULL},
 	{"host", "maintenance", "state=STATE",
 	 "on: no VM starts here or comes here any more, those that run move to other hosts; off:"
 	 " as before",

@@ -145,6 +145,45 @@ static int detach_run(struct cli_call *call)
 	return rc;
 }
 
+/* --- create --------------------------------------------------------------------------------------- */
+
+/*
+ * --cpu baseline=HOST,HOST...: each of them is asked what it can show, and the daemon that makes the definition takes
+ * what they have in common. A level is no host: names like that are not asked.
+ */
+static int ask_hosts(struct cli_call *call, const char *names)
+{
+	json_t *tables = json_array();
+	int rc = 0;
+
+	while (rc == 0 && *names) {
+		size_t n = strcspn(names, ",");
+		json_t *args = json_object(), *result = NULL;
+
+		json_object_set_new(args, "on", json_stringn(names, n));
+		rc = cli_request(call->cli, "host", "cpu", args, &result);
+		if (rc == 0)
+			json_array_append(tables, json_object_get(result, "table"));
+		json_decref(result);
+		json_decref(args);
+		names += n + (names[n] == ',');
+	}
+	json_object_set_new(call->args, "cpu_tables", tables);
+	return rc;
+}
+
+static int create_run(struct cli_call *call)
+{
+	static const char prefix[] = "baseline=", level[] = "x86-64-v";
+	const char *cpu = json_string_value(json_object_get(call->args, "cpu"));
+	int rc = 0;
+
+	if (cpu && !strncmp(cpu, prefix, sizeof(prefix) - 1) &&
+	    strncmp(cpu + sizeof(prefix) - 1, level, sizeof(level) - 1) != 0)
+		rc = ask_hosts(call, cpu + sizeof(prefix) - 1);
+	return rc < 0 ? rc : cli_run_default(call);
+}
+
 /* --- start ---------------------------------------------------------------------------------------- */
 
 /* To throw a saved state away destroys what the guest had in memory, so it asks. */
@@ -170,6 +209,11 @@ static const struct cli_option create_options[] = {
 	 "what is never taken from it when the host lacks memory (all)", false},
 	{"memory-shares", CLI_SIZE, "N", "1 to 10000: who has few gives memory first (100)", false},
 	{"cpus", CLI_SIZE, "N", "virtual CPUs (1)", false},
+	{"cpu", CLI_TEXT, "WHAT",
+	 "the processor it sees: host, all that its host can (host); baseline=x86-64-v2 (or v1, v3,"
+	 " v4), that level; baseline=HOST,HOST..., what these have in common: so that it can move"
+	 " between unlike hosts",
+	 false},
 	{"disk", CLI_LIST, "V:/p", "a disk on the same volume; several, in the guest's order",
 	 false},
 	{"net", CLI_LIST, "bridge=BR or tap=T",
@@ -205,6 +249,8 @@ static const struct cli_option set_options[] = {
 	{"memory", CLI_SIZE, "S", "the guest's memory, a multiple of 2M, at most its maximum",
 	 false},
 	{"memory-max", CLI_SIZE, "S", "its maximum; the VM must be off", false},
+	{"cpu", CLI_TEXT, "WHAT", "the processor it sees, as in vm create; the VM must be off",
+	 false},
 	{"memory-reservation", CLI_SIZE, "S",
 	 "what is never taken from it when the host lacks memory", false},
 	{"memory-shares", CLI_SIZE, "N", "1 to 10000: who has few gives memory first", false},
@@ -272,11 +318,11 @@ static const struct cli_option detach_options[] = {
 const struct cli_verb cli_vm_verbs[] = {
 	{"vm", "create", "name=NAME", "define a VM; any host of its volume can start it",
 	 "perilune vm create web1 --volume v1 --memory 1G --kernel /boot/vmlinuz", create_options,
-	 0, "", NULL},
+	 0, "", create_run},
 	{"vm", "start", "name=VM", "start it on this host; one that is saved goes on where it was",
 	 "perilune vm start web1", start_options, 0, "", start_run},
 	{"vm", "set", "name=VM", "change what it gets of its host, also while it runs",
-	 "perilune vm set web1 --memory 512M", set_options, 0, "", NULL},
+	 "perilune vm set web1 --memory 512M", set_options, 0, "", create_run},
 	{"vm", "stop", "name=VM",
 	 "have it shut down, by the agent in its guest or its power button, and wait",
 	 "perilune vm stop web1 --timeout 120", stop_options, 0, "", NULL},

@@ -63,7 +63,8 @@ def test_memory_registers_and_clocks(pair):
     h1, h2 = pair
     path = pathlib.Path(h1.dir).parent / 'mover'
     path.write_bytes(c_kernel('mover', 16 << 20))
-    h1.ok('vm', 'create', 'g', '--volume', 'v1', '--memory', '16M', '--cpus', '2', '--kernel', path)
+    h1.ok('vm', 'create', 'g', '--volume', 'v1', '--memory', '16M', '--cpus', '2', '--cpu', 'baseline=x86-64-v1',
+          '--kernel', path)
     h1.ok('vm', 'start', 'g')
     for source, target in ((h1, h2), (h2, h1)):
         over(source, target)

@@ -49,6 +49,7 @@ struct stub {
 	struct vmctl_status status;
 	struct stub_guest guest;
 	bool configured, killed, backend, rings, resumed;
+	struct cpu_table *baseline;
 	uint64_t *log; /* the shared one */
 	uint64_t *private_log;
 	struct {
@@ -501,22 +502,57 @@ static int load(struct stub *s, int fd, uint64_t bytes)
 	return 0;
 }
 
-/* Something that every processor has, and something that weak ones lack. */
+/* x86-64-v2, and AVX (but in weak ones). */
+static void make_cpu(struct stub *s, struct cpu_table *out)
+{
+	cleanup_free char *weak = xasprintf("%s/weak-cpu-%s", s->dir, s->host);
+	const uint32_t v2 = 1u << 0 | 1u << 9 | 1u << 13 | 1u << 19 | 1u << 20 | 1u << 23;
+	const struct cpu_leaf leaves[] = {
+		{.reg = {1, 0x68747541, 0x444d4163, 0x69746e65}},
+		{.function = 0x80000001,
+		 .reg = {[CPU_ECX] = 1, [CPU_EDX] = 1u << 11 | 1u << 20 | 1u << 29}},
+	};
+	struct cpu_leaf one = {.function = 1, .reg = {0, 0, v2 | 1u << 28, 0x078bfbff}};
+
+	if (s->dir[0] && access(weak, F_OK) == 0)
+		one.reg[CPU_ECX] = v2;
+	(void)cpu_table_set_leaf(out, &leaves[0]);
+	(void)cpu_table_set_leaf(out, &one);
+	(void)cpu_table_set_leaf(out, &leaves[1]);
+	if (s->baseline)
+		cpu_table_common(out, s->baseline);
+}
+
 static void tell_cpu(struct stub *s, uint32_t tag)
 {
 	struct vmctl_msg *m = xcalloc(1, sizeof(*m));
-	cleanup_free char *weak = xasprintf("%s/weak-cpu-%s", s->dir, s->host);
-	const struct cpu_leaf maker = {.reg = {1, 0x68747541, 0x444d4163, 0x69746e65}};
-	struct cpu_leaf one = {.function = 1, .reg = {0, 0, 1u << 28 | 1u << 20, 1u << 25}};
 
-	if (s->dir[0] && access(weak, F_OK) == 0)
-		one.reg[CPU_ECX] = 1u << 20; /* no AVX */
 	m->type = VMCTL_CPU;
 	m->tag = tag;
-	(void)cpu_table_set_leaf(&m->cpu, &maker);
-	(void)cpu_table_set_leaf(&m->cpu, &one);
+	make_cpu(s, &m->cpu);
 	send_msg(s, m);
 	free(m);
+}
+
+static void set_cpu(struct stub *s, const struct cpu_table *baseline)
+{
+	if (!s->baseline)
+		s->baseline = xcalloc(1, sizeof(*s->baseline));
+	*s->baseline = *baseline;
+}
+
+/* perilune-vmm --cpu */
+static int print_cpu(struct stub *s)
+{
+	struct cpu_table table = {0};
+	uint8_t bytes[1024];
+	int n;
+
+	make_cpu(s, &table);
+	n = cpu_table_encode(&table, bytes, sizeof(bytes));
+	for (int i = 0; i < n; i++)
+		printf("%02x", bytes[i]);
+	return puts("") < 0;
 }
 
 /* --- its balloon ------------------------------------------------------------------------------------- */
@@ -626,6 +662,7 @@ static void obey(struct stub *s, const struct vmctl_msg *m)
 		rc = load(s, fd, m->load.bytes);
 		break;
 	case VMCTL_SET_CPU:
+		set_cpu(s, &m->cpu);
 		break;
 	case VMCTL_GET_CPU:
 		tell_cpu(s, m->tag);
@@ -812,6 +849,9 @@ int main(int argc, char **argv)
 	s.name = name_of(argc, argv);
 	name_host(&s, argc, argv);
 	(void)str_format(s.dir, sizeof(s.dir), "%s", dir ? dir : "");
+	for (int i = 1; i < argc; i++)
+		if (!strcmp(argv[i], "--cpu"))
+			return print_cpu(&s);
 	if (fstat(s.memory_fd, &st) < 0 || (uint64_t)st.st_size < STUB_MEMORY_MIN) {
 		fputs("vmm_stub: --memory: at least 16 MiB\n", stderr);
 		return 2;

@@ -32,6 +32,8 @@ static const struct {
 	{FRAME_MIG_ROUND, 8, 8},
 	{FRAME_MIG_STATE, PEER_MIG_STATE_MAX, 8},
 	{FRAME_MIG_OFFERED, PEER_MIG_STATE_MAX, 8},
+	{FRAME_MIG_NET, PEER_MIG_NET_MAX, 8},
+	{FRAME_MIG_FRAME, PEER_MIG_FRAME_MAX, 0},
 };
 
 uint32_t frame_type_max(uint16_t type, unsigned flags)

@@ -43,6 +43,8 @@ enum frame_type {
 	FRAME_MIG_STATE = 101, /* request: the machine's state; answer, when it is loaded: le64 0 */
 	FRAME_MIG_OFFERED =
 		102, /* the lock is offered, what is known of it; answer, when it runs: le64 */
+	FRAME_MIG_NET = 112,   /* request, first on a stream: a VM's name; answer: le64 0 */
+	FRAME_MIG_FRAME = 113, /* what came for its network, see migrate/wire.h */
 };
 
 #define FRAME_ANSWER 1u

@@ -12,6 +12,7 @@
 #include "base/peer_stream.h"
 #include "base/util.h"
 #include "host/daemon.h"
+#include "host/vm_frames.h"
 #include "host/vm_move.h"
 #include "migrate/target.h"
 
@@ -174,6 +175,8 @@ static void *stream_main(void *arg)
 
 	if (rc == 0 && f.type == FRAME_MIG_JOIN && !f.flags)
 		rc = join(s, &f);
+	else if (rc == 0 && f.type == FRAME_MIG_NET && !f.flags)
+		rc = vm_frames_serve(s->all->host, s->volume, s->stream, &f);
 	else if (rc == 0 && f.type == FRAME_MIG_BEGIN && !f.flags) {
 		rc = vm_arrival_begin(s->all->host, s->volume, s, &f);
 		if (rc == 0) /* its supervisor has the stream */

@@ -2,7 +2,8 @@
 /*
  * migrations.h (private to host): streams that other hosts open for migrations to here: who they belong
  * to, and their end when the daemon stops. Each has a thread until it says what it is for: MIG_BEGIN, and a
- * VM arrives on it (vm_arrive.c); MIG_JOIN, and it carries pages for one that does.
+ * VM arrives on it (vm_arrive.c); MIG_JOIN, and it carries pages for one that does; MIG_NET, and what came for its network
+ * follows (vm_frames.h).
  */
 #ifndef HOST_MIGRATIONS_H
 #define HOST_MIGRATIONS_H

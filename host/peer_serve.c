@@ -157,6 +157,8 @@ static int on_frame(void *arg, struct peer_conn *conn, const struct frame *f)
 	case FRAME_MIG_ROUND:
 	case FRAME_MIG_STATE:
 	case FRAME_MIG_OFFERED:
+	case FRAME_MIG_NET:
+	case FRAME_MIG_FRAME:
 		break;
 	}
 	return fail(-EBADMSG, "a frame of type %u", f->type);

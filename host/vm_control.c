@@ -226,7 +226,8 @@ int vm_call_for(struct host_vm *vm, struct vmctl_msg *msg, enum vmctl_type want,
 		if (rc < 0)
 			break;
 		if ((in->type == VMCTL_REPLY || in->type == want) && in->tag == msg->tag) {
-			for (unsigned i = 0; i < in->fds_n; i++)
+			/* Of taps, they are what was asked for. */
+			for (unsigned i = 0; want != VMCTL_NET_TAPS && i < in->fds_n; i++)
 				close(in->fds[i]);
 			rc = answer_of(vm, in, want, answer);
 			break;

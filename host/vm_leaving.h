@@ -31,6 +31,7 @@ struct leaving {
 	unsigned slot; /* the target's life */
 	uint32_t epoch;
 	struct peer_stream *control, *streams[MIG_STREAMS_MAX];
+	struct peer_stream *frames; /* for what comes for its network meanwhile, or NULL */
 	uint8_t token[MIG_TOKEN_BYTES];
 	int log_fd;
 	uint64_t *log;
@@ -38,7 +39,7 @@ struct leaving {
 	unsigned throttled;
 	uint64_t drain_ns, log_ns; /* of the last round */
 	struct err_info word; /* what the target said to the offer; .err 0: the VM runs there */
-	uint64_t began_ns, lap_ns;
+	uint64_t began_ns, lap_ns, moved_ns;
 	struct standstill stood;
 	uint64_t
 		lun_steps; /* requests to LUNs one after the other while it stood still, here and there */

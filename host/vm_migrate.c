@@ -21,6 +21,7 @@
 #include "host/daemon.h"
 #include "host/peers.h"
 #include "host/verbs.h"
+#include "host/vm_frames.h"
 #include "host/vm_cpu.h"
 #include "host/volume.h"
 #include "migrate/source.h"
@@ -340,6 +341,9 @@ static int move_it(struct leaving *l)
 	vm_leaving_step(l, "source.begun");
 	if (rc == 0)
 		rc = join(l);
+	if (rc == 0 && l->vm->def.nets)
+		l->frames = vm_frames_open(l->call->host->peers, host_volume_fs(l->vm->volume),
+					   l->to, l->vm->name);
 	if (rc == 0)
 		rc = make_log(l);
 	if (rc == 0)
@@ -373,6 +377,8 @@ static void clean_up(struct leaving *l, int rc)
 	peer_stream_end(l->control, rc); /* first: its words are what the target hears */
 	for (unsigned i = 0; i < l->streams_n; i++)
 		peer_stream_end(l->streams[i], 0);
+	if (l->frames)
+		peer_stream_end(l->frames, 0);
 	pthread_mutex_lock(&vm->lock);
 	vm->move = NULL;
 	if (rc < 0)
@@ -401,9 +407,9 @@ static json_t *report(const struct leaving *l)
 
 	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:i, s:I, s:o}", "name", l->vm->name, "to",
 			 l->to, "downtime_ms", ms(st->all), "total_ms",
-			 ms(clock_boot_ns() - l->began_ns), "sent", (json_int_t)l->last.sent,
-			 "zeroes", (json_int_t)l->last.zeroes, "rounds", (int)l->last.round,
-			 "expected_ms", (json_int_t)l->last.blackout_ms, "standstill", stood);
+			 ms(l->moved_ns - l->began_ns), "sent", (json_int_t)l->last.sent, "zeroes",
+			 (json_int_t)l->last.zeroes, "rounds", (int)l->last.round, "expected_ms",
+			 (json_int_t)l->last.blackout_ms, "standstill", stood);
 }
 
 static int leave(struct leaving *l)

@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/peer_stream.h"
 #include "clusterfs/cfs.h"
+#include "host/vm_frames.h"
 #include "host/volume.h"
 #include "vfs/controller.h"
 
@@ -281,8 +282,13 @@ static int give_over(struct leaving *l)
 	vm->moved = true;
 	vm->orphan = rc != -ENOENT;
 	vm_leaving_step(l, "source.moved");
-	return rc == -ENOENT ? went_there(l)
-			     : fail(rc, "vm %s: this host lost its place on the volume", vm->name);
+	if (rc != -ENOENT)
+		return fail(rc, "vm %s: this host lost its place on the volume", vm->name);
+	rc = went_there(l);
+	l->moved_ns = clock_boot_ns();
+	if (rc == 0 && l->frames)
+		vm_frames_send(vm, l->frames);
+	return rc;
 }
 
 int vm_stand_still(struct host_vm *vm, void *arg)

@@ -105,6 +105,21 @@ int mig_round_decode(const struct frame *f, uint64_t *round)
 	return 0;
 }
 
+int mig_frame_decode(const struct frame *f, struct mig_net_frame *out)
+{
+	struct mig_frame_head h;
+
+	if (f->bytes <= sizeof(h))
+		return fail(-EBADMSG, "a frame in %u bytes", f->bytes);
+	memcpy(&h, f->body, sizeof(h));
+	*out = (struct mig_net_frame){.net = le32_get(h.net),
+				      .bytes = f->body + sizeof(h),
+				      .n = f->bytes - (uint32_t)sizeof(h)};
+	if (le32_get(h.bytes) != out->n)
+		return fail(-EBADMSG, "a frame of %u bytes in %u", le32_get(h.bytes), f->bytes);
+	return 0;
+}
+
 int mig_state_decode(const struct frame *f, struct mig_state *out)
 {
 	struct mig_state_head h;

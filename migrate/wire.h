@@ -17,6 +17,10 @@
  *	                                           resumed; answers {requests to LUNs that took, one
  *	                                           after the other}
  *
+ * network stream, if the VM has a network (host/vm_frames.h):
+ *	MIG_NET {the VM's name}                    answers
+ *	MIG_FRAME, after all that                  puts it into the VM's tap
+ *
  * Either side ends it before that by a BYE on the control stream, or by hanging up. After the offer only
  * the lock tells who runs the VM; the last answer may be lost.
  *
@@ -65,6 +69,19 @@ struct mig_state_head { /* the state's bytes follow */
 };
 static_assert(sizeof(struct mig_state_head) == 24, "state");
 #define MIG_STATE_CHECKSUM 1u
+
+struct mig_frame_head { /* MIG_FRAME; the frame's bytes follow, a header of <linux/virtio_net.h> first */
+	le32 net;	/* 0x00 which of the VM's network devices */
+	le32 bytes; /* 0x04 */
+};
+static_assert(sizeof(struct mig_frame_head) == 8, "frame");
+
+struct mig_net_frame {
+	unsigned net;
+	const uint8_t *bytes; /* in the frame */
+	uint32_t n;
+};
+int mig_frame_decode(const struct frame *f, struct mig_net_frame *out);
 
 struct mig_range {
 	uint64_t offset, bytes;

@@ -56,6 +56,7 @@ static void ranges(const struct frame *f)
 static void decode(const struct frame *f)
 {
 	uint8_t token[MIG_TOKEN_BYTES];
+	struct mig_net_frame frame;
 	struct mig_state state;
 	const uint8_t *baggage;
 	uint64_t round;
@@ -68,6 +69,8 @@ static void decode(const struct frame *f)
 		MUST(stream < MIG_STREAMS_MAX);
 	if (f->type == FRAME_MIG_OFFERED && mig_offered_decode(f, &baggage, &n) == 0)
 		MUST(baggage + n == f->body + f->bytes);
+	if (f->type == FRAME_MIG_FRAME && mig_frame_decode(f, &frame) == 0)
+		MUST(frame.n && frame.bytes + frame.n == f->body + f->bytes);
 	if (f->type == FRAME_MIG_ROUND)
 		(void)mig_round_decode(f, &round);
 	if (f->type == FRAME_MIG_STATE && mig_state_decode(f, &state) == 0)
@@ -79,7 +82,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	static uint8_t body[PEER_MIG_PAGES_MAX];
 	struct frame f = {.body = data};
 
-	for (int type = FRAME_MIG_BEGIN; type <= FRAME_MIG_OFFERED; type++) {
+	for (int type = FRAME_MIG_BEGIN; type <= FRAME_MIG_FRAME; type++) {
 		f.type = (enum frame_type)type;
 		f.bytes = MIN((uint32_t)size, frame_type_max((uint16_t)type, 0));
 		decode(&f);

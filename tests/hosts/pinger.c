@@ -5,7 +5,8 @@
  *
  *	sent N lost N longest MS
  *
- * (`longest`: ms between two answers, as they came.) Says "first" as soon as one answer came. Needs
+ * (`longest`: ms between two answers, as they came; requests before the first that was answered do not count.) Says
+ * "first" as soon as one answer came. Needs
  * CAP_NET_RAW; 60000 requests at most, each is known by its number.
  */
 #include <arpa/inet.h>
@@ -27,7 +28,7 @@
 struct pinger {
 	int fd;
 	uint16_t id;
-	unsigned sent, answered;
+	unsigned sent, answered, first; /* the number of what was answered first */
 	bool seen[SENT_MAX];
 	uint64_t last_ns, longest_ns;
 };
@@ -79,10 +80,11 @@ static void receive_all(struct pinger *p)
 		memcpy(&h, bytes + head, sizeof(h));
 		number = ntohs(h.un.echo.sequence);
 		if (h.type != ICMP_ECHOREPLY || h.un.echo.id != p->id || number >= p->sent ||
-		    p->seen[number])
+		    p->seen[number] || (p->answered && number < p->first))
 			continue;
 		p->seen[number] = true;
 		if (!p->answered++) {
+			p->first = number;
 			puts("first");
 			fflush(stdout);
 		} else if (now - p->last_ns > p->longest_ns) {
@@ -137,8 +139,9 @@ int main(int argc, char **argv)
 		next += interval;
 	} while (!wait_until(&p, next, true) && p.sent < SENT_MAX);
 	next = now_ns() + strtoull(argv[3], NULL, 10) * 1000000;
-	while (p.answered < p.sent && now_ns() < next)
+	while (p.answered < p.sent - p.first && now_ns() < next)
 		wait_until(&p, now_ns() + 10000000, false);
+	p.sent -= p.first;
 	printf("sent %u lost %u longest %llu\n", p.sent, p.sent - p.answered,
 	       (unsigned long long)(p.longest_ns / 1000000));
 	return 0;

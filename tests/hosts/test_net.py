@@ -3,7 +3,7 @@
 import os, pathlib, subprocess
 
 import pytest
-from hostlib import Cluster, Host, until
+from hostlib import BIN, Cluster, Host, until
 from netlib import Lan
 from payloads import c_kernel
 from vmlib import show, state
@@ -128,3 +128,64 @@ def test_what_cannot_be_is_refused_and_named(net, vm):
     create(net, vm, 'tap=nosuch')
     assert 'tap nosuch' in h.fails('not-found', 'vm', 'start', vm)['message']
     assert net.ports(0) == []
+
+
+@needs_kvm
+def test_no_ping_is_lost_when_a_vm_moves(net, vm):
+    h1, h2 = net.hosts
+    create(net, vm, f'bridge=br0,mac={MACS[0]}')
+    h1.ok('vm', 'start', vm)
+    with net.pinger('10.99.0.2') as p:
+        p.first()
+        for source, target, at in ((h1, h2, 1), (h2, h1, 0), (h1, h2, 1)):
+            source.ok('vm', 'migrate', vm, '--to', target.name, '--max-downtime', '20000', timeout=120)
+            assert len(net.ports(at)) == 1 and show(target, vm)['nets'][0]['state'] == 'connected'
+            until(lambda: net.ports(1 - at) == [])
+            until(lambda: 'announce' in target.ok('vm', 'console', vm, '--log').out)    # the guest did, and acknowledged
+        p.stop()
+        assert p.lost == 0, (p.sent, p.longest)
+    for h in net.hosts:
+        assert 'bad' not in h.ok('vm', 'console', vm, '--log').out
+
+
+@needs_kvm
+def test_what_came_while_it_stood_still_is_sent_after(net, vm):
+    """The source is stopped in the middle of the standstill: frames wait in its tap, and only there."""
+    h1, h2 = net.hosts
+    create(net, vm, f'bridge=br0,mac={MACS[0]}')
+    h1.ok('vm', 'start', vm)
+    steps = h1.dir / 'steps'
+    steps.mkdir(exist_ok=True)
+    with net.pinger('10.99.0.2') as p:
+        p.first()
+        (steps / 'source.saved').write_text('')
+        task = subprocess.Popen([BIN / 'perilune', '--connect', h1.dir, 'vm', 'migrate', vm, '--to', 'h2', '--max-downtime', '20000'],
+                                stdout=subprocess.DEVNULL)
+        try:
+            until(lambda: (steps / 'source.saved.reached').exists(), timeout=60)
+            with net.pinger('10.99.0.2', interval=50, wait=8000) as during:
+                (steps / 'source.saved').unlink()
+                assert task.wait(60) == 0
+                until(lambda: state(h2, vm) == 'running')
+                assert during.first().stop().lost == 0
+        finally:
+            (steps / 'source.saved').unlink(missing_ok=True)
+            task.wait()
+        assert p.stop().lost == 0, (p.sent, p.longest)
+    assert ' frames were sent after it' in h1.log.read_text()
+
+
+def test_a_host_without_the_bridge_refuses_before_anything_moves(net, vm):
+    h1, h2 = net.hosts
+    net.ip('link', 'add', 'brx', 'type', 'bridge', ns=net.ns[0])
+    try:
+        create(net, vm, 'bridge=brx')
+        if not KVM:
+            pytest.skip('no /dev/kvm')
+        h1.ok('vm', 'start', vm)
+        pid = show(h1, vm)['pid']
+        e = h1.fails('not-found', 'vm', 'migrate', vm, '--to', 'h2')
+        assert 'bridge brx' in e['message'] and 'h2' in e['message'], e
+        assert state(h1, vm) == 'running' and show(h1, vm)['pid'] == pid
+    finally:
+        net.ip('link', 'delete', 'brx', ns=net.ns[0])

@@ -287,15 +287,21 @@ static void receive(void)
 	}
 }
 
-static void announce(void)
+static void tell_all(void)
 {
 	static const uint8_t all[6] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
 	const uint8_t own[] = {10, 99, 0, mac[5]};
-	struct queue *r = &queue[CTRL];
 	uint8_t out[60] = {0};
 
 	fill_arp(out, 1, all, own);
 	transmit(out, sizeof(out));
+}
+
+static void announce(void)
+{
+	struct queue *r = &queue[CTRL];
+
+	tell_all();
 	ctrl.hdr.class = VIRTIO_NET_CTRL_ANNOUNCE;
 	ctrl.hdr.cmd = VIRTIO_NET_CTRL_ANNOUNCE_ACK;
 	ctrl.ack = 0xff;
@@ -314,6 +320,8 @@ void guest_main(void)
 
 	if (!start_device())
 		say("bad: there is no virtio-net\n");
+	else
+		tell_all();
 	say("up ");
 	for (unsigned i = 0; i < 6; i++)
 		say_hex(mac[i]);

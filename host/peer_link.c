@@ -148,18 +148,40 @@ static const struct peer_conn_events link_events = {
 	.closed = on_closed,
 };
 
+void peer_hello_fill(const struct peer_volume *v, enum peer_purpose purpose, struct peer_hello *out)
+{
+	*out = (struct peer_hello){.version_min = PEER_VERSION_MIN,
+				   .version_max = PEER_VERSION_MAX,
+				   .purpose = purpose,
+				   .features = PEER_FEATURES,
+				   .slot = v->slot,
+				   .epoch = v->epoch};
+	memcpy(out->volume, v->id, sizeof(out->volume));
+	(void)str_format(out->name, sizeof(out->name), "%s", v->peers->host->name);
+}
+
+int peer_link_connect(struct peer_link *l, enum peer_purpose purpose,
+		      const struct peer_conn_events *events, void *arg, struct peer_conn **out)
+{
+	struct peer_volume *v = l->volume;
+	struct peer_hello hello;
+	struct netaddr to;
+	int rc = netaddr_parse(l->address, HOST_PEERS_PORT, &to);
+
+	peer_hello_fill(v, purpose, &hello);
+	hello.to_slot = l->slot;
+	hello.to_epoch = l->epoch;
+	if (rc == 0)
+		rc = peer_conn_connect(out, v->peers->loop, &to, v->identity, v->key, &hello,
+				       events, arg);
+	if (rc == 0)
+		v->conns++;
+	return rc;
+}
+
 bool peer_link_need(struct peer_link *l, bool insist)
 {
 	struct peer_volume *v = l->volume;
-	struct peer_hello hello = {.version_min = PEER_VERSION_MIN,
-				   .version_max = PEER_VERSION_MAX,
-				   .purpose = PEER_CONTROL,
-				   .features = PEER_FEATURES,
-				   .slot = v->slot,
-				   .epoch = v->epoch,
-				   .to_slot = l->slot,
-				   .to_epoch = l->epoch};
-	struct netaddr to;
 	int rc;
 
 	if (l->conn)
@@ -173,17 +195,11 @@ bool peer_link_need(struct peer_link *l, bool insist)
 				 "it has no address; start its perilund with --listen");
 		return false;
 	}
-	memcpy(hello.volume, v->id, sizeof(hello.volume));
-	(void)str_format(hello.name, sizeof(hello.name), "%s", v->peers->host->name);
-	rc = netaddr_parse(l->address, HOST_PEERS_PORT, &to);
-	if (rc == 0)
-		rc = peer_conn_connect(&l->conn, v->peers->loop, &to, v->identity, v->key, &hello,
-				       &link_events, l);
+	rc = peer_link_connect(l, PEER_CONTROL, &link_events, l, &l->conn);
 	if (rc < 0) {
 		note_failure(l, rc, err_message(rc));
 		return false;
 	}
 	l->open = l->dropped = false;
-	v->conns++;
 	return true;
 }

@@ -101,14 +101,7 @@ static int on_hello(void *arg, struct peer_conn *conn, const char *identity,
 		rc = check_life(s, v, theirs);
 	}
 	if (rc == 0) {
-		*mine = (struct peer_hello){.version_min = PEER_VERSION_MIN,
-					    .version_max = PEER_VERSION_MAX,
-					    .purpose = theirs->purpose,
-					    .features = PEER_FEATURES,
-					    .slot = v->slot,
-					    .epoch = v->epoch};
-		memcpy(mine->volume, v->id, sizeof(mine->volume));
-		(void)str_format(mine->name, sizeof(mine->name), "%s", s->peers->host->name);
+		peer_hello_fill(v, theirs->purpose, mine);
 		s->volume = v;
 		v->conns++;
 	}

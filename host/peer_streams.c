@@ -121,15 +121,6 @@ static const struct peer_conn_events stream_events = {
 static int open_it(struct stream_ask *a, struct peer_link *l)
 {
 	struct peer_volume *v = l->volume;
-	struct peer_hello hello = {.version_min = PEER_VERSION_MIN,
-				   .version_max = PEER_VERSION_MAX,
-				   .purpose = PEER_STREAM,
-				   .features = PEER_FEATURES,
-				   .slot = v->slot,
-				   .epoch = v->epoch,
-				   .to_slot = l->slot,
-				   .to_epoch = l->epoch};
-	struct netaddr to;
 	int rc;
 
 	if (!l->address[0])
@@ -139,15 +130,9 @@ static int open_it(struct stream_ask *a, struct peer_link *l)
 	a->slot = l->slot;
 	a->epoch = l->epoch;
 	memcpy(a->address, l->address, sizeof(a->address));
-	memcpy(hello.volume, v->id, sizeof(hello.volume));
-	(void)str_format(hello.name, sizeof(hello.name), "%s", a->peers->host->name);
-	rc = netaddr_parse(l->address, HOST_PEERS_PORT, &to);
-	if (rc == 0)
-		rc = peer_conn_connect(&a->conn, a->peers->loop, &to, v->identity, v->key, &hello,
-				       &stream_events, a);
+	rc = peer_link_connect(l, PEER_STREAM, &stream_events, a, &a->conn);
 	if (rc < 0)
 		return fail_prefix(-EHOSTUNREACH, "host %s: not reached", a->on);
-	v->conns++;
 	list_add_tail(&a->peers->streams, &a->link);
 	return 0;
 }

@@ -140,6 +140,12 @@ void peer_link_init(struct peer_link *l, struct peer_volume *v, unsigned slot);
 void peer_link_set(struct peer_link *l, const struct cfs_host_info *h);
 /* Connects if it is not; false: not now (`error` says why). `insist`: before its time, too. */
 bool peer_link_need(struct peer_link *l, bool insist);
+/* A connection for `purpose` to the host of the link, which counts with its volume then. -errno in words. */
+int peer_link_connect(struct peer_link *l, enum peer_purpose purpose,
+		      const struct peer_conn_events *events, void *arg, struct peer_conn **out);
+/* What this host says of itself on a connection for the volume. */
+void peer_hello_fill(const struct peer_volume *v, enum peer_purpose purpose,
+		     struct peer_hello *out);
 void peer_link_drop(struct peer_link *l, int err, const char *why);
 
 /* peer_hint.c: loop's thread, lock held. */

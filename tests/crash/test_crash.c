@@ -11,13 +11,6 @@
  *	TEST_SEED=n TEST_POINTS=n TEST_SECONDS=n build/tests/crash/test_crash	another, or a longer, run
  *	TEST_ONLY=1 TEST_POINT=n TEST_CHOICE=n TEST_CHOICE_SEED=n ...		one point of the second test again
  */
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <stdint.h>
-#include <cmocka.h>
-#undef fail /* base/err.h has its own */
-
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -28,10 +21,10 @@
 
 #include "base/checksum.h"
 #include "base/clock.h"
-#include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "blockdev/record.h"
+#include "tests/lib/check.h"
 #include "tests/lib/lun.h"
 #include "tests/lib/shot.h"
 #include "tests/lib/vol.h"
@@ -45,14 +38,6 @@
 #define MARKS	 200u
 #define WORKERS	 4u
 #define LATER	 2u /* the host that comes after the crash */
-
-#define ok(call)                                                          \
-	do {                                                              \
-		int rc_ = (int)(call);                                    \
-		if (rc_ < 0)                                              \
-			print_error("%s: %s\n", #call, err_message(rc_)); \
-		assert_true(rc_ >= 0);                                    \
-	} while (0)
 
 struct file { /* of the model */
 	bool there;

@@ -9,13 +9,6 @@
  *	TEST_ALL=1 build/tests/crash/test_handover_cut		each of them at each moment
  *	TEST_POINT=n TEST_CHOICE=n build/tests/crash/test_handover_cut	one point again
  */
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <stdint.h>
-#include <cmocka.h>
-#undef fail /* base/err.h has its own */
-
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,23 +16,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/err.h"
 #include "base/log.h"
 #include "blockdev/record.h"
+#include "tests/lib/check.h"
 #include "tests/lib/lun.h"
 #include "tests/lib/roam.h"
 
 #define SIZE	(256 * MiB)
 #define WORKERS 16u /* they mostly wait for leases to end */
 #define MARKS	16u
-
-#define ok(call)                                                          \
-	do {                                                              \
-		int rc_ = (int)(call);                                    \
-		if (rc_ < 0)                                              \
-			print_error("%s: %s\n", #call, err_message(rc_)); \
-		assert_true(rc_ >= 0);                                    \
-	} while (0)
 
 struct world {
 	struct roam w;

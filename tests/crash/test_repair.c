@@ -6,13 +6,6 @@
  *
  *	TEST_SEED=n TEST_CASES=n TEST_ONLY=0..2 build/tests/crash/test_repair	another, or a longer, run
  */
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <stdint.h>
-#include <cmocka.h>
-#undef fail /* base/err.h has its own */
-
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -22,23 +15,15 @@
 
 #include "base/checksum.h"
 #include "base/clock.h"
-#include "base/err.h"
 #include "base/log.h"
 #include "blockdev/record.h"
 #include "clusterfs/volume.h"
+#include "tests/lib/check.h"
 #include "tests/lib/lun.h"
 #include "tests/lib/shot.h"
 #include "tests/lib/vol.h"
 
 #define SIZE (256 * MiB)
-
-#define ok(call)                                                          \
-	do {                                                              \
-		int rc_ = (int)(call);                                    \
-		if (rc_ < 0)                                              \
-			print_error("%s: %s\n", #call, err_message(rc_)); \
-		assert_true(rc_ >= 0);                                    \
-	} while (0)
 
 struct spot { /* a metadata block */
 	unsigned lun;

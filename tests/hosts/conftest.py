@@ -5,6 +5,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from hostlib import Cluster  # noqa: E402
+from vmlib import Shell, create, show  # noqa: E402
 
 
 @pytest.fixture
@@ -26,6 +27,19 @@ def host(cluster, lun):
     h.ok('volume', 'mount', lun)
     h.ok('disk', 'create', 'v1:/a.disk', '--size', '64M')
     return h
+
+
+@pytest.fixture
+def shell(host):
+    """The disk shell as the guest of a VM `g` that has the disk."""
+    create(host)
+    host.ok('vm', 'start', 'g')
+    with Shell(host) as s:
+        s.expect('ready')
+        yield s
+        s.leave()
+    if show(host)['state'] == 'running':
+        host.ok('vm', 'kill', 'g')
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -41,18 +41,6 @@ def use(shell, lun):
     until(lambda: shell.run('t', 't ') == 't ok')
 
 
-@pytest.fixture
-def shell(host):
-    create(host)
-    host.ok('vm', 'start', 'g')
-    with Shell(host) as s:
-        s.expect('ready')
-        yield s
-        s.leave()
-    if show(host)['state'] == 'running':
-        host.ok('vm', 'kill', 'g')
-
-
 def test_a_disk_comes_and_goes(host, shell, cluster):
     b = disk(host)
     did = host.json('vm', 'attach', 'g', '--disk', b)

@@ -22,18 +22,6 @@ def san():
         yield t
 
 
-@pytest.fixture
-def shell(host):
-    create(host)
-    host.ok('vm', 'start', 'g')
-    with Shell(host) as s:
-        s.expect('ready')
-        yield s
-        s.leave()
-    if show(host)['state'] == 'running':
-        host.ok('vm', 'kill', 'g')
-
-
 def test_its_commands_reach_the_lun(host, shell, san):
     did = host.json('vm', 'attach', 'g', '--lun', san.url)
     assert (did['lun'], did['live']) == (1, True)

@@ -256,3 +256,22 @@ void roam_wait_over(struct roam *w, unsigned who, unsigned slot, uint32_t epoch)
 		sleep_ms(20);
 	MUST(cfs_life_over(roam_fs(w, who), slot, epoch));
 }
+
+bool roam_is_everywhere(struct roam *w, enum cfs_vm_state state, const char *host, const char *to)
+{
+	for (unsigned i = 0; i < VOL_HOSTS; i++) {
+		struct cfs_vm_where where;
+		bool here = host[0] && (unsigned)(host[4] - '0') == i;
+
+		if (!w->v->fs[i])
+			continue;
+		MUST(cfs_vm_where(roam_fs(w, i), "/vm", &where) == 0);
+		if (where.state == state && !strcmp(where.host, host) && !strcmp(where.to, to) &&
+		    where.here == here)
+			continue;
+		fprintf(stderr, "host%u sees the vm in state %d on %s, to %s\n", i,
+			(int)where.state, where.host, where.to);
+		return false;
+	}
+	return true;
+}

@@ -45,6 +45,9 @@ void roam_forget(struct roam *w, unsigned i);
 /* The whole way; with baggage where it pleases. */
 void roam_hand_over(struct roam *w, unsigned from, unsigned to, bool with_baggage);
 
+/* All hosts that have the volume see the lock so: on `host`, on its way to `to`. What one sees else is printed. */
+bool roam_is_everywhere(struct roam *w, enum cfs_vm_state state, const char *host, const char *to);
+
 /* As a crash of that host's daemon; and until `who` knows that a life is over and replayed. */
 void roam_die(struct roam *w, unsigned i);
 void roam_wait_over(struct roam *w, unsigned who, unsigned slot, uint32_t epoch);

@@ -1,12 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Names and files on a mounted volume: paths, create, rename, delete, read and write, two hosts. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <stdint.h>
-#include <cmocka.h>
-#undef fail /* base/err.h has its own */
-
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -14,21 +7,13 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "clusterfs/group.h"
 #include "clusterfs/lock.h"
+#include "tests/lib/check.h"
 #include "tests/lib/lun.h"
 #include "tests/lib/vol.h"
-
-#define ok(call)                                                          \
-	do {                                                              \
-		int rc_ = (int)(call);                                    \
-		if (rc_ < 0)                                              \
-			print_error("%s: %s\n", #call, err_message(rc_)); \
-		assert_true(rc_ >= 0);                                    \
-	} while (0)
 
 static int setup(void **state)
 {

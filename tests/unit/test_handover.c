@@ -3,13 +3,6 @@
  * A running VM's lock, and its disks, go from host to host: offered, taken up, taken back; with races, lost
  * answers, baggage that is no good.
  */
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <stdint.h>
-#include <cmocka.h>
-#undef fail /* base/err.h has its own */
-
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
@@ -18,37 +11,14 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/err.h"
 #include "base/log.h"
 #include "blockdev/fault.h"
 #include "blockdev/record.h"
 #include "clusterfs/cfs_format.h"
 #include "clusterfs/handover.h"
+#include "tests/lib/check.h"
 #include "tests/lib/lun.h"
 #include "tests/lib/roam.h"
-
-#define ok(call)                                                          \
-	do {                                                              \
-		int rc_ = (int)(call);                                    \
-		if (rc_ < 0)                                              \
-			print_error("%s: %s\n", #call, err_message(rc_)); \
-		assert_true(rc_ >= 0);                                    \
-	} while (0)
-
-static void assert_where(struct roam *w, enum cfs_vm_state state, const char *host, const char *to)
-{
-	for (unsigned i = 0; i < VOL_HOSTS; i++) {
-		struct cfs_vm_where where;
-
-		if (!w->v->fs[i])
-			continue;
-		ok(cfs_vm_where(roam_fs(w, i), "/vm", &where));
-		assert_int_equal(where.state, state);
-		assert_string_equal(where.host, host);
-		assert_string_equal(where.to, to);
-		assert_int_equal(where.here, host[0] && (unsigned)(host[4] - '0') == i);
-	}
-}
 
 /* --- the ways it can go ------------------------------------------------------------------------------ */
 
@@ -62,9 +32,9 @@ static void test_there(void **state)
 
 	(void)state;
 	roam_make(&w, 3, 3);
-	assert_where(&w, CFS_VM_RUNS, "host0", "");
+	assert_true(roam_is_everywhere(&w, CFS_VM_RUNS, "host0", ""));
 	ok(roam_offer(&w, A, B));
-	assert_where(&w, CFS_VM_OFFERED, "host0", "host1");
+	assert_true(roam_is_everywhere(&w, CFS_VM_OFFERED, "host0", "host1"));
 	ok(cfs_vm_owner(roam_fs(&w, C), "/vm", host, sizeof(host)));
 	assert_string_equal(host, "host0");
 	/* Nobody else gets it: not a third one, not the target by starting it, not the source twice. */
@@ -83,7 +53,7 @@ static void test_there(void **state)
 				  &w.file[C][0]),
 			 -EPERM);
 	ok(roam_take_up(&w, A, B));
-	assert_where(&w, CFS_VM_RUNS, "host1", "");
+	assert_true(roam_is_everywhere(&w, CFS_VM_RUNS, "host1", ""));
 	assert_int_equal(roam_take_up(&w, A, B), -EBUSY);
 	assert_int_equal(cfs_vm_decline(roam_fs(&w, B), "/vm"), -EALREADY);
 	roam_open_disks(&w, B);
@@ -119,14 +89,14 @@ static void test_back(void **state)
 	ok(cfs_vm_retract(w.vm[A])); /* before any offer: does no harm */
 	ok(roam_offer(&w, A, B));
 	ok(cfs_vm_retract(w.vm[A]));
-	assert_where(&w, CFS_VM_RUNS, "host0", "");
+	assert_true(roam_is_everywhere(&w, CFS_VM_RUNS, "host0", ""));
 	assert_int_equal(roam_take_up(&w, A, B), -ENOENT);
 	assert_int_equal(cfs_vm_decline(roam_fs(&w, B), "/vm"), -ENOENT);
 	roam_write_round(&w, A);
 	/* Declined: the source's again, and it has only to look. */
 	ok(roam_offer(&w, A, C));
 	ok(cfs_vm_decline(roam_fs(&w, C), "/vm"));
-	assert_where(&w, CFS_VM_RUNS, "host0", "");
+	assert_true(roam_is_everywhere(&w, CFS_VM_RUNS, "host0", ""));
 	ok(cfs_vm_retract(w.vm[A]));
 	roam_write_round(&w, A);
 	/* To hosts that are none: refused, and taken back as any. */

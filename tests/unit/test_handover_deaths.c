@@ -3,13 +3,6 @@
  * A VM that is handed over, and hosts that die or are started again before, during and after; journals that are
  * replayed long after.
  */
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <stdint.h>
-#include <cmocka.h>
-#undef fail /* base/err.h has its own */
-
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -17,36 +10,13 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/err.h"
 #include "base/log.h"
 #include "blockdev/fault.h"
 #include "clusterfs/cfs_format.h"
 #include "clusterfs/volume.h"
+#include "tests/lib/check.h"
 #include "tests/lib/lun.h"
 #include "tests/lib/roam.h"
-
-#define ok(call)                                                          \
-	do {                                                              \
-		int rc_ = (int)(call);                                    \
-		if (rc_ < 0)                                              \
-			print_error("%s: %s\n", #call, err_message(rc_)); \
-		assert_true(rc_ >= 0);                                    \
-	} while (0)
-
-static void assert_where(struct roam *w, enum cfs_vm_state state, const char *host, const char *to)
-{
-	for (unsigned i = 0; i < VOL_HOSTS; i++) {
-		struct cfs_vm_where where;
-
-		if (!w->v->fs[i])
-			continue;
-		ok(cfs_vm_where(roam_fs(w, i), "/vm", &where));
-		assert_int_equal(where.state, state);
-		assert_string_equal(where.host, host);
-		assert_string_equal(where.to, to);
-		assert_int_equal(where.here, host[0] && (unsigned)(host[4] - '0') == i);
-	}
-}
 
 /* --- deaths ------------------------------------------------------------------------------------------ */
 
@@ -248,7 +218,7 @@ static void test_target_dies(void **state)
 		roam_die(&w, B);
 		if (over) {
 			roam_wait_over(&w, A, slot, epoch);
-			assert_where(&w, CFS_VM_OFFERED, "host0", "host1");
+			assert_true(roam_is_everywhere(&w, CFS_VM_OFFERED, "host0", "host1"));
 		}
 		ok(cfs_vm_retract(w.vm[A]));
 		roam_write_round(&w, A);
@@ -271,7 +241,7 @@ static void test_restarts(void **state)
 	ok(roam_offer(&w, A, B));
 	roam_die(&w, A);
 	ok(vol_mount(w.v, A, NULL));
-	assert_where(&w, CFS_VM_OFFERED, "host0", "host1");
+	assert_true(roam_is_everywhere(&w, CFS_VM_OFFERED, "host0", "host1"));
 	assert_int_equal(cfs_vm_lock(roam_fs(&w, A), "/vm", 0, &vm), -EBUSY);
 	ok(cfs_vm_adopt(roam_fs(&w, A), "/vm", &w.vm[A]));
 	roam_open_disks(&w, A);

@@ -3,31 +3,16 @@
  * A VM's lock that keeps a saved state: laid down by one host, taken up by one; races, lost answers, dead hosts,
  * volume check. The state is an empty file here.
  */
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <stdint.h>
-#include <cmocka.h>
-#undef fail /* base/err.h has its own */
-
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "base/err.h"
 #include "blockdev/fault.h"
 #include "clusterfs/cfs_format.h"
 #include "clusterfs/handover.h"
+#include "tests/lib/check.h"
 #include "tests/lib/roam.h"
-
-#define ok(call)                                                          \
-	do {                                                              \
-		int rc_ = (int)(call);                                    \
-		if (rc_ < 0)                                              \
-			print_error("%s: %s\n", #call, err_message(rc_)); \
-		assert_true(rc_ >= 0);                                    \
-	} while (0)
 
 static void make_state(struct roam *w, unsigned i, const char *path, struct cfs_saved *out)
 {

@@ -40,6 +40,7 @@ struct vm_arrival {
 	uint32_t epoch;
 	char from[64];
 	uint64_t started_ns;
+	bool held; /* it stands still, and is to do so here */
 	struct cpu_table cpu;
 	struct mig_target *target;
 	struct host_vm *vm;
@@ -70,6 +71,7 @@ static int parse(struct vm_arrival *a, json_t *doc, const char **name, struct vm
 			    (long long)streams);
 	a->streams = (unsigned)streams;
 	a->started_ns = (uint64_t)json_integer_value(json_object_get(doc, "started_ns"));
+	a->held = json_is_true(json_object_get(doc, "held"));
 	rc = vm_check_name(*name);
 	if (rc == 0)
 		rc = vm_cpu_parse(json_string_value(json_object_get(doc, "cpu")), &a->cpu);
@@ -409,6 +411,9 @@ int vm_arrive(struct host_vm *vm, struct vm_arrival *a)
 
 	a->vm = vm;
 	vm->started_ns = a->started_ns;
+	pthread_mutex_lock(&vm->lock);
+	vm->held = a->held;
+	pthread_mutex_unlock(&vm->lock);
 	vm_set_step(vm, "arriving");
 	rc = vm_load_machine(vm, &a->cpu);
 	step(a, "target.configured");

@@ -27,6 +27,8 @@ struct leaving {
 	const char *to;
 	uint64_t max_downtime, bandwidth, streams_n;
 	bool verify;
+	bool quick; /* all of its memory goes while it stands still */
+	bool held;  /* it stands still anyway (`vm pause`), and will there */
 	struct cpu_table cpu;
 	unsigned slot; /* the target's life */
 	uint32_t epoch;

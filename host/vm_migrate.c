@@ -117,10 +117,10 @@ static json_t *make_begin(struct leaving *l)
 	json_t *doc;
 
 	vm_get_def(l->vm, def);
-	doc = json_pack("{s:i, s:s, s:o, s:s, s:I, s:I, s:b}", "version", MIG_VERSION, "name",
+	doc = json_pack("{s:i, s:s, s:o, s:s, s:I, s:I, s:b, s:b}", "version", MIG_VERSION, "name",
 			l->vm->name, "definition", vm_def_record(def), "cpu", text, "streams",
 			(json_int_t)l->streams_n, "started_ns", (json_int_t)l->vm->started_ns,
-			"verify", l->verify);
+			"verify", l->verify, "held", l->held);
 	free(def);
 	return doc;
 }
@@ -267,6 +267,9 @@ static int on_progress(void *arg, const struct mig_progress *p)
 			 (unsigned long long)(p->rate / MiB), eta,
 			 p->throttle ? ", the guest is slowed down" : "");
 	rc = vm_leaving_stop(l);
+	if (rc == 0 && l->quick &&
+	    vm_is_ending(l->vm)) /* its supervisor sends, and hears nobody else */
+		rc = fail(-EINTR, "vm %s: not moved: it ends", l->vm->name);
 	return rc < 0 ? rc
 		      : host_progress(l->call, p->sent + p->zeroes,
 				      p->sent + p->zeroes + p->remaining, what);
@@ -319,7 +322,7 @@ static int rounds(struct leaving *l)
 	int rc = -EAGAIN;
 
 	for (int i = 0; i < TRIES && rc == -EAGAIN; i++) {
-		rc = mig_source_rounds(l->move.source);
+		rc = l->quick ? 0 : mig_source_rounds(l->move.source);
 		if (rc == 0)
 			rc = host_progress(l->call, l->last.sent, l->last.sent, "handing it over");
 		if (rc == 0)
@@ -421,7 +424,9 @@ static int leave(struct leaving *l)
 	if (rc < 0)
 		return rc;
 	pthread_mutex_lock(&vm->lock);
-	if (vm->phase == VM_RUNNING && !vm->closing) {
+	l->held = vm->held;
+	l->quick |= l->held;
+	if ((vm->phase == VM_RUNNING || (vm->phase == VM_PAUSED && vm->held)) && !vm->closing) {
 		vm->move = &l->move;
 		(void)str_format(vm->move_to, sizeof(vm->move_to), "%s", l->to);
 	} else {
@@ -466,8 +471,7 @@ static int take_options(struct leaving *l)
 	if (rc == 0 && (l->streams_n < 1 || l->streams_n > MIG_STREAMS_MAX))
 		rc = fail(-EINVAL, "--streams: 1 to %u", MIG_STREAMS_MAX);
 	l->verify = host_arg_bool(call, "verify");
-	if (host_arg_bool(call, "quick"))
-		l->max_downtime = DOWNTIME_MAX;
+	l->quick = host_arg_bool(call, "quick");
 	return rc;
 }
 

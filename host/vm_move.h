@@ -102,8 +102,11 @@ void vm_arrived(struct host_vm *vm);
 
 /* --- vm_throttle.c --------------------------------------------------------------------------------- */
 
-/* The VM's processor time: `percent` less of it, 0: all. In a task's thread. */
+/* The VM's processor time: `percent` less of it, 0: all. Any thread. */
 int vm_throttle(struct host_vm *vm, unsigned percent);
+/* Supervisor, each turn: where no control group does it. In how many ms it has to come again; -1: for nothing. */
+void vm_slow_turn(struct host_vm *vm);
+int vm_slow_wait_ms(struct host_vm *vm);
 
 /* --- step.c ---------------------------------------------------------------------------------------- */
 

@@ -110,6 +110,7 @@ struct host_vm {
 	atomic_int full;  /* disks that wait for space */
 	atomic_bool gone; /* the vhost-user client went */
 	atomic_bool lost; /* the volume's epoch is over: it must end */
+	atomic_uint slow; /* per cent of its time that it is to stand still: vm_throttle.c */
 
 	bool arriving; /* guarded by host_vms's lock: another host runs it still */
 
@@ -144,6 +145,8 @@ struct host_vm {
 	unsigned events; /* bit per enum vmctl_event_kind that came */
 	char event_text[VMCTL_TEXT_MAX + 1];
 	unsigned net_device; /* the first of CONFIG's network devices; the others follow */
+	bool slow_stands;    /* ... slowed down, and stands still now; it counts as running */
+	uint64_t slow_ms;    /* until then */
 	bool resetting;	     /* RESET was obeyed, its event has not come */
 	uint64_t retry_ms;   /* not before: the next attempt to connect the VMM's device again */
 	struct vm_console *console;

@@ -233,7 +233,7 @@ static void go_on(struct host_vm *vm)
 	int rc;
 
 	controller_unquiesce(vm->controller);
-	rc = vm_call_plain(vm, VMCTL_RESUME, VM_CALL_MS);
+	rc = vm->held ? 0 : vm_call_plain(vm, VMCTL_RESUME, VM_CALL_MS);
 	if (rc == 0)
 		return;
 	log_warn("migrate", "vm %s: %s", vm->name, err_message(rc));
@@ -299,7 +299,7 @@ int vm_stand_still(struct host_vm *vm, void *arg)
 
 	if (rc < 0)
 		return rc;
-	if (vm->phase != VM_RUNNING || vm->resetting)
+	if (vm->phase != (l->held ? VM_PAUSED : VM_RUNNING) || vm->held != l->held || vm->resetting)
 		return fail(-EINVAL, "vm %s: is %s now; not moved", vm->name,
 			    vm->resetting ? "being reset" : vm_state_name(vm));
 	l->stood = (struct standstill){.all = l->lap_ns = clock_boot_ns()};
@@ -308,6 +308,7 @@ int vm_stand_still(struct host_vm *vm, void *arg)
 	rc = vm_call_plain(vm, VMCTL_PAUSE, VM_CALL_MS);
 	if (rc < 0)
 		return not_paused(l, rc);
+	vm->slow_stands = false;
 	l->stood.pause = lap(l);
 	vm_leaving_step(l, "source.paused");
 	rc = controller_quiesce(vm->controller, LEAVING_DRAIN_MS);
@@ -315,7 +316,9 @@ int vm_stand_still(struct host_vm *vm, void *arg)
 		return stays(l, rc == -ETIMEDOUT ? -EAGAIN : rc);
 	l->stood.drain = lap(l);
 	vm_leaving_step(l, "source.drained");
-	rc = hand_state_over(l);
+	rc = l->quick ? mig_source_all(l->move.source) : 0;
+	if (rc == 0)
+		rc = hand_state_over(l);
 	vm_leaving_step(l, "source.loaded");
 	if (rc < 0)
 		return stays(l, rc);

@@ -347,7 +347,7 @@ static void wait_for_something(struct host_vm *vm)
 {
 	struct pollfd p[POLLS];
 	uint8_t typed[VMCTL_CONSOLE_CHUNK];
-	int timeout = vm->phase == VM_FROZEN ? FROZEN_MS : TURN_MS;
+	int timeout = vm->phase == VM_FROZEN ? FROZEN_MS : TURN_MS, slow = vm_slow_wait_ms(vm);
 	unsigned clients;
 	eventfd_t n;
 
@@ -360,6 +360,8 @@ static void wait_for_something(struct host_vm *vm)
 	clients = vm_console_polls(vm->console, p + P_CLIENTS);
 	if (vm->events)
 		timeout = MIN(timeout, FROZEN_MS);
+	if (slow >= 0)
+		timeout = MIN(timeout, slow);
 	if (poll(p, P_CLIENTS + clients, timeout) <= 0)
 		return;
 	if (p[P_WAKE].revents)
@@ -385,6 +387,8 @@ static int turn(struct host_vm *vm, bool *let_go)
 		reconnect_disks(vm);
 	if (rc == GO_ON)
 		rc = handle_pauses(vm);
+	if (rc == GO_ON)
+		vm_slow_turn(vm);
 	if (rc == GO_ON)
 		vm_usage_turn(vm);
 	return rc;

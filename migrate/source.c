@@ -198,6 +198,18 @@ static int next_round(struct mig_source *s)
 	return rc < 0 ? rc : end_round(s);
 }
 
+int mig_source_all(struct mig_source *s)
+{
+	int rc;
+
+	if (s->began)
+		return 0;
+	begin_round(s);
+	rc = first_round(s);
+	s->began = rc == 0;
+	return rc;
+}
+
 static int take_log(struct mig_source *s)
 {
 	mig_dirty_take(&s->dirty, s->o.log);

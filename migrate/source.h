@@ -60,6 +60,9 @@ void mig_source_constant(struct mig_source *s, uint64_t ns);
  */
 int mig_source_rounds(struct mig_source *s);
 
+/* The guest stands still already: all that is there, in place of rounds; what was sent before is not sent again. */
+int mig_source_all(struct mig_source *s);
+
 /* The guest stands still, nothing of its controller is under way, the log is synced: the last pages go. */
 int mig_source_last_pages(struct mig_source *s);
 /*

@@ -280,8 +280,8 @@ static const struct cli_option migrate_options[] = {
 	{"bandwidth", CLI_SIZE, "B", "bytes a second at most while it runs (as fast as it goes)",
 	 false},
 	{"streams", CLI_SIZE, "N", "connections for its memory, 1 to 16 (2)", false},
-	{"quick", CLI_FLAG, NULL, "however long it stands still: for a guest that writes too fast",
-	 false},
+	{"quick", CLI_FLAG, NULL,
+	 "it stands still first, then all of it moves: for a guest that writes too fast", false},
 	{"verify", CLI_FLAG, NULL, "compare all memory once more while it stands still", false},
 	{NULL, CLI_FLAG, NULL, NULL, false},
 };

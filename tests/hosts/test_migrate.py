@@ -7,7 +7,7 @@ import pytest
 
 import vmlib
 from hostlib import BIN, Cluster, until
-from stublib import StubCluster, alive, counts, create, goes_on, keys, show
+from stublib import StubCluster, StubHost, alive, counts, create, goes_on, keys, show
 
 
 @pytest.fixture
@@ -70,6 +70,12 @@ def begin(source, target, *words):
     """A migration under way; it ends by itself."""
     return subprocess.Popen([BIN / 'perilune', '--connect', source.dir, 'vm', 'migrate', 'g', '--to', target.name, *words],
                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def book(cluster, name='g'):
+    """When its monitors ran and stood still: words of what happened."""
+    path = cluster.stub / f'{name}.log'
+    return [line.split()[3:] for line in path.read_text().splitlines()]
 
 
 def stop_at(host, step):
@@ -329,6 +335,83 @@ def test_a_guest_that_writes_too_fast(pair):
         d = migrate(h1, h2, '--quick')
         assert d['downtime_ms'] > 0
     goes_on(h2)
+
+
+def test_quick(pair):
+    """It stands still first; then all of it goes, once."""
+    h1, h2 = pair
+    keys(h1, '6')
+    d = migrate(h1, h2, '--quick')
+    assert d['downtime_ms'] > 0 and d['rounds'] <= 1, d
+    goes_on(h2)
+    wait, go_on = stop_at(h2, 'source.drained')                         # and back: killed while it stands still
+    p = begin(h2, h1, '--quick')
+    wait()
+    h2.kill()
+    go_on()
+    h2.start()
+    p.communicate(timeout=60)
+    until(lambda: show(h2)['state'] == 'running')
+    goes_on(h2)
+
+
+def test_a_held_one_moves_and_stays_held(pair):
+    h1, h2 = pair
+    h1.ok('vm', 'pause', 'g')
+    was = counts(h1)
+    migrate(h1, h2)
+    assert show(h2)['state'] == 'paused' and show(h1)['host'] == 'h2' and counts(h2) is None
+    h2.kill()
+    h2.start()
+    until(lambda: show(h2)['state'] == 'paused')
+    migrate(h2, h1)
+    assert show(h1)['state'] == 'paused' and counts(h1) == was
+    h1.ok('vm', 'resume', 'g')
+    assert goes_on(h1)[0] > was[0]
+
+
+class NoGroups(StubHost):
+    """A host that sees no control groups."""
+
+    def __init__(self, cluster, name):
+        super().__init__(cluster, name, prefix=['unshare', '-m', 'sh', '-c', 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"', 'sh',
+                                                'env', f'PERILUNE_STUB={cluster.stub}'])
+
+
+def test_slowed_down_without_control_groups(cluster, lun):
+    """It stands still and runs in turns, less and less; whatever comes of the migration, it has all of its time again."""
+    h1 = cluster.hosts['h1'] = NoGroups(cluster, 'h1').start()
+    h2 = cluster.host('h2')
+    h1.ok('volume', 'format', 'v1', lun)
+    for h in (h1, h2):
+        h.ok('volume', 'mount', lun)
+    h1.ok('disk', 'create', 'v1:/a.disk', '--size', '64M')
+    create(h1, memory='128M')
+    h1.ok('vm', 'start', 'g')
+    until(lambda: any(h['name'] == 'h1' for h in h2.json('host', 'list')))
+    until(lambda: any(h['name'] == 'h2' for h in h1.json('host', 'list')))
+    keys(h1, '6')
+    p = begin(h1, h2, '--max-downtime', '50', '--bandwidth', '64M')
+
+    def task():
+        until(lambda: p.poll() is not None or any(t['verb'] == 'migrate' for t in h1.json('task', 'list')))
+        return [t for t in h1.json('task', 'list') if t['verb'] == 'migrate'][-1]
+
+    def stood():
+        return sum(line[0] == 'stands' for line in book(cluster))
+    until(lambda: p.poll() is not None or 'slowed down' in (task()['progress']['what'] or ''), 60)
+    before = stood()
+    until(lambda: p.poll() is not None or stood() > before + 12, 60)    # a round makes it stand twice
+    assert stood() > before + 12, p.communicate()
+    if task()['state'] == 'running':
+        h1.run('task', 'cancel', task()['id'])
+    p.communicate(timeout=60)
+    where = next(h for h in (h1, h2) if show(h)['pid'])
+    goes_on(where)
+    before = len(book(cluster))
+    time.sleep(1)
+    assert len(book(cluster)) - before <= 2                             # it is let run
+    goes_on(where)
 
 
 def test_bandwidth_is_kept(pair):

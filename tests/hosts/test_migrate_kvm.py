@@ -56,7 +56,8 @@ def test_a_storm_on_the_disk_moves_there_and_back(pair, cluster, lun):
         shell.expect('ready')
         shell.run('t', 't')
         h2.ok('vm', 'pause', 'g')
-        h2.fails('usage', 'vm', 'migrate', 'g', '--to', 'h1')
+        h2.ok('vm', 'migrate', 'g', '--to', 'h1')
+        h1.ok('vm', 'migrate', 'g', '--to', 'h2')
         assert state(h2) == 'paused'
         h2.ok('vm', 'resume', 'g')
         shell.run('c', 'c 16384')

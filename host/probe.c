@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "host/host.h"
 
 #define TIME_LIMIT_MS 3000
 
@@ -209,10 +210,29 @@ static void probe_oom(struct host_probe_result *out)
 		host_probe_say(out, NULL, "perilund can be kept from it");
 }
 
+static void probe_firmware(struct host_probe_result *out)
+{
+	struct stat st;
+
+	if (stat(HOST_FIRMWARE, &st) == 0 && st.st_size > 0)
+		host_probe_say(out, NULL, "vms may boot from their disk (%s, %lld KiB)",
+			       HOST_FIRMWARE, (long long)(st.st_size / KiB));
+	else
+		host_probe_say(out, "apt install seabios",
+			       "vms cannot boot from their disk: %s: %s", HOST_FIRMWARE,
+			       strerror(errno));
+}
+
 const struct host_probe host_probes_machine[] = {
-	{"huge-pages", probe_huge}, {"io_uring", probe_uring},
-	{"memlock", probe_memlock}, {"sealed-memory", probe_memfd},
-	{"cgroups", probe_cgroup},  {"namespaces", probe_namespaces},
-	{"seccomp", probe_seccomp}, {"open-files", probe_files},
-	{"oom-killer", probe_oom},  {NULL, NULL},
+	{"huge-pages", probe_huge},
+	{"io_uring", probe_uring},
+	{"memlock", probe_memlock},
+	{"sealed-memory", probe_memfd},
+	{"cgroups", probe_cgroup},
+	{"namespaces", probe_namespaces},
+	{"seccomp", probe_seccomp},
+	{"open-files", probe_files},
+	{"oom-killer", probe_oom},
+	{"firmware", probe_firmware},
+	{NULL, NULL},
 };

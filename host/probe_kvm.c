@@ -190,14 +190,18 @@ static void probe_nested(struct host_probe_result *out)
 		if (fd < 0 || read(fd, &c, 1) != 1)
 			continue;
 		if (c == 'Y' || c == '1')
-			host_probe_say(out, NULL, "guests may run guests (%s)", files[i]);
+			host_probe_say(out, NULL,
+				       "vms with --nested on may run guests (%s); while one does "
+				       "it is not moved or"
+				       " saved",
+				       files[i]);
 		else
 			host_probe_say(out, "load the module with nested=1",
-				       "guests cannot run guests (%s is %c)", files[i], c);
+				       "--nested on shows guests nothing (%s is %c)", files[i], c);
 		return;
 	}
 	host_probe_say(out, "load kvm-intel or kvm-amd with nested=1",
-		       "guests cannot run guests: neither kvm_intel nor kvm_amd is loaded");
+		       "--nested on shows guests nothing: neither kvm_intel nor kvm_amd is loaded");
 }
 
 const struct host_probe host_probes_kvm[] = {

@@ -88,22 +88,6 @@ static void make_id(char id[40])
 		p += sprintf(p, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", b[i]);
 }
 
-/* --boot, --nested, --watchdog */
-static int take_machine(struct host_call *call, struct vm_def *d, const char *name)
-{
-	const char *boot = host_arg(call, "boot"), *nested = host_arg(call, "nested"),
-		   *watchdog = host_arg(call, "watchdog");
-
-	d->watchdog = VMCTL_WATCHDOG_RESET;
-	if (boot && strcmp(boot, "disk") && strcmp(boot, "kernel"))
-		return fail(-EINVAL, "vm %s: --boot %s: disk or kernel", name, boot);
-	if (nested && strcmp(nested, "on") && strcmp(nested, "off"))
-		return fail(-EINVAL, "vm %s: --nested %s: on or off", name, nested);
-	d->firmware = boot && !strcmp(boot, "disk");
-	d->nested = nested && !strcmp(nested, "on");
-	return watchdog ? vm_watchdog_parse(watchdog, &d->watchdog) : 0;
-}
-
 static int take_numbers(struct host_call *call, struct vm_def *d, const char *name)
 {
 	const char *append = host_arg(call, "append");
@@ -130,7 +114,8 @@ static int take_numbers(struct host_call *call, struct vm_def *d, const char *na
 	if (append && str_format(d->append, sizeof(d->append), "%s", append) < 0)
 		return fail(-EINVAL, "vm %s: --append has at most %zu bytes", name,
 			    sizeof(d->append) - 1);
-	rc = take_machine(call, d, name);
+	d->watchdog = VMCTL_WATCHDOG_RESET;
+	rc = vm_machine_args(d, call, name, &said);
 	if (rc == 0)
 		rc = vm_cpu_option(call, d, name);
 	if (rc < 0)
@@ -170,6 +155,8 @@ static int take_parts(struct host_call *call, struct parts *p)
 		rc = fail(-EINVAL, "vm %s: --initrd and --append go with --kernel", p->name);
 	if (rc == 0 && d->firmware)
 		rc = vm_def_check(d, p->name);
+	if (rc == 0 && d->firmware && d->has_kernel)
+		rc = fail(-EINVAL, "vm %s: boots from its disk or by --kernel, not both", p->name);
 	if (rc == 0 && d->firmware && d->disks == 0)
 		rc = fail(-EINVAL, "vm %s: --boot disk goes with --disk", p->name);
 	if (rc == 0 && d->has_kernel)

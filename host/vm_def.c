@@ -60,8 +60,6 @@ int vm_def_check(const struct vm_def *d, const char *name)
 			    name, (unsigned long long)d->memory);
 	if (d->firmware && d->memory < FIRMWARE_MIN)
 		return fail(-EINVAL, "vm %s: to boot from its disk it needs 32M of memory", name);
-	if (d->firmware && d->has_kernel)
-		return fail(-EINVAL, "vm %s: boots from its disk or by --kernel, not both", name);
 	return vm_share_check(&d->share, d->memory, d->cpus, name);
 }
 

@@ -375,6 +375,8 @@ void vm_lease_stop(struct host_vms *all);
 
 /* Reads kernel and initrd from the volume into guest memory; fills in their places. */
 int vm_load_kernel(struct host_vm *vm, struct vmctl_config *config);
+/* vm_machine.c: --boot, --nested and --watchdog into the definition; *said: one was. */
+int vm_machine_args(struct vm_def *def, struct host_call *call, const char *name, bool *said);
 /* This host has firmware for a VM that boots from its disk; else -ENOENT in words. */
 int vm_check_firmware(const struct host *host);
 /* Checks at creation that `fd` (of `bytes`) is a kernel that fits. */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * vm_set.c: `vm set`: what a VM gets of its host, changed in its definition, and at once where it runs. The
+ * vm_set.c: `vm set`: what a VM gets of its host and what is in its machine, changed in its definition, and at once where it runs. The
  * definition comes first: a daemon that dies in between is followed by one that reads it.
  */
 #include <errno.h>
@@ -29,8 +29,12 @@ struct change {
 static int apply(struct change *c, struct vm_def *def)
 {
 	bool changed = c->memory_max != 0;
-	bool all = def->share.memory == def->memory;
-	int rc;
+	bool all = def->share.memory == def->memory, machine;
+	int rc = vm_machine_args(def, c->call, c->name, &machine);
+
+	if (rc < 0)
+		return rc;
+	changed = changed || machine;
 
 	if (c->memory_max)
 		def->memory = c->memory_max;
@@ -45,6 +49,10 @@ static int apply(struct change *c, struct vm_def *def)
 		def->share.memory = def->memory;
 	if (rc == 0 && !changed)
 		rc = fail(-EINVAL, "vm set: nothing to change; see perilune vm set --help");
+	if (rc == 0 && def->firmware && def->disks == 0)
+		rc = fail(-EINVAL, "vm %s: has no disk to boot from", c->name);
+	if (rc == 0 && !def->firmware && !def->has_kernel && host_arg(c->call, "boot"))
+		rc = fail(-EINVAL, "vm %s: has no kernel; it was not made with --kernel", c->name);
 	return rc < 0 ? rc : vm_def_check(def, c->name);
 }
 
@@ -52,9 +60,14 @@ static int apply(struct change *c, struct vm_def *def)
 
 static int change_running(struct change *c, struct host_vm *vm, struct vm_def *def)
 {
+	bool machine;
 	int rc;
 
 	vm_get_def(vm, def);
+	if (vm_machine_args(def, c->call, c->name, &machine) < 0 || machine)
+		return fail(-EBUSY,
+			    "vm %s: runs; what is in its machine is changed while it is off",
+			    c->name);
 	if (c->memory_max && c->memory_max != def->memory)
 		return fail(-EBUSY,
 			    "vm %s: runs; its maximum is what its guest was started with, stop it "
@@ -127,7 +140,7 @@ static int vm_set(struct host_call *call)
 	if (vm)
 		vm_put(vm);
 	if (rc == 0)
-		host_event(call->host->events, "vm", c.name, "its share of the host was changed");
+		host_event(call->host->events, "vm", c.name, "its definition was changed");
 	host_volume_put(c.volume);
 	return rc;
 }

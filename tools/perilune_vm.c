@@ -254,6 +254,9 @@ static const struct cli_option set_options[] = {
 	{"memory-reservation", CLI_SIZE, "S",
 	 "what is never taken from it when the host lacks memory", false},
 	{"memory-shares", CLI_SIZE, "N", "1 to 10000: who has few gives memory first", false},
+	{"boot", CLI_TEXT, "HOW", "disk or kernel, see vm create; the VM must be off", false},
+	{"nested", CLI_TEXT, "on|off", "its guest may run guests; the VM must be off", false},
+	{"watchdog", CLI_TEXT, "WHAT", "reset, report or off; the VM must be off", false},
 	{NULL, CLI_FLAG, NULL, NULL, false},
 };
 

@@ -57,15 +57,18 @@ def test_it_boots_from_its_disk_here_and_there(pair):
 
     h1.ok('vm', 'start', 'g')
     says(h1, 'the first disk')
-    h1.ok('vm', 'reboot', 'g', '--force')
-    says(h1, 'the first disk', 2)
     h1.ok('vm', 'migrate', 'g', '--to', 'h2', timeout=120)
     assert show(h2)['host'] == 'h2'
     assert 'typed' in h2.ok('vm', 'console', 'g', stdin='typed', timeout=BOOTS_IN).out    # the BIOS answers there
     h2.ok('vm', 'reboot', 'g', '--force')
     says(h2, 'the first disk')
     assert times_said(h2, 'SeaBIOS') == 1 and 'wrong' not in h1.run('vm', 'console', 'g', '--log').out
+    assert 'off' in h2.fails('busy', 'vm', 'set', 'g', '--nested', 'on')['message']
     h2.ok('vm', 'kill', 'g')
+    h2.ok('vm', 'set', 'g', '--nested', 'on', '--watchdog', 'report')
+    assert (show(h2)['boot'], show(h2)['nested'], show(h2)['watchdog']) == ('disk', True, 'report')
+    assert 'kernel' in h2.fails('usage', 'vm', 'set', 'g', '--boot', 'kernel')['message']
+    assert show(h2)['boot'] == 'disk'
 
 
 def test_without_firmware_it_is_refused_before_anything_happens(cluster, lun):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stock Debian guest gets a disk while it runs and sees it by itself, writes it, and lets it go again."""
+"""A stock Debian guest gets a disk while it runs and sees it by itself, writes it, and lets it go again; with its agent,
+and without."""
 import time
 
 import pytest
@@ -26,6 +27,38 @@ def within(console, command, seconds):
         time.sleep(0.3)
 
 
+def agent_is(p, state):
+    end = time.monotonic() + APPEARS_S * p.host.lab.scale
+    while (said := p.json('vm show guest'))['agent']['state'] != state:
+        assert time.monotonic() < end, f'the agent is not {state}: {said}'
+        time.sleep(0.5)
+    return said
+
+
+def asks_its_agent(p, console):
+    """What Debian's qemu-guest-agent tells and does; /dev/sdb is mounted on /mnt."""
+    console.run('printf "[Match]\\nName=lo\\n[Network]\\nAddress=10.9.8.7/32\\n" > /etc/systemd/network/lo.network; '
+                'systemctl start systemd-networkd')
+    end = time.monotonic() + APPEARS_S * p.host.lab.scale
+    while (said := agent_is(p, 'running'))['addresses'] != ['10.9.8.7']:
+        assert time.monotonic() < end, said
+        time.sleep(0.5)
+    assert 'Debian GNU/Linux 12' in said['agent']['os'], said
+    refused = p.cli('vm detach guest vol:/logs', check=False)
+    assert refused.code == EXIT['busy'] and 'mounted on /mnt' in refused.err, refused.err
+
+    frozen = p.json('vm freeze guest --for 100')
+    assert frozen['filesystems'] >= 2, frozen                           # the root, and the disk
+    console.run('(echo late > /mnt/late; sync) & sleep 2; jobs -r | grep -q Running')
+    assert p.json('vm show guest')['agent']['state'] == 'frozen'
+    p.cli('vm thaw guest')
+    console.run('wait; grep -q late /mnt/late')
+    p.cli('vm freeze guest --for 3')
+    console.run('echo later > /mnt/later; sync', timeout=120)           # time thaws it
+    assert p.cli('vm thaw guest', check=False).code == EXIT['timed-out']
+    console.run('systemctl stop qemu-guest-agent')
+
+
 def test_a_disk_comes_is_written_and_goes(lab):
     host, p = lab.hosts[0], lab.hosts[0].perilune
     p.start()
@@ -44,7 +77,9 @@ def test_a_disk_comes_is_written_and_goes(lab):
     console.run('[ $(cat /sys/block/sdb/size) = 131072 ] && readlink -f /sys/block/sdb/device | grep -q ":0:0:1$"')
     console.run('mkfs.ext4 -q /dev/sdb && mount /dev/sdb /mnt && head -c 5000000 /dev/urandom > /mnt/file && sync')
 
-    # Mounted and quiet: that cannot be seen; but one that is written to is not taken away.
+    asks_its_agent(p, console)
+
+    # Without an agent, mounted and quiet: that cannot be seen; but one that is written to is not taken away.
     console.run('dd if=/dev/zero of=/mnt/zeroes bs=512 count=90000 oflag=direct conv=notrunc 2> /dev/null & echo $! > /run/writer')
     refused = p.cli('vm detach guest vol:/logs', check=False)
     assert refused.code == EXIT['busy'] and 'the guest is using it' in refused.err, refused.err
@@ -71,4 +106,10 @@ def test_a_disk_comes_is_written_and_goes(lab):
     console.run('readlink -f /sys/block/sdb/device | grep -q ":0:0:2$" && mount /dev/sdb /mnt && [ $(stat -c %s /mnt/file) = 5000000 ] && umount /mnt')
     p.cli('vm detach guest vol:/logs', timeout=90)
     within(console, '[ ! -b /dev/sdb ]', APPEARS_S)
-    p.cli('vm kill guest')
+
+    # The agent alone: the guest ignores its power button.
+    console.run('mkdir -p /etc/systemd/logind.conf.d; printf "[Login]\\nHandlePowerKey=ignore\\n" > /etc/systemd/logind.conf.d/no.conf; '
+                'systemctl restart systemd-logind; systemctl start qemu-guest-agent')
+    agent_is(p, 'running')
+    p.cli('vm stop guest --timeout 150', timeout=160)
+    assert p.json('vm show guest')['state'] == 'stopped'

@@ -6,7 +6,7 @@ from pathlib import Path
 from . import cache
 
 SUITE = 'bookworm'
-PACKAGES = 'systemd-sysv,dbus,linux-image-cloud-amd64,initramfs-tools,e2fsprogs,zstd'
+PACKAGES = 'systemd-sysv,dbus,linux-image-cloud-amd64,initramfs-tools,e2fsprogs,zstd,qemu-guest-agent'
 NO = ['/usr/share/doc/*', '/usr/share/locale/*', '/usr/share/man/*', '/usr/share/info/*', '/usr/share/zoneinfo/*',
       '/usr/lib/udev/hwdb.d/*']
 DISK_SIZE = '1G'

@@ -19,7 +19,7 @@
 
 static const char *const table_names[HOST_TABLES] = {
 	[HOST_LUNS] = "luns",	[HOST_VOLUMES] = "volumes", [HOST_VMS] = "vms",
-	[HOST_TASKS] = "tasks", [HOST_EVENTS] = "events",
+	[HOST_TASKS] = "tasks", [HOST_EVENTS] = "events",   [HOST_POOLS] = "pools",
 };
 
 struct host_db {

@@ -12,7 +12,15 @@
 
 struct host_db;
 
-enum host_table { HOST_LUNS, HOST_VOLUMES, HOST_VMS, HOST_TASKS, HOST_EVENTS, HOST_TABLES };
+enum host_table {
+	HOST_LUNS,
+	HOST_VOLUMES,
+	HOST_VMS,
+	HOST_TASKS,
+	HOST_EVENTS,
+	HOST_POOLS,
+	HOST_TABLES
+};
 
 int host_db_open(const char *dir, struct host_db **out);
 void host_db_close(struct host_db *db);

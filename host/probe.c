@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "host/cgroup.h"
 #include "host/host.h"
 
 #define TIME_LIMIT_MS 3000
@@ -155,16 +156,20 @@ static void probe_memfd(struct host_probe_result *out)
 
 static void probe_cgroup(struct host_probe_result *out)
 {
-	struct statfs fs;
+	const char *kind = cgroup_kind();
 	struct stat st;
 
-	if (statfs("/sys/fs/cgroup", &fs) == 0 && fs.f_type == CGROUP2_SUPER_MAGIC)
-		host_probe_say(out, NULL, "cgroup v2");
-	else if (stat("/sys/fs/cgroup/pids", &st) == 0)
-		host_probe_say(out, NULL, "cgroup v1 (weights and limits of VMs want v2)");
+	if (kind && !strcmp(kind, "v2"))
+		host_probe_say(out, NULL, "cgroup v2; weights, limits and pools of VMs are kept");
+	else if (kind)
+		host_probe_say(out, NULL, "cgroup v1; weights, limits and pools of VMs are kept");
+	else if (stat("/sys/fs/cgroup/cgroup.procs", &st) == 0 ||
+		 stat("/sys/fs/cgroup/pids", &st) == 0)
+		host_probe_say(out, "run perilund as root, with a writable /sys/fs/cgroup",
+			       "no group here shares processors: no weights, limits, pools of VMs");
 	else
 		host_probe_say(out, "mount -t cgroup2 none /sys/fs/cgroup",
-			       "no cgroups: VMs are not set apart");
+			       "no cgroups: VMs are not set apart; no weights, limits, pools");
 }
 
 static void probe_namespaces(struct host_probe_result *out)

@@ -17,7 +17,8 @@ static const struct host_verb *const tables[] = {
 	host_volume_locks_verbs, host_volume_check_verbs, host_volume_grow_verbs,
 	host_disk_verbs,	 host_transfer_verbs,	  host_bench_verbs,
 	host_file_verbs,	 host_vm_verbs,		  host_hotplug_verbs,
-	host_maintenance_verbs,	 host_vm_set_verbs,
+	host_maintenance_verbs,	 host_vm_set_verbs,	  host_pool_verbs,
+	host_vm_top_verbs,
 };
 
 const struct host_verb *host_verb_find(const char *noun, const char *verb)

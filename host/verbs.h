@@ -21,6 +21,8 @@ extern const struct host_verb host_vm_verbs[];
 extern const struct host_verb host_maintenance_verbs[];
 extern const struct host_verb host_hotplug_verbs[];
 extern const struct host_verb host_vm_set_verbs[];
+extern const struct host_verb host_pool_verbs[];
+extern const struct host_verb host_vm_top_verbs[];
 extern const struct host_verb host_status_verbs[];
 
 #endif

@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "base/peer_stream.h"
 #include "clusterfs/cfs.h"
+#include "host/admission.h"
 #include "host/daemon.h"
 #include "host/migrations.h"
 #include "host/vm_cpu.h"
@@ -80,30 +81,15 @@ static int parse(struct vm_arrival *a, json_t *doc, const char **name, struct vm
 
 /* --- refusals ------------------------------------------------------------------------------------------- */
 
-static int available_memory(uint64_t *out)
+/* What is reserved for others counts when it is made known (host_admit). */
+static int check_memory(struct vm_arrival *a, const struct vm_def *def)
 {
-	FILE *f = fopen("/proc/meminfo", "re");
-	unsigned long long kib = 0;
-	char line[128];
+	uint64_t total, there = 0, wants = vm_share_reserved(&def->share);
+	int rc = host_memory_info(a->host, &total, &there);
 
-	while (f && fgets(line, sizeof(line), f))
-		if (sscanf(line, "MemAvailable: %llu", &kib) == 1)
-			break;
-	if (f)
-		fclose(f);
-	*out = kib * KiB;
-	return kib ? 0 : fail(-EIO, "/proc/meminfo: not understood");
-}
-
-static int check_memory(const struct vm_def *def)
-{
-	uint64_t there = 0;
-	int rc = available_memory(&there);
-
-	if (rc == 0 && there < def->memory)
-		rc = fail(-ENOMEM, "%llu MiB of memory are free, the VM has %llu",
-			  (unsigned long long)(there / MiB),
-			  (unsigned long long)(def->memory / MiB));
+	if (rc == 0 && there < wants)
+		rc = fail(-ENOSPC, "%llu MiB of memory are free, the VM has %llu reserved",
+			  (unsigned long long)(there / MiB), (unsigned long long)(wants / MiB));
 	return rc;
 }
 
@@ -161,7 +147,7 @@ int vm_arrival_begin(struct host *host, const char *volume_id, struct host_strea
 	if (rc == 0)
 		rc = host_volume_get(host->volumes, volume_id, &volume);
 	if (rc == 0)
-		rc = check_memory(def);
+		rc = check_memory(a, def);
 	if (rc == 0 && def->firmware)
 		rc = vm_check_firmware(host);
 	if (rc == 0)

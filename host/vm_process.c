@@ -22,54 +22,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/util.h"
-
-#define CGROUPS 5
-
-/* Where cgroups may be mounted: version 2 alone, version 2 beside version 1, version 1. */
-static const char *const cgroup_roots[CGROUPS] = {
-	"/sys/fs/cgroup",	  "/sys/fs/cgroup/unified",
-	"/sys/fs/cgroup/systemd", "/sys/fs/cgroup/cpu,cpuacct",
-	"/sys/fs/cgroup/cpu",
-};
-
-static void cgroup_dir(unsigned i, const char *id, char *dst, size_t size)
-{
-	char name[256];
-
-	(void)str_format(name, sizeof(name), "%s", id);
-	for (char *p = name; *p; p++)
-		if (*p == '/')
-			*p = '_';
-	(void)str_format(dst, size, "%s/perilune/%s", cgroup_roots[i], name);
-}
-
-/* Best effort: a machine without cgroups, or one that refuses, runs VMs too. */
-static void make_cgroups(const char *id, char files[CGROUPS][512])
-{
-	for (unsigned i = 0; i < CGROUPS; i++) {
-		char path[480];
-
-		files[i][0] = 0;
-		(void)str_format(path, sizeof(path), "%s/cgroup.procs", cgroup_roots[i]);
-		if (access(path, W_OK) < 0)
-			continue;
-		(void)str_format(path, sizeof(path), "%s/perilune", cgroup_roots[i]);
-		(void)mkdir(path, 0755);
-		cgroup_dir(i, id, path, sizeof(path));
-		if (mkdir(path, 0755) == 0 || errno == EEXIST)
-			(void)str_format(files[i], 512, "%s/cgroup.procs", path);
-	}
-}
-
-void process_forget_cgroup(const char *id)
-{
-	char path[480];
-
-	for (unsigned i = 0; i < CGROUPS; i++) {
-		cgroup_dir(i, id, path, sizeof(path));
-		(void)rmdir(path);
-	}
-}
+#include "host/cgroup.h"
 
 /* --- the child: between clone and exec only system calls ----------------------------------------- */
 
@@ -77,7 +30,7 @@ struct child {
 	const struct process_options *o;
 	char *const *argv;
 	int error_pipe;
-	char cgroup[CGROUPS][512];
+	char cgroup[CGROUPS][CGROUP_PATH];
 };
 
 static void write_file(const char *path, const char *text)
@@ -188,6 +141,7 @@ int process_start(const struct process_options *o, pid_t *pid, int *pid_fd)
 			NULL,
 			NULL,
 			NULL};
+	const struct cgroup group = {o->pool, o->id};
 	struct child *c = xcalloc(1, sizeof(*c));
 	int rc;
 
@@ -209,10 +163,10 @@ int process_start(const struct process_options *o, pid_t *pid, int *pid_fd)
 	}
 	c->o = o;
 	c->argv = argv;
-	make_cgroups(o->id, c->cgroup);
+	cgroup_make(&group, c->cgroup);
 	rc = start(c, pid, pid_fd);
 	if (rc < 0)
-		process_forget_cgroup(o->id);
+		cgroup_forget(&group);
 	free(c);
 	return rc;
 }
@@ -301,49 +255,4 @@ bool process_is_vmm(pid_t pid, const char *id)
 		next = !strcmp(p, "--id");
 	}
 	return false;
-}
-
-/* --- its processor time ---------------------------------------------------------------------------- */
-
-#define PERIOD_US 100000u
-#define CGROUP2	  "/sys/fs/cgroup"
-
-static int write_limit(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC), rc = 0;
-
-	if (fd < 0)
-		return -ENOENT;
-	if (write(fd, text, strlen(text)) < 0)
-		rc = -ENOENT;
-	close(fd);
-	return rc;
-}
-
-int process_cpu_share(const char *id, unsigned cpus, unsigned percent)
-{
-	char dir[480], path[520], text[64], quota[16];
-	unsigned us = MAX(1000u, PERIOD_US / 100 * cpus * percent);
-	int rc = -ENOENT;
-
-	if (percent >= 100)
-		(void)str_format(text, sizeof(text), "max");
-	else
-		(void)str_format(text, sizeof(text), "%u %u", us, PERIOD_US);
-	(void)str_format(quota, sizeof(quota), percent >= 100 ? "-1" : "%u", us);
-	if (percent < 100) { /* without that there is no limit to take away */
-		write_file(CGROUP2 "/cgroup.subtree_control", "+cpu");
-		write_file(CGROUP2 "/perilune/cgroup.subtree_control", "+cpu");
-	}
-	for (unsigned i = 0; i < CGROUPS && rc < 0; i++) {
-		cgroup_dir(i, id, dir, sizeof(dir));
-		(void)str_format(path, sizeof(path), "%s/cpu.max", dir);
-		rc = write_limit(path, text);
-		if (rc == 0)
-			break;
-		/* Version 1: the quota alone, its period is as long. */
-		(void)str_format(path, sizeof(path), "%s/cpu.cfs_quota_us", dir);
-		rc = write_limit(path, quota);
-	}
-	return rc;
 }

@@ -17,6 +17,7 @@
 struct process_options {
 	const char *program;
 	const char *id;	  /* on its command line; names its cgroup too */
+	const char *pool; /* its cgroup lies in; "": none */
 	const char *name; /* the VM's, for its messages */
 	const char *log;  /* file for what it says; begun anew */
 	uint64_t uid_hash;
@@ -31,11 +32,5 @@ int process_cpu_ns(pid_t pid, uint64_t *out);
 void process_boot(char dst[40]);
 /* `pid` is a perilune-vmm with this id. */
 bool process_is_vmm(pid_t pid, const char *id);
-void process_forget_cgroup(const char *id);
-/*
- * Its cgroup gets `percent` of the time of `cpus` processors; 100: without a limit. -ENOENT: there is no such
- * group, or it cannot be limited.
- */
-int process_cpu_share(const char *id, unsigned cpus, unsigned percent);
 
 #endif

@@ -15,6 +15,7 @@
 
 #include "base/log.h"
 #include "clusterfs/cfs.h"
+#include "host/admission.h"
 #include "host/daemon.h"
 #include "host/vm_move.h"
 #include "host/volume.h"
@@ -278,6 +279,8 @@ static int launch_it(struct host_vms *all, struct host_volume *volume, const cha
 	vm->how = how;
 	pthread_mutex_lock(&all->lock);
 	rc = all->ending ? fail(-ENOTCONN, "perilund is stopping") : check_free(all, volume, name);
+	if (rc == 0 && !record) /* one that is taken up runs already */
+		rc = host_admit(all, &def->share, name, NULL);
 	if (rc == 0) {
 		list_add_tail(&all->list, &vm->link);
 		all->count++;

@@ -141,6 +141,7 @@ struct host_vm {
 	uint64_t features;	/* VMCTL_F_..., as its VMM said last */
 	uint64_t target_told;	/* to this VMM, of its balloon; 0: nothing */
 	struct vm_agent *agent; /* as long as this lives; started and stopped by the supervisor */
+	char pool[VM_POOL_MAX + 1]; /* whose group its process is in */
 	uint32_t tag;
 	unsigned events; /* bit per enum vmctl_event_kind that came */
 	char event_text[VMCTL_TEXT_MAX + 1];
@@ -324,6 +325,15 @@ void vm_disks_close(struct host_vm *vm, bool give_up);
 int vm_named(struct host_call *call, struct host_volume **volume, const char **name);
 /* Work on a definition that nobody runs meanwhile: its lock is held as a VM's. -EBUSY: it runs. */
 int vm_hold(struct host_volume *volume, const char *name, struct cfs_vm_lock **lock);
+
+/* --- vm_processors.c: from the supervisor ---------------------------------------------------------- */
+
+/* Its definition's weight, limit, pool and processors, now. -EOPNOTSUPP: not all of it can be kept here. */
+int vm_apply_cpus(struct host_vm *vm);
+/* The same, where that is no reason to stop: an event tells. */
+void vm_try_cpus(struct host_vm *vm);
+/* Any thread: `percent` of the time that is its; -ENOENT: no group here keeps that. */
+int vm_cpu_time(struct host_vm *vm, unsigned percent);
 
 /* --- vm_hotplug.c ------------------------------------------------------------------------------- */
 

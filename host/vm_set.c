@@ -5,14 +5,18 @@
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/err.h"
 #include "base/util.h"
 #include "clusterfs/cfs.h"
+#include "host/admission.h"
+#include "host/cgroup.h"
 #include "host/daemon.h"
 #include "host/event.h"
 #include "host/verbs.h"
 #include "host/vm_cpu.h"
+#include "host/vm_move.h"
 #include "host/vm_run.h"
 #include "host/vm_share.h"
 #include "host/volume.h"
@@ -58,8 +62,50 @@ static int apply(struct change *c, struct vm_def *def)
 
 /* --- one that runs here ---------------------------------------------------------------------------- */
 
+/* What this host could not do is refused before anything is changed. */
+static int check_groups(const struct vm_def *def)
+{
+	const struct vm_share *s = &def->share;
+
+	if (cgroup_kind() || (s->cpu_weight == VM_SHARES_DEFAULT && !s->cpu_limit && !s->pool[0]))
+		return 0;
+	return fail(-EOPNOTSUPP,
+		    "vm set: this host has no control group that shares processors: no "
+		    "weights, limits and pools here; see perilune host check");
+}
+
+static bool same_cpus(const struct vm_share *a, const struct vm_share *b)
+{
+	return a->cpu_weight == b->cpu_weight && a->cpu_limit == b->cpu_limit &&
+	       a->cpu_reserved == b->cpu_reserved && !strcmp(a->pool, b->pool) &&
+	       !strcmp(a->cpus_allowed, b->cpus_allowed);
+}
+
+static int do_cpus(struct host_vm *vm, void *arg)
+{
+	int rc = vm_apply_cpus(vm);
+
+	(void)arg;
+	return rc == 0 ? vm_remember(vm) : rc; /* the next daemon looks for it in its pool */
+}
+
+/* More than before must fit. */
+static int admit(struct host_vm *vm, const struct vm_def *def, const struct vm_share *was)
+{
+	int rc;
+
+	if (vm_share_reserved(&def->share) <= vm_share_reserved(was) &&
+	    def->share.cpu_reserved <= was->cpu_reserved)
+		return 0;
+	pthread_mutex_lock(&vm->all->lock);
+	rc = host_admit(vm->all, &def->share, vm->name, vm);
+	pthread_mutex_unlock(&vm->all->lock);
+	return rc;
+}
+
 static int change_running(struct change *c, struct host_vm *vm, struct vm_def *def)
 {
+	struct vm_share was;
 	bool machine;
 	int rc;
 
@@ -78,7 +124,12 @@ static int change_running(struct change *c, struct host_vm *vm, struct vm_def *d
 			    "vm %s: runs; its guest keeps the processor it was started with, stop "
 			    "it first",
 			    c->name);
+	was = def->share;
 	rc = apply(c, def);
+	if (rc == 0)
+		rc = check_groups(def);
+	if (rc == 0)
+		rc = admit(vm, def, &was);
 	if (rc == 0)
 		rc = vm_def_replace(host_volume_fs(vm->volume), vm->name, def);
 	if (rc < 0)
@@ -87,7 +138,7 @@ static int change_running(struct change *c, struct host_vm *vm, struct vm_def *d
 	vm->def.share = def->share;
 	pthread_mutex_unlock(&vm->lock);
 	vm_wake(vm);
-	return 0;
+	return same_cpus(&was, &def->share) ? 0 : vm_do(vm, do_cpus, NULL);
 }
 
 static int set_running(struct change *c, struct host_vm *vm)

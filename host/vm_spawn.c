@@ -28,6 +28,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "host/cgroup.h"
 #include "host/daemon.h"
 #include "host/db.h"
 #include "host/vm_net.h"
@@ -170,10 +171,12 @@ static int make_socket(struct host_vm *vm, int *out)
 
 static int start_process(struct host_vm *vm, int kvm, int lease, int listener)
 {
+	(void)str_format(vm->pool, sizeof(vm->pool), "%s", vm->def.share.pool);
 	cleanup_free char *log = xasprintf("%s.log", vm->base);
 	const struct process_options o = {
 		.program = vm->all->host->vmm,
 		.id = vm->id,
+		.pool = vm->pool,
 		.name = vm->name,
 		.log = log,
 		.uid_hash = hash_of(vm->id),
@@ -187,7 +190,7 @@ static int start_process(struct host_vm *vm, int kvm, int lease, int listener)
 	if (rc < 0)
 		return fail_prefix(rc, "vm %s", vm->name);
 	vm->memory_number = vm->memory_fd;
-	(void)process_cpu_share(vm->id, vm->def.cpus, 100); /* its group may be left over */
+	vm_try_cpus(vm); /* its group may be left over */
 	return process_start_time(vm->pid, &vm->pid_start);
 }
 
@@ -260,8 +263,9 @@ int vm_take_up(struct host_vm *vm, json_t *record)
 		return fail(-ESRCH, "vm %s: its VMM ended while no daemon ran", vm->name);
 	}
 	vm->pid_start = start;
+	(void)str_format(vm->pool, sizeof(vm->pool), "%s", vm->def.share.pool);
 	/* The daemon before may have ended in the middle of a migration that slowed it down. */
-	(void)process_cpu_share(vm->id, vm->def.cpus, 100);
+	vm_try_cpus(vm);
 	rc = take_memory(vm, record);
 	return rc < 0 ? rc : vm_lease_map(vm, false, NULL);
 }
@@ -336,5 +340,5 @@ void vm_end_process(struct host_vm *vm)
 	vm_let_go(vm);
 	vm->pid = 0;
 	remove_files(vm);
-	process_forget_cgroup(vm->id);
+	cgroup_forget(&(struct cgroup){vm->pool, vm->id});
 }

@@ -10,7 +10,6 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "host/vm_move.h"
-#include "host/vm_process.h"
 
 #define PERIOD_MS 100u
 #define LEAST_MS \
@@ -18,13 +17,11 @@
 
 int vm_throttle(struct host_vm *vm, unsigned percent)
 {
-	int rc = process_cpu_share(vm->id, vm->def.cpus, 100 - percent);
+	int rc = vm_cpu_time(vm, 100 - percent);
 
-	if (rc != -ENOENT)
-		return rc;
-	atomic_store(&vm->slow, percent);
+	atomic_store(&vm->slow, rc == -ENOENT ? percent : 0);
 	vm_wake(vm);
-	return 0;
+	return rc == -ENOENT ? 0 : rc;
 }
 
 int vm_slow_wait_ms(struct host_vm *vm)

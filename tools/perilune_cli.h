@@ -129,6 +129,7 @@ extern const struct cli_verb cli_volume_verbs[];
 extern const struct cli_verb cli_disk_verbs[];
 extern const struct cli_verb cli_file_verbs[];
 extern const struct cli_verb cli_vm_verbs[];
+extern const struct cli_verb cli_pool_verbs[];
 extern const struct cli_verb cli_fault_verbs[];
 extern const struct cli_verb cli_task_verbs[];
 

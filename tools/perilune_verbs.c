@@ -51,5 +51,6 @@ const struct cli_verb cli_fault_verbs[] = {
 /* Verbs of one noun stand together. */
 const struct cli_verb *const cli_tables[] = {
 	cli_host_verbs, cli_lun_verbs, cli_volume_verbs, cli_check_verbs, cli_disk_verbs,
-	cli_file_verbs, cli_vm_verbs,  cli_fault_verbs,	 cli_task_verbs,  NULL,
+	cli_file_verbs, cli_vm_verbs,  cli_pool_verbs,	 cli_fault_verbs, cli_task_verbs,
+	NULL,
 };

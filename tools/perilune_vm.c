@@ -254,6 +254,14 @@ static const struct cli_option set_options[] = {
 	{"memory-reservation", CLI_SIZE, "S",
 	 "what is never taken from it when the host lacks memory", false},
 	{"memory-shares", CLI_SIZE, "N", "1 to 10000: who has few gives memory first", false},
+	{"cpu-weight", CLI_SIZE, "N",
+	 "1 to 10000: its part of busy processors, beside others (100)", false},
+	{"cpu-limit", CLI_SIZE, "PCT", "percent of one processor at most; 0: no limit", false},
+	{"cpu-reservation", CLI_SIZE, "PCT",
+	 "percent of one processor that the host must have for it", false},
+	{"cpu-affinity", CLI_TEXT, "LIST", "the host's processors it may use, as 0-3,8; or all",
+	 false},
+	{"pool", CLI_TEXT, "P", "the pool it shares with others; none: no pool", false},
 	{"boot", CLI_TEXT, "HOW", "disk or kernel, see vm create; the VM must be off", false},
 	{"nested", CLI_TEXT, "on|off", "its guest may run guests; the VM must be off", false},
 	{"watchdog", CLI_TEXT, "WHAT", "reset, report or off; the VM must be off", false},
@@ -355,6 +363,10 @@ const struct cli_verb cli_vm_verbs[] = {
 	{"vm", "thaw", "name=VM",
 	 "its file systems go on; fails if they have not been frozen until now",
 	 "perilune vm thaw web1", NULL, 0, "", NULL},
+	{"vm", "top", "", "what the VMs that run here use, now", "perilune vm top", NULL, 0,
+	 "name=NAME,state=STATE,cpu=CPU%,cpu_seconds=SECONDS,memory%=MEMORY,memory_used%=USED,read%"
+	 "=READ/S,write%=WRITE/S",
+	 NULL},
 	{"vm", "list", "", "the VMs of all mounted volumes, and where they run", "perilune vm list",
 	 NULL, 0, "name=NAME,volume=VOLUME,state=STATE,host=HOST,memory%=MEMORY,cpus=CPUS", NULL},
 	{"vm", "show", "name=VM", "one VM: definition and state", "perilune vm show web1", NULL, 0,
@@ -376,5 +388,23 @@ const struct cli_verb cli_vm_verbs[] = {
 	 "perilune vm rename web1 www", NULL, 0, "", NULL},
 	{"vm", "delete", "name=VM", "delete its definition, kernel and initrd; its disks stay",
 	 "perilune vm delete web1", delete_options, CLI_ASKS, "", NULL},
+	{NULL, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL},
+};
+
+/* --- pools ---------------------------------------------------------------------------------------- */
+
+static const struct cli_option pool_options[] = {
+	{"cpu-weight", CLI_SIZE, "N",
+	 "1 to 10000: its part of busy processors, beside others (100)", false},
+	{"cpu-limit", CLI_SIZE, "PCT",
+	 "percent of one processor at most, all its VMs together; 0: none", false},
+	{NULL, CLI_FLAG, NULL, NULL, false},
+};
+
+const struct cli_verb cli_pool_verbs[] = {
+	{"pool", "set", "name=POOL", "what a pool of VMs gets of this host's processors",
+	 "perilune pool set web --cpu-limit 200", pool_options, 0, "", NULL},
+	{"pool", "list", "", "the pools of this host, and who is in them", "perilune pool list",
+	 NULL, 0, "name=NAME,cpu_weight=WEIGHT,cpu_limit=LIMIT,vms=VMS", NULL},
 	{NULL, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL},
 };

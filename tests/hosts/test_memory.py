@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What VMs get of their host's memory: definitions, targets, migrations. Monitors are programs (vmm_stub.c), whose guests
 obey a balloon at once; the device itself: test_balloon.py, real guests: tests/lab/test_memory.py."""
+import os, pathlib
+
 import pytest
 
 from hostlib import until
@@ -93,3 +95,149 @@ def test_of_one_that_runs_and_moves(cluster, host):
     ballooned(h2, 0)
     h2.ok('vm', 'kill', 'g')
     assert memory(host) == [32, 32, 32, 32]
+
+
+def drill(host, total, available):
+    """What /proc/meminfo says to this host, in MiB."""
+    steps = host.dir / 'steps'
+    steps.mkdir(exist_ok=True)
+    new = steps / 'meminfo.new'
+    new.write_text(f'MemTotal: {total << 10} kB\nMemAvailable: {available << 10} kB\n')
+    new.rename(steps / 'meminfo')
+
+
+def test_what_is_reserved_must_be_there(cluster, host):
+    # 1024 MiB, of which the host keeps 128: 896 for VMs.
+    drill(host, 1024, 900)
+    create(host, 'a', '512M')
+    create(host, 'b', '512M', ())
+    create(host, 'c', '256M', ())
+    host.ok('vm', 'start', 'a')
+    e = host.fails('no-space', 'vm', 'start', 'b')['message']
+    assert '512 MiB' in e and '384 left' in e and '896 MiB' in e
+    assert show(host, 'b')['state'] == 'stopped'
+    host.ok('vm', 'start', 'c')
+    host.fails('no-space', 'vm', 'start', 'b')
+    host.ok('vm', 'set', 'b', '--memory-reservation', '130M')
+    host.fails('no-space', 'vm', 'start', 'b')                          # two MiB too much
+    host.ok('vm', 'set', 'b', '--memory-reservation', '128M')
+    host.ok('vm', 'start', 'b')
+    host.fails('no-space', 'vm', 'set', 'b', '--memory-reservation', '129M')
+    assert show(host, 'b')['memory_reservation'] == 128 * MiB
+    host.ok('vm', 'set', 'b', '--memory-reservation', '100M')
+    host.ok('vm', 'kill', 'c')
+    host.ok('vm', 'set', 'b', '--memory-reservation', '384M')
+    host.kill()                                                         # what runs is taken up, whatever there is
+    drill(host, 512, 400)
+    host.start()
+    for vm in 'ab':
+        until(lambda: show(host, vm)['state'] == 'running')
+    assert 'reserved' in host.fails('no-space', 'vm', 'start', 'c')['message']
+    host.ok('vm', 'kill', 'b')
+
+    h2 = cluster.host('h2')                                             # and at a migration's target, before anything moves
+    h2.ok('volume', 'mount', cluster.dir / 'lun0')
+    until(lambda: any(h['name'] == 'h2' for h in host.json('host', 'list')))
+    drill(h2, 512, 600)
+    e = host.fails('no-space', 'vm', 'migrate', 'a', '--to', 'h2')['message']
+    assert '512 MiB' in e and 'h2' in e
+    drill(h2, 2048, 300)
+    assert '300 MiB of memory are free' in host.fails('no-space', 'vm', 'migrate', 'a', '--to', 'h2')['message']
+    goes_on(host, 'a')
+    drill(h2, 2048, 1800)
+    host.json('vm', 'migrate', 'a', '--to', 'h2', timeout=120)
+    assert show(h2, 'a')['state'] == 'running'
+
+
+def test_processors_reserved(host):
+    n = len(os.sched_getaffinity(0))
+    create(host, 'a', '32M', ('v1:/a.disk',), '--cpus', '2')
+    create(host, 'b', '32M', (), '--cpus', '64')
+    host.ok('vm', 'set', 'a', '--cpu-reservation', '60')
+    host.ok('vm', 'set', 'b', '--cpu-reservation', str(100 * os.cpu_count() - 50))
+    host.ok('vm', 'start', 'a')
+    assert 'processor' in host.fails('no-space', 'vm', 'start', 'b')['message']
+    host.ok('vm', 'set', 'a', '--cpu-reservation', '50')
+    host.ok('vm', 'start', 'b')
+
+
+def group_file(host, pool, vm, *files):
+    name = f'{host.dir}:v1:{vm}'.replace('/', '_')
+    for root in ('', '/cpu', '/cpu,cpuacct'):
+        for file in files:
+            f = pathlib.Path(f'/sys/fs/cgroup{root}/perilune/{pool}{name}/{file}')
+            if f.exists():
+                return f.read_text().split()
+    pytest.fail(f'no {files} of {vm}')
+
+
+def weight(host, vm, pool=''):
+    w = int(group_file(host, pool, vm, 'cpu.weight', 'cpu.shares')[0])
+    return w if w <= 10000 and not os.path.exists('/sys/fs/cgroup/cpu') else w * 100 // 1024
+
+
+def limit(host, vm, pool=''):
+    w = group_file(host, pool, vm, 'cpu.max', 'cpu.cfs_quota_us')[0]
+    return None if w in ('max', '-1') else int(w) // 1000
+
+
+def in_group(host, vm, pool=''):
+    return str(show(host, vm)['pid']) in group_file(host, pool, vm, 'cgroup.procs')
+
+
+def has_cpu_groups(host):
+    return next(c for c in host.json('host', 'check') if c['name'] == 'cgroups')['ok']
+
+
+def test_weights_limits_pools_and_affinity(host):
+    create(host, 'g', '32M', ('v1:/a.disk',), '--cpus', '2')
+    if not has_cpu_groups(host):
+        host.ok('vm', 'start', 'g')
+        for words in (['--cpu-weight', '300'], ['--cpu-limit', '50'], ['--pool', 'web']):
+            assert 'control group' in host.fails('failed', 'vm', 'set', 'g', *words)['message']
+        host.ok('vm', 'set', 'g', '--cpu-affinity', '0')
+        return
+    host.ok('vm', 'set', 'g', '--cpu-weight', '300', '--cpu-limit', '150')
+    host.ok('vm', 'start', 'g')
+    assert weight(host, 'g') in (299, 300) and limit(host, 'g') == 150 and in_group(host, 'g')
+    host.ok('vm', 'set', 'g', '--cpu-limit', '0', '--cpu-weight', '50')
+    assert weight(host, 'g') == 50 and limit(host, 'g') is None
+    host.ok('vm', 'set', 'g', '--cpu-reservation', '80')                # kept by a weight
+    assert weight(host, 'g') in (79, 80)
+    host.ok('pool', 'set', 'web', '--cpu-limit', '120', '--cpu-weight', '200')
+    host.ok('vm', 'set', 'g', '--pool', 'web', '--cpu-limit', '70', '--cpu-reservation', '0')
+    assert in_group(host, 'g', 'pool-web/') and limit(host, 'g', 'pool-web/') == 70
+    pool = next(p for p in host.json('pool', 'list') if p['name'] == 'web')
+    assert pool == {'name': 'web', 'cpu_weight': 200, 'cpu_limit': 120, 'vms': ['g']}
+    host.kill()
+    host.start()
+    until(lambda: show(host)['state'] == 'running')
+    assert in_group(host, 'g', 'pool-web/') and limit(host, 'g', 'pool-web/') == 70
+    host.ok('vm', 'set', 'g', '--pool', 'none')
+    assert in_group(host, 'g') and limit(host, 'g') == 70
+    host.ok('pool', 'set', 'web', '--cpu-limit', '0', '--cpu-weight', '100')
+    assert host.json('pool', 'list') == []
+    host.fails('usage', 'pool', 'set', '../up', '--cpu-limit', '10')
+    host.fails('usage', 'vm', 'set', 'g', '--pool', 'a/b')
+
+    pid = show(host)['pid']
+    host.ok('vm', 'set', 'g', '--cpu-affinity', '0')
+    assert all(os.sched_getaffinity(int(t)) == {0} for t in os.listdir(f'/proc/{pid}/task'))
+    assert 'no processor' in host.fails('usage', 'vm', 'set', 'g', '--cpu-affinity', '1000')['message']
+    host.ok('vm', 'set', 'g', '--cpu-affinity', 'all')
+    assert os.sched_getaffinity(pid) == os.sched_getaffinity(0)
+
+
+def test_top(host):
+    create(host)
+    assert host.json('vm', 'top') == []
+    host.ok('vm', 'start', 'g')
+    goes_on(host)
+
+    def top():
+        d = host.json('vm', 'top')[0]
+        return d['cpu'] is not None and d['write_bytes'] > 0 and d['memory_used'] > 0 and d
+    d = until(top, what='a second look')
+    assert (d['name'], d['state'], d['memory'], d['cpus']) == ('g', 'running', 32 * MiB, 1)
+    assert d['cpu'] >= 0 and d['read'] >= 0 and d['write'] >= 0 and d['cpu_seconds'] >= 0
+    assert 'USED' in host.ok('vm', 'top').out

@@ -121,11 +121,15 @@ def test_refusals(cluster, pair):
     weak.unlink()
     h1.ok('vm', 'kill', 'g')
     h1.fails('usage', 'vm', 'migrate', 'g', '--to', 'h2')                # it does not run
-    create(h1, 'huge', '4096G', ())
-    h1.ok('vm', 'start', 'huge')
-    e = h1.fails('failed', 'vm', 'migrate', 'huge', '--to', 'h2')
+    create(h1, 'large', '512M', ())
+    (h2.dir / 'steps').mkdir(exist_ok=True)
+    small = h2.dir / 'steps' / 'meminfo'
+    small.write_text(f'MemTotal: {1 << 20} kB\nMemAvailable: {100 << 10} kB\n')
+    h1.ok('vm', 'start', 'large')
+    e = h1.fails('no-space', 'vm', 'migrate', 'large', '--to', 'h2')
     assert 'h2' in e['message'] and 'memory' in e['message'], e
-    h1.ok('vm', 'kill', 'huge')
+    small.unlink()
+    h1.ok('vm', 'kill', 'large')
     h1.ok('vm', 'start', 'g')
     h2.ok('volume', 'unmount', 'v1')
     until(lambda: not any(h['name'] == 'h2' for h in h1.json('host', 'list')))

@@ -246,6 +246,11 @@ int cfs_vm_adopt(struct cfs *fs, const char *path, struct cfs_vm_lock **out);
 uint64_t cfs_vm_lock_vbn(const struct cfs_vm_lock *lock);
 /* What stands on the disk now, read by any thread: 0 it names this host's life; -ESTALE: it does not; -EIO ... */
 int cfs_vm_lock_look(const struct cfs_vm_lock *lock);
+/*
+ * Frees `lock`. An error: storage failed; the VM is nobody's on this host any more (cfs_vm_lock gets it here), but
+ * its lock still names us. That is tried again until it works, or this life ends: cfs_vm_where says `owed`, an
+ * event "lock" tells when it is over.
+ */
 int cfs_vm_unlock(struct cfs_vm_lock *lock);
 /* The host that runs it, or that has it while it moves; -ENOENT when nobody does. */
 int cfs_vm_owner(struct cfs *fs, const char *path, char *host, size_t size);
@@ -268,6 +273,7 @@ struct cfs_vm_where {
 	uint32_t epoch, to_epoch;
 	bool here; /* `host` is this one, in this life */
 	struct cfs_saved saved;
+	bool owed; /* STOPPED, but its lock could not be given up yet: other hosts take it for running here */
 };
 /* What stands on the disk now, dead lives left out: an offer by a dead host is STOPPED. */
 int cfs_vm_where(struct cfs *fs, const char *path, struct cfs_vm_where *out);

@@ -268,7 +268,7 @@ int cfs_vm_accept(struct cfs *fs, const char *path, unsigned slot, uint32_t epoc
 
 	if (rc < 0)
 		return rc;
-	if (l->vm_taken) {
+	if (cfs_vm_is_taken(l)) {
 		cfs_lock_put(l);
 		return fail(-EBUSY, "VM %s:%s: runs on this host already", fs->name, path);
 	}
@@ -310,7 +310,8 @@ int cfs_vm_decline(struct cfs *fs, const char *path)
 
 	if (rc < 0)
 		return rc;
-	rc = l->vm_taken ? fail(-EALREADY, "it is this host's already") : cfs_lock_decline(l);
+	rc = cfs_vm_is_taken(l) ? fail(-EALREADY, "it is this host's already")
+				: cfs_lock_decline(l);
 	cfs_lock_put(l);
 	return rc < 0 ? fail_prefix(rc, "VM %s:%s", fs->name, path) : 0;
 }

@@ -19,6 +19,10 @@ struct cfs_vm_lock {
 int cfs_vm_find(struct cfs *fs, const char *path, uint64_t *vbn);
 /* A lock that is this host's now, in use by the caller, becomes the VM's. */
 struct cfs_vm_lock *cfs_vm_new(struct cfs *fs, struct cfs_lock *lock);
+/* This host runs the VM whose lock that is. */
+bool cfs_vm_is_taken(struct cfs_lock *l);
+/* Release thread: VMs' locks that could not be given up are tried again, with pauses. */
+void cfs_vm_pay(struct cfs *fs);
 /* Some VM's lock is held here. */
 bool cfs_vm_any(struct cfs *fs);
 /* Numbers of the locks that this host holds in the VM's name, its own with them; to be freed. Ascending. */

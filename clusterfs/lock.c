@@ -58,6 +58,7 @@ static void destroy(struct cfs_locks *t, struct cfs_lock *l)
 	list_del(&l->lru);
 	pthread_cond_destroy(&l->free);
 	t->wished -= l->wished;
+	t->owed -= l->owed;
 	t->count--;
 	free(l);
 }
@@ -69,7 +70,7 @@ void cfs_locks_shrink(struct cfs_locks *t)
 	if (t->count <= 2 * CFS_LOCKS_KEPT)
 		return;
 	list_for_each_safe (l, tmp, &t->lru, lru)
-		if (l->held == CFS_LOCK_FREE && !l->used && !l->waiting && !l->pins)
+		if (l->held == CFS_LOCK_FREE && !l->used && !l->waiting && !l->pins && !l->owed)
 			destroy(t, l);
 }
 

@@ -125,11 +125,15 @@ static int may_take_from_host(const struct cfs_lock *l, const struct cfs_lock_re
  * The host that runs the VM has beaten since we asked: it lives, there is nothing to wait for. What it
  * had beaten before it may have died of is read from its block at first.
  */
-static bool has_beaten(const struct cfs_lock *l, struct cfs_want *w, unsigned slot)
+static bool has_beaten(const struct cfs_lock *l, struct cfs_want *w,
+		       const struct cfs_lock_record *r)
 {
 	struct cfs_beat_record beat;
 	struct cfs_slot_view v;
+	uint32_t epoch;
+	unsigned slot;
 
+	cfs_lock_life(r, &slot, &epoch);
 	if (slot >= CFS_MAX_SLOTS || slot == l->fs->slot)
 		return false;
 	if (!w->looked) {
@@ -139,17 +143,9 @@ static bool has_beaten(const struct cfs_lock *l, struct cfs_want *w, unsigned sl
 		return false;
 	}
 	cfs_slot_view(l->fs, slot, &v);
-	return v.claim.state == CFS_SLOT_ACTIVE && v.beat_valid &&
-	       le64_get(v.beat.head.sequence) > w->counter;
-}
-
-static unsigned giver_of(const struct cfs_lock_record *r)
-{
-	uint32_t epoch;
-	unsigned slot;
-
-	cfs_lock_life(r, &slot, &epoch);
-	return slot;
+	/* Not one that came back to its slot: it runs nothing of its former life, whose lease ends. */
+	return v.claim.state == CFS_SLOT_ACTIVE && le32_get(v.claim.epoch) == epoch &&
+	       v.beat_valid && le64_get(v.beat.head.sequence) > w->counter;
 }
 
 static int may_take(const struct cfs_lock *l, const struct cfs_lock_record *r, struct cfs_want *w,
@@ -173,7 +169,7 @@ static int may_take(const struct cfs_lock *l, const struct cfs_lock_record *r, s
 			int rc = may_take_from_host(l, r);
 
 			if (rc == -EBUSY)
-				*final = has_beaten(l, w, giver_of(r));
+				*final = has_beaten(l, w, r);
 			return rc;
 		}
 		if (w->owner.kind == CFS_OWNER_VM && w->owner.vm == le64_get(r->vm))

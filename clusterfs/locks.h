@@ -30,6 +30,8 @@ struct cfs_lock {
 	bool wished;	  /* another host waits for it */
 	bool news;	  /* its holder says that it is free: look now */
 	uint64_t wishers; /* slots that wish for it, a bit each: to be told */
+	bool vm_taken;	  /* a VM's own: this host runs it, in this life of the daemon (vmlock.c) */
+	bool owed;	  /* a VM's own, which could not be given up: tried again (vmlock.c) */
 	bool leaving;	  /* a VM's own: it is being offered, nothing more is taken in its name */
 	unsigned
 		taking; /* a VM's own: threads that take a lock in its name; the offer waits for them */
@@ -41,7 +43,6 @@ struct cfs_lock {
 	enum cfs_lock_mode held; /* on the disk, by this host */
 	bool known;		 /* `rec` is what stood there last, as far as we know */
 	struct cfs_lock_record rec;
-	bool vm_taken; /* vmlock.c: this host runs the VM, in this life of the daemon; changed under both */
 	uint64_t since; /* transactions up to this number were not under this hold */
 	bool fresh;	/* was not ours without a break */
 };
@@ -60,6 +61,9 @@ struct cfs_locks {
 	struct list lru;
 	unsigned count;
 	unsigned wished; /* locks that are */
+	unsigned owed;	 /* likewise */
+	uint64_t owed_ms,
+		owed_pause_ms; /* not before: the next attempt; and how long to the one after it */
 	pthread_t thread;
 	bool threaded, stop;
 	_Atomic bool serving;

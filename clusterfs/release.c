@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "clusterfs/handover.h"
 #include "clusterfs/hint.h"
 #include "clusterfs/slot.h"
 #include "clusterfs/txn.h"
@@ -358,6 +359,7 @@ void *cfs_release_main(void *arg)
 			look_at_hints(fs);
 			serve_wished(fs);
 			look_for_wishes(fs);
+			cfs_vm_pay(fs);
 			drop_idle(fs);
 		}
 		pthread_mutex_lock(&t->mutex);

@@ -10,13 +10,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/err.h"
+#include "base/log.h"
 #include "clusterfs/handover.h"
+#include "clusterfs/iopath.h"
 #include "clusterfs/names.h"
 #include "clusterfs/slot.h"
 
 #define LEAST_WAIT_MS  5000u /* for hosts that only have the definition in their cache */
 #define UNLOCK_WAIT_MS 30000u
+/* Between attempts to give up what could not be given up. */
+#define PAY_FIRST_MS 250u
+#define PAY_LAST_MS  4000u
 
 int cfs_vm_find(struct cfs *fs, const char *path, uint64_t *vbn)
 {
@@ -60,12 +66,46 @@ static int here_already(struct cfs *fs, const char *path)
 	return rc;
 }
 
-/* The lock is in use by the caller. */
-static void set_taken(struct cfs_lock *l, bool taken)
+/* Mutex held. */
+static void set_owed(struct cfs_lock *l, bool owed)
+{
+	struct cfs_locks *t = l->fs->locks;
+
+	if (owed && !l->owed && !t->owed)
+		t->owed_ms = t->owed_pause_ms = 0;
+	t->owed += (unsigned)owed - (unsigned)l->owed;
+	l->owed = owed;
+}
+
+/* The lock is in use by the caller, or pinned. */
+static void set_taken(struct cfs_lock *l, bool taken, bool owed)
 {
 	pthread_mutex_lock(&l->fs->locks->mutex);
 	l->vm_taken = taken;
+	set_owed(l, owed);
 	pthread_mutex_unlock(&l->fs->locks->mutex);
+}
+
+bool cfs_vm_is_taken(struct cfs_lock *l)
+{
+	bool taken;
+
+	pthread_mutex_lock(&l->fs->locks->mutex);
+	taken = l->vm_taken;
+	pthread_mutex_unlock(&l->fs->locks->mutex);
+	return taken;
+}
+
+static bool is_owed(struct cfs *fs, uint64_t vbn)
+{
+	struct cfs_lock *l;
+	bool owed;
+
+	pthread_mutex_lock(&fs->locks->mutex);
+	l = cfs_locks_find(fs->locks, vbn);
+	owed = l && l->owed;
+	pthread_mutex_unlock(&fs->locks->mutex);
+	return owed;
 }
 
 struct cfs_vm_lock *cfs_vm_new(struct cfs *fs, struct cfs_lock *lock)
@@ -76,7 +116,7 @@ struct cfs_vm_lock *cfs_vm_new(struct cfs *fs, struct cfs_lock *lock)
 	vm->vbn = lock->vbn;
 	vm->lock = lock;
 	cfs_lock_pin(lock);
-	set_taken(lock, true);
+	set_taken(lock, true, false);
 	return vm;
 }
 
@@ -104,7 +144,7 @@ static int take(struct cfs *fs, const char *path, uint64_t vbn, unsigned wait_ms
 		err_object("%s:%s", fs->name, path);
 		return rc;
 	}
-	if (lock->vm_taken) {
+	if (cfs_vm_is_taken(lock)) {
 		cfs_lock_put(lock);
 		return here_already(fs, path);
 	}
@@ -124,7 +164,7 @@ int cfs_vm_lock(struct cfs *fs, const char *path, unsigned wait_ms, struct cfs_v
 	if (rc < 0)
 		return rc;
 	/* Only we write that, so what was read is so: taken twice, or not adopted after a restart. */
-	if (runs_here(fs, vbn, &r))
+	if (runs_here(fs, vbn, &r) && !is_owed(fs, vbn))
 		return here_already(fs, path);
 	return take(fs, path, vbn, wait_ms, out);
 }
@@ -137,7 +177,7 @@ static int take_offer_back(struct cfs *fs, const char *path, uint64_t vbn)
 
 	if (!l)
 		return fail(-EAGAIN, "VM %s:%s: its lock is in use", fs->name, path);
-	rc = l->vm_taken ? here_already(fs, path) : cfs_lock_take_back(l);
+	rc = cfs_vm_is_taken(l) ? here_already(fs, path) : cfs_lock_take_back(l);
 	if (rc == 0)
 		l->since = 0; /* the journal may hold anything under it */
 	cfs_lock_put(l);
@@ -200,7 +240,7 @@ static uint64_t disk_left(struct cfs *fs, uint64_t vm, bool *pinned)
  * Whoever has the VM's lock takes its disks' locks without asking (lockdisk.c). So a disk's lock whose
  * release failed goes first: under it may lie changes that are not in place.
  */
-static int give_up_disks(struct cfs *fs, const struct cfs_lock_owner *owner)
+static int give_up_disks(struct cfs *fs, const struct cfs_lock_owner *owner, unsigned wait_ms)
 {
 	bool pinned = false;
 	int rc = 0;
@@ -214,10 +254,37 @@ static int give_up_disks(struct cfs *fs, const struct cfs_lock_owner *owner)
 		if (pinned)
 			return fail(-EBUSY, "a disk of the VM (lock %llu) is still open",
 				    (unsigned long long)vbn);
-		rc = cfs_lock_get_as(fs, vbn, owner, UNLOCK_WAIT_MS, &lock);
+		rc = cfs_lock_get_as(fs, vbn, owner, wait_ms, &lock);
 		if (rc == 0)
 			rc = cfs_lock_drop(lock);
 	}
+}
+
+/* Caller holds nothing: owed no more, unless somebody has started it anew meanwhile. */
+static void paid(struct cfs *fs, uint64_t vbn)
+{
+	struct cfs_lock *l;
+
+	pthread_mutex_lock(&fs->locks->mutex);
+	l = cfs_locks_find(fs->locks, vbn);
+	if (l && !l->vm_taken)
+		set_owed(l, false);
+	pthread_mutex_unlock(&fs->locks->mutex);
+}
+
+/* The VM's lock, in use by the caller, and owed; put. */
+static int give_up(struct cfs_lock *lock, const struct cfs_lock_owner *owner, unsigned wait_ms)
+{
+	struct cfs *fs = lock->fs;
+	int rc = give_up_disks(fs, owner, wait_ms);
+
+	if (rc == 0)
+		rc = cfs_lock_drop(lock);
+	else
+		cfs_lock_put(lock);
+	if (rc == 0)
+		paid(fs, owner->vm);
+	return rc;
 }
 
 int cfs_vm_unlock(struct cfs_vm_lock *vm)
@@ -228,17 +295,76 @@ int cfs_vm_unlock(struct cfs_vm_lock *vm)
 
 	MUST(!vm->held); /* an offer is decided first: retract, or forget */
 	rc = cfs_lock_get_as(vm->fs, vm->vbn, &owner, UNLOCK_WAIT_MS, &lock);
-	cfs_lock_unpin(vm->lock);
-	if (rc == 0) {
-		lock->vm_taken = false;
-		rc = give_up_disks(vm->fs, &owner);
-		if (rc == 0)
-			rc = cfs_lock_drop(lock);
-		else
-			cfs_lock_put(lock);
-	}
+	set_taken(vm->lock, false, true);
+	cfs_lock_unpin(vm->lock); /* it is kept, being owed */
+	if (rc == 0)
+		rc = give_up(lock, &owner, UNLOCK_WAIT_MS);
 	free(vm);
 	return rc;
+}
+
+/* --- given up later ---------------------------------------------------------------------------------- */
+
+/* The longest one is tried again first: vbn, or 0. */
+static uint64_t next_owed(struct cfs_locks *t)
+{
+	uint64_t now = clock_boot_ms(), vbn = 0;
+	struct cfs_lock *l;
+
+	pthread_mutex_lock(&t->mutex);
+	if (t->owed && t->owed_ms <= now) {
+		list_for_each (l, &t->lru, lru)
+			if (l->owed && !l->used && !vbn)
+				vbn = l->vbn;
+		t->owed_pause_ms = MIN(MAX(2 * t->owed_pause_ms, PAY_FIRST_MS), PAY_LAST_MS);
+		t->owed_ms = now + t->owed_pause_ms;
+	}
+	pthread_mutex_unlock(&t->mutex);
+	return vbn;
+}
+
+/* 0: it is done with. What may be written still, or is not known, is settled on the way. */
+static int pay(struct cfs *fs, uint64_t vbn)
+{
+	struct cfs_lock_owner owner = {.kind = CFS_OWNER_VM, .vm = vbn};
+	struct cfs_lock_record r;
+	struct cfs_lock *lock;
+	int rc = cfs_lock_read(fs, vbn, &r);
+
+	if (rc < 0)
+		return rc;
+	if (!runs_here(fs, vbn, &r)) { /* an attempt has come through after all */
+		paid(fs, vbn);
+		return 0;
+	}
+	rc = cfs_lock_get_as(fs, vbn, &owner, 0, &lock);
+	if (rc == 0 && cfs_vm_is_taken(lock))
+		cfs_lock_put(lock);
+	else if (rc == 0)
+		rc = give_up(lock, &owner, 0);
+	return rc;
+}
+
+void cfs_vm_pay(struct cfs *fs)
+{
+	uint64_t vbn = next_owed(fs->locks);
+	char text[128];
+	int rc;
+
+	if (!vbn)
+		return;
+	rc = pay(fs, vbn);
+	if (rc < 0) {
+		log_debug("cfs", "volume %s: VM %llu: its lock is not given up: %s", fs->name,
+			  (unsigned long long)vbn, err_message(rc));
+		return;
+	}
+	pthread_mutex_lock(&fs->locks->mutex);
+	fs->locks->owed_ms = 0; /* it works again, so the others may go, too */
+	pthread_mutex_unlock(&fs->locks->mutex);
+	(void)str_format(text, sizeof(text), "VM %llu: its lock is given up now",
+			 (unsigned long long)vbn);
+	cfs_tell(fs, "lock", text);
 }
 
 /* --- where it is ----------------------------------------------------------------------------------- */
@@ -274,8 +400,12 @@ int cfs_vm_where(struct cfs *fs, const char *path, struct cfs_vm_where *out)
 	cfs_lock_life(&r, &out->slot, &out->epoch);
 	if (out->slot >= CFS_MAX_SLOTS || cfs_slot_life(fs, out->slot, out->epoch) == CFS_LIFE_DEAD)
 		return 0;
-	out->state = CFS_VM_RUNS;
 	out->here = runs_here(fs, vbn, &r);
+	if (out->here && is_owed(fs, vbn)) {
+		*out = (struct cfs_vm_where){.owed = true};
+		return 0;
+	}
+	out->state = CFS_VM_RUNS;
 	name_of(fs, out->slot, out->epoch, out->host);
 	if (!cfs_lock_is_offered(&r))
 		return 0;

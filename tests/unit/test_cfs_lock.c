@@ -576,6 +576,63 @@ static void test_vm(void **state)
 	leave(b);
 }
 
+static bool stopped_within(struct host *h, const char *path, unsigned ms)
+{
+	uint64_t end = clock_boot_ms() + ms;
+	struct cfs_vm_where where;
+
+	do {
+		assert_int_equal(cfs_vm_where(&h->b->fs, path, &where), 0);
+		if (where.state == CFS_VM_STOPPED && !where.owed)
+			return true;
+		sleep_ms(20);
+	} while (clock_boot_ms() < end);
+	return false;
+}
+
+/* A VM's lock that cannot be given up: nobody's here, so it can be had here, and is given up as soon as that works. */
+static void test_owed(void **state)
+{
+	struct host *a = join_with(*state, "alpha", true), *b = join(*state, "beta");
+	struct fault f = {.kind = FAULT_FAIL, .ops = FAULT_CAS | FAULT_READ};
+	uint64_t vm = lock_of(a, 0), disk = lock_of(a, 1);
+	struct cfs_lock_owner as = {.kind = CFS_OWNER_VM, .vm = vm};
+	struct cfs_vm_lock *runs;
+	struct cfs_vm_where where;
+	struct cfs_lock *l;
+	char path[32];
+	unsigned id;
+
+	path_of(vm, path);
+	(void)str_format(f.target, sizeof(f.target), "%s", blk_info(a->b->blk)->name);
+	f.from = cfs_vbn_block(vm) * CFS_BLOCK;
+	f.to = f.from + CFS_BLOCK;
+	assert_int_equal(cfs_vm_lock(&a->b->fs, path, 0, &runs), 0);
+	assert_int_equal(cfs_lock_get_as(&a->b->fs, disk, &as, 0, &l), 0);
+	cfs_lock_put(l);
+	assert_int_equal(fault_add(&f, &id), 0);
+	assert_true(cfs_vm_unlock(runs) < 0);
+	sleep_ms(400); /* the first attempts */
+	fault_clear(id);
+	/* It can be had again where it was, at once. */
+	assert_int_equal(cfs_vm_where(&a->b->fs, path, &where), 0);
+	assert_int_equal(where.state, CFS_VM_STOPPED);
+	assert_int_equal(cfs_vm_lock(&a->b->fs, path, 0, &runs), 0);
+	sleep_ms(600);
+	must_be_busy(b, vm, CFS_LOCK_EXCLUSIVE, "alpha"); /* nobody gives that up */
+	/* Not given up, and then forgotten by all but the host itself. */
+	assert_int_equal(fault_add(&f, &id), 0);
+	assert_true(cfs_vm_unlock(runs) < 0);
+	fault_clear(id);
+	assert_true(stopped_within(a, path, 20000));
+	assert_int_equal(cfs_vm_lock(&b->b->fs, path, 0, &runs), 0);
+	assert_int_equal(cfs_lock_get_as(&b->b->fs, disk, &as, 0, &l), 0);
+	cfs_lock_put(l);
+	assert_int_equal(cfs_vm_unlock(runs), 0);
+	leave(a);
+	leave(b);
+}
+
 /* A disk whose VM is not running any more, but whose lock still names it: with the VM's lock. */
 static void test_steal(void **state)
 {
@@ -725,7 +782,7 @@ int main(void)
 		T(test_four_steps),  T(test_shared),	   T(test_pins),    T(test_break),
 		T(test_unknown),     T(test_lost_answers), T(test_counter), T(test_vm),
 		T(test_steal),	     T(test_plain),	   T(test_hints),   T(test_use_open),
-		T(test_drop_wished),
+		T(test_drop_wished), T(test_owed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

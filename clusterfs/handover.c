@@ -293,7 +293,7 @@ int cfs_vm_restore(struct cfs *fs, const char *path, const struct cfs_saved *sta
 
 	if (rc < 0)
 		return rc;
-	if (l->vm_taken)
+	if (cfs_vm_is_taken(l))
 		rc = fail(-EBUSY, "runs on this host already");
 	else
 		rc = cfs_lock_wake(l, state);

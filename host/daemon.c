@@ -151,6 +151,7 @@ void host_stop(struct host *host)
 {
 	if (!host)
 		return;
+	atomic_store(&host->ending, true);
 	host_peers_quiesce(host->peers);
 	host_api_stop(host->api);
 	host_tasks_destroy(host->tasks);

@@ -6,6 +6,7 @@
 #ifndef HOST_DAEMON_H
 #define HOST_DAEMON_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "host/host.h"
@@ -27,6 +28,7 @@ struct host {
 	char vmm[256], kvm[256], firmware[256];
 	uint64_t started_ns; /* wall time */
 	struct host_state state;
+	_Atomic bool ending;	  /* host_stop was called: what waits for storage gives up */
 	_Atomic bool maintenance; /* no VM starts here or comes here (maintenance.c) */
 	struct host_db *db;
 	struct host_events *events;

@@ -318,7 +318,7 @@ static int on_load(void *arg, const struct mig_state *s)
 	return rc;
 }
 
-/* 0: the VM is ours; else it is not, for sure. Nothing runs meanwhile. */
+/* 0: the VM is ours; else it is not, for sure, or (unsettled) the next daemon asks. Nothing runs meanwhile. */
 static int accept_lock(struct vm_arrival *a, const uint8_t *baggage, uint32_t n)
 {
 	struct host_vm *vm = a->vm;
@@ -331,6 +331,10 @@ static int accept_lock(struct vm_arrival *a, const uint8_t *baggage, uint32_t n)
 				   n ? baggage : NULL, n, &vm->vm_lock);
 		if (rc == 0 || rc == -ENOENT || atomic_load(&vm->lost))
 			return rc;
+		if (atomic_load(&a->host->ending)) {
+			vm->unsettled = true;
+			return rc;
+		}
 		if (!said)
 			log_warn("migrate", "vm %s: not known yet who has its lock: %s", vm->name,
 				 err_message(rc));
@@ -382,6 +386,9 @@ static int on_accept(void *arg, const uint8_t *baggage, uint32_t n, uint64_t *wo
 	vm->loaded = true;
 	vm_arrived(vm);
 	vm_load_run(vm, &a->loaded, "target.disks");
+	/* Ours, and given up at once: it is not to be said that it runs. */
+	if (vm_process_ended(vm) || (!vm->conn && vm_process_dying(vm)))
+		return fail(-EHOSTDOWN, "its monitor died");
 	*word = host_volume_steps(vm->volume) - steps;
 	(void)str_format(text, sizeof(text), "came from host %s", a->from);
 	vm_tell(vm, text);

@@ -66,22 +66,40 @@ const char *vm_state_name(struct host_vm *vm)
 	return name;
 }
 
-const char *vm_state_why(struct host_vm *vm)
+/* The lock is held. */
+static void why_paused(struct host_vm *vm, char dst[VM_WHY_MAX])
 {
-	const char *why = NULL;
+	if (vm->held)
+		(void)str_format(dst, VM_WHY_MAX,
+				 "somebody said vm pause; perilune vm resume lets it go on");
+	else if (atomic_load(&vm->full) > 0)
+		(void)str_format(dst, VM_WHY_MAX,
+				 "no space for its writes: grow the volume or delete something, or"
+				 " make room on its array; then it goes on by itself");
+	else if (vm->refused[0])
+		(void)str_format(
+			dst, VM_WHY_MAX,
+			"its monitor did not let it run: %s; it is asked again each second,"
+			" perilune vm kill ends it",
+			vm->refused);
+	else
+		(void)str_format(dst, VM_WHY_MAX, "it goes on by itself in a moment");
+}
 
+const char *vm_state_why(struct host_vm *vm, char dst[VM_WHY_MAX])
+{
+	dst[0] = 0;
 	pthread_mutex_lock(&vm->lock);
-	if (vm->phase == VM_PAUSED && vm->held)
-		why = "somebody said vm pause; perilune vm resume lets it go on";
-	else if (vm->phase == VM_PAUSED)
-		why = "no space for its writes: grow the volume or delete something, or make room"
-		      " on its array; then it goes on by itself";
+	if (vm->phase == VM_PAUSED)
+		why_paused(vm, dst);
 	else if (vm->phase == VM_FROZEN)
-		why = "the volume's lease is over; it goes on by itself when that runs again";
+		(void)str_format(dst, VM_WHY_MAX,
+				 "the volume's lease is over; it goes on by itself when that runs"
+				 " again");
 	else if (vm->phase == VM_RUNNING && vm->panicked)
-		why = "the guest's kernel panicked";
+		(void)str_format(dst, VM_WHY_MAX, "the guest's kernel panicked");
 	pthread_mutex_unlock(&vm->lock);
-	return why;
+	return dst[0] ? dst : NULL;
 }
 
 void vm_wake(struct host_vm *vm)

@@ -104,11 +104,17 @@ bool vm_lease_runs(const struct host_vm *vm)
 
 int vm_let_run(struct host_vm *vm)
 {
+	int rc;
+
 	pthread_mutex_lock(&vm->all->lease_lock);
 	if (vm->vmm_end)
 		atomic_store(vm->vmm_end, atomic_load(vm->volume_end));
 	pthread_mutex_unlock(&vm->all->lease_lock);
-	return vm_call_plain(vm, VMCTL_RESUME, VM_CALL_MS);
+	rc = vm_call_plain(vm, VMCTL_RESUME, VM_CALL_MS);
+	pthread_mutex_lock(&vm->lock);
+	(void)str_format(vm->refused, sizeof(vm->refused), "%.150s", rc < 0 ? err_message(rc) : "");
+	pthread_mutex_unlock(&vm->lock);
+	return rc;
 }
 
 static void *copier(void *arg)

@@ -61,7 +61,7 @@ void vm_move_end(struct host_vm *vm, const char *why);
 int vm_make_state(struct host_vm *vm, uint8_t **out, uint32_t *bytes);
 /*
  * After an offer, whatever came of it: only the lock knows. 0: it is ours; -ENOENT: another's, or saved; -ESTALE:
- * nobody here can say any more.
+ * nobody here can say any more; -ESHUTDOWN (vm->unsettled): the daemon ends before it is known, the next one asks.
  */
 int vm_settle(struct host_vm *vm);
 

@@ -198,6 +198,9 @@ static int take_up(struct host_vm *vm, const struct cfs_saved *state)
 		rc = cfs_vm_restore(host_volume_fs(vm->volume), path, state, &vm->vm_lock);
 		if (rc == 0 || rc == -ENOENT || rc == -EBUSY || atomic_load(&vm->lost))
 			break;
+		vm->unsettled = atomic_load(&vm->all->host->ending);
+		if (vm->unsettled) /* the next daemon asks */
+			break;
 		if (!said)
 			log_warn("save", "vm %s: not known yet who has its lock: %s", vm->name,
 				 err_message(rc));

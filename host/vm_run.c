@@ -34,10 +34,16 @@ static void take_apart(struct host_vm *vm)
 	vm_end_process(vm);
 	vm_disks_close(vm, true);
 	rc = vm->vm_lock ? cfs_vm_unlock(vm->vm_lock) : 0;
-	if (rc < 0)
-		log_warn("host", "vm %s: its lock is not given up: %s", vm->name, err_message(rc));
 	vm->vm_lock = NULL;
-	vm_forget(vm);
+	if (rc < 0) {
+		cleanup_free char *text = xasprintf(
+			"its lock is not given up yet, that is tried again: %s", err_message(rc));
+
+		vm_tell(vm, text);
+		(void)vm_remember(vm); /* should the next daemon have to do it */
+	} else {
+		vm_forget(vm);
+	}
 }
 
 /* Another host runs it: what is here goes without a word to the volume. */
@@ -130,6 +136,9 @@ static void *supervisor(void *arg)
 	if (rc < 0)
 		err_save(&why, rc);
 	vm_agent_stop(vm->agent);
+	if (vm->unsettled)
+		host_volume_keep(vm->volume);
+	let_go |= vm->unsettled;
 	if (let_go) {
 		vm_move_end(vm, "perilund is stopping");
 		vm_disks_close(vm, false);

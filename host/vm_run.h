@@ -87,6 +87,7 @@ struct host_vm {
 	bool answered;
 	struct err_info answer; /* of the request; .err 0: done */
 	struct err_info ended;	/* why it is over: .err 0 a power-off or kill */
+	char refused[160];	/* what its monitor said when it was told to run; "": it obeyed */
 	bool panicked;
 	bool held;	      /* `vm pause`: stands still until `vm resume`, whatever else */
 	bool killed;	      /* it is to end: also a start that waits is given up */
@@ -115,8 +116,9 @@ struct host_vm {
 	bool arriving; /* guarded by host_vms's lock: another host runs it still */
 
 	/* The supervisor's alone. */
-	bool loaded; /* it came from another host, and its VMM has never had a kernel */
-	bool moved;  /* its lock is another host's: nothing is given up any more */
+	bool loaded;	/* it came from another host, and its VMM has never had a kernel */
+	bool moved;	/* its lock is another host's: nothing is given up any more */
+	bool unsettled; /* the daemon ends, and it is not known whose it is: left for the next one */
 	bool orphan; /* moved, too, but nobody here can say to whom: our life on the volume is over */
 	struct cfs_vm_lock *vm_lock;
 	/*
@@ -222,8 +224,9 @@ void vm_wake(struct host_vm *vm);
 void vm_give_client(struct host_vm *vm, int fd);
 /* "running", "paused", "frozen", "crashed", "starting" of a VM that is here. */
 const char *vm_state_name(struct host_vm *vm);
-/* Why it does not run as it should, and the cure; NULL: nothing is wrong. */
-const char *vm_state_why(struct host_vm *vm);
+/* Why it does not run as it should, and the cure, into `dst`; NULL: nothing is wrong. */
+#define VM_WHY_MAX 320
+const char *vm_state_why(struct host_vm *vm, char dst[VM_WHY_MAX]);
 /* "VOLUME:NAME", into `dst`, which it returns. */
 const char *vm_object(struct host_vm *vm, char dst[200]);
 /* An event of the VM's. */
@@ -352,6 +355,8 @@ int vm_spawn(struct host_vm *vm);
 int vm_take_up(struct host_vm *vm, json_t *record);
 /* The VMM is dead (a zombie counts). */
 bool vm_process_ended(struct host_vm *vm);
+/* It has lost its control connection: likewise, waits a moment, since one that dies loses its sockets first. */
+bool vm_process_dying(struct host_vm *vm);
 /* Ends the VMM whatever it does. */
 void vm_kill_process(struct host_vm *vm);
 /* The same, waits for its end, closes what we hold of it, removes its files. */

@@ -191,6 +191,8 @@ static int lay_down(struct saving *s)
 
 		err_save(&why, rc);
 		settled = vm_settle(vm);
+		if (vm->unsettled)
+			return settled;
 		rc = err_restore(&why);
 	}
 	if (settled == 0)

@@ -38,6 +38,7 @@
 
 #define MEMORY_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) /* INV-HV-1 */
 #define FILE_HASH    0xffffffffffffULL
+#define DYING_MS     500  /* from the sockets' end to the process's */
 #define DIE_MS	     5000 /* a killed process whose kernel work hangs is not waited for longer */
 
 /* FNV-1a: files of a VM are named by it, a socket's path is short. */
@@ -306,6 +307,11 @@ static bool ended_within(struct host_vm *vm, int ms)
 bool vm_process_ended(struct host_vm *vm)
 {
 	return vm->pid_fd < 0 || ended_within(vm, 0);
+}
+
+bool vm_process_dying(struct host_vm *vm)
+{
+	return vm->pid_fd < 0 || ended_within(vm, DYING_MS);
 }
 
 void vm_let_go(struct host_vm *vm)

@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/peer_stream.h"
 #include "clusterfs/cfs.h"
+#include "host/daemon.h"
 #include "host/vm_frames.h"
 #include "host/volume.h"
 #include "vfs/controller.h"
@@ -177,6 +178,13 @@ int vm_settle(struct host_vm *vm)
 			return rc;
 		if (atomic_load(&vm->lost))
 			return -ESTALE;
+		if (atomic_load(&vm->all->host->ending)) {
+			vm->unsettled = true;
+			return fail(-ESHUTDOWN,
+				    "vm %s: perilund is stopping, and it is not known who has the"
+				    " VM; its next start finds out",
+				    vm->name);
+		}
 		if (!said)
 			log_warn("migrate",
 				 "vm %s: stands still: not known yet who has its lock: %s",
@@ -207,7 +215,8 @@ static int went_there(struct leaving *l)
 	while (l->word.err) {
 		refused = peer_stream_refused(l->control);
 		rc = cfs_vm_where(host_volume_fs(vm->volume), path, &where);
-		if (clock_boot_ms() > end || (rc == 0 && !is_theirs(l, &where)))
+		if (clock_boot_ms() > end || atomic_load(&vm->all->host->ending) ||
+		    (rc == 0 && !is_theirs(l, &where)))
 			break;
 		if (!refused && l->word.err == -ETIMEDOUT)
 			note_word(l, mig_source_runs(l->move.source, LISTEN_MS));
@@ -233,7 +242,7 @@ static void go_on(struct host_vm *vm)
 	int rc;
 
 	controller_unquiesce(vm->controller);
-	rc = vm->held ? 0 : vm_call_plain(vm, VMCTL_RESUME, VM_CALL_MS);
+	rc = vm->held ? 0 : vm_let_run(vm);
 	if (rc == 0)
 		return;
 	log_warn("migrate", "vm %s: %s", vm->name, err_message(rc));
@@ -279,6 +288,8 @@ static int give_over(struct leaving *l)
 		return stays(l,
 			     fail(-EHOSTUNREACH, "vm %s: host %s did not take it; it runs on here",
 				  vm->name, l->to));
+	if (vm->unsettled)
+		return rc;
 	vm->moved = true;
 	vm->orphan = rc != -ENOENT;
 	vm_leaving_step(l, "source.moved");

@@ -96,7 +96,7 @@ static int take_lock_surely(struct host_vm *vm)
 		int rc = take_lock(vm);
 
 		pthread_mutex_lock(&vm->lock);
-		leave = vm->ask == VM_ASK_LET_GO;
+		leave = vm->ask == VM_ASK_LET_GO || atomic_load(&vm->all->host->ending);
 		pthread_mutex_unlock(&vm->lock);
 		if (rc == 0 || rc == -ENOENT || rc == -EBUSY || leave || atomic_load(&vm->lost))
 			return rc;
@@ -185,9 +185,12 @@ static int take_remains(struct host_vm *vm, int why)
 
 	err_save(&saved, why);
 	vm_end_strays(vm->id);
+	host_step(vm->all->host, "adopt.remains");
 	rc = take_lock_surely(vm);
 	if (rc == 0)
 		(void)vm_disks_open(vm);
+	/* Else the daemon ends, with our life not over: the next one takes them. */
+	vm->unsettled = rc < 0 && rc != -ENOENT && rc != -EBUSY && !atomic_load(&vm->lost);
 	return rc == -ENOENT ? not_ours(vm, err_restore(&saved)) : err_restore(&saved);
 }
 

@@ -16,7 +16,6 @@
 #include "base/util.h"
 #include "host/vm_move.h"
 
-#define DYING_MS     500 /* from the sockets' end to the process's */
 #define TURN_MS	     1000
 #define FROZEN_MS    50	  /* looks that often whether the lease runs again */
 #define RECONNECT_MS 1000 /* between attempts to connect a device that was dropped */
@@ -142,7 +141,8 @@ static int handle_events(struct host_vm *vm)
 
 static void paused(struct host_vm *vm)
 {
-	cleanup_free char *text = xasprintf("paused: %s", vm_state_why(vm));
+	char why[VM_WHY_MAX];
+	cleanup_free char *text = xasprintf("paused: %s", vm_state_why(vm, why));
 
 	vm_tell(vm, text);
 }
@@ -304,6 +304,10 @@ static int handle_ask(struct host_vm *vm, bool *let_go)
 		*let_go = true;
 		return 0;
 	}
+	if (vm->unsettled) {
+		*let_go = true;
+		return 0;
+	}
 	if (vm->orphan)
 		return over(vm, EVICTED);
 	return vm->moved ? 0 : GO_ON;
@@ -321,19 +325,16 @@ static void take_clients(struct host_vm *vm)
 }
 
 /*
- * The control connection broke while the VMM lives: once more, then it is given up. One that dies loses
- * its sockets a moment before it is seen to have ended.
+ * The control connection broke while the VMM lives: once more, then it is given up.
  */
 static int hear(struct host_vm *vm)
 {
-	struct pollfd dying = {.fd = vm->pid_fd, .events = POLLIN};
 	struct vmctl_status status = {0};
 	int rc = vm_hear(vm);
 
 	if (rc >= 0)
 		return GO_ON;
-	(void)poll(&dying, 1, DYING_MS);
-	if (vm_process_ended(vm))
+	if (vm_process_dying(vm))
 		return GO_ON;
 	rc = vm_connect(vm, &status);
 	if (rc == 0)

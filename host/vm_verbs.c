@@ -29,6 +29,9 @@
 #define ASK_MS		 15000
 #define AGENT_MS	 5000 /* the guest's agent, where there is one, is waited for */
 #define LOOK_MS		 200  /* between looks at a VM that starts or stops */
+#define OWED                                                                                      \
+	"its lock is not given up yet, since its storage fails: that is tried again until it is," \
+	" and until then it can be started on this host alone"
 
 /* --- finding -------------------------------------------------------------------------------------- */
 
@@ -146,7 +149,8 @@ int vm_need_running(struct host_call *call, struct host_vm **out)
 
 static void state_here(struct host_vm *vm, json_t *d)
 {
-	const char *why = vm_state_why(vm);
+	char text[VM_WHY_MAX];
+	const char *why = vm_state_why(vm, text);
 
 	vm_agent_show(vm->agent, d);
 	json_object_set_new(d, "state", json_string(vm_state_name(vm)));
@@ -175,7 +179,9 @@ static int state_elsewhere(struct host_call *call, struct host_volume *volume, c
 
 	cfs_names(host_volume_fs(volume), volume_name, id);
 	(void)str_format(key, sizeof(key), "%s/%s", id, name);
-	if (rc < 0)
+	if (rc == -ENOENT) /* it is going */
+		err_clear();
+	else if (rc < 0)
 		return rc;
 	runs = where.state == CFS_VM_RUNS || where.state == CFS_VM_OFFERED;
 	pthread_mutex_lock(&call->host->vms->lock);
@@ -192,6 +198,8 @@ static int state_elsewhere(struct host_call *call, struct host_volume *volume, c
 	json_decref(why);
 	if (where.state == CFS_VM_SAVED)
 		vm_saved_describe(volume, name, d);
+	if (where.owed)
+		json_object_set_new(d, "why", json_string(OWED));
 	json_object_set_new(d, "state", json_string(state));
 	json_object_set_new(d, "host", runs ? json_string(where.host) : json_null());
 	json_object_set_new(d, "pid", json_null());
@@ -429,7 +437,8 @@ static int power_off(struct host_call *call, struct host_vm *vm, uint64_t second
 		}
 		rc = host_progress(call, 0, 0, "the guest shuts down");
 		if (rc == 0 && clock_boot_ms() >= until) {
-			const char *why = vm_state_why(vm);
+			char text[VM_WHY_MAX];
+			const char *why = vm_state_why(vm, text);
 
 			rc = fail(-ETIMEDOUT,
 				  "vm %s: the guest has not powered off within %llu s%s%s; wait"

@@ -185,6 +185,13 @@ void host_volume_count_vm(struct host_volume *v, int change)
 	pthread_mutex_unlock(&v->all->lock);
 }
 
+void host_volume_keep(struct host_volume *v)
+{
+	pthread_mutex_lock(&v->all->lock);
+	v->keep = true;
+	pthread_mutex_unlock(&v->all->lock);
+}
+
 unsigned host_volume_luns(struct host_volume *v, struct host_lun **out)
 {
 	memcpy(out, v->lun, v->luns * sizeof(*out));
@@ -435,7 +442,7 @@ void host_volumes_destroy(struct host_volumes *all)
 
 		host_promised_destroy(v->promised);
 		host_peers_leave(all->host->peers, v->fs);
-		rc = v->vms ? -EBUSY : cfs_unmount(v->fs);
+		rc = v->vms || v->keep ? -EBUSY : cfs_unmount(v->fs);
 
 		if (rc == -EBUSY) { /* the next daemon goes on where this one ends */
 			log_info("host", "volume %s: left as it is", v->name);

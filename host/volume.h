@@ -43,6 +43,8 @@ int host_volumes_each(struct host_volumes *volumes,
 		      int (*fn)(void *arg, struct host_volume *volume), void *arg);
 /* How many VMs run on it here; they hold it at unmount and at the daemon's end. */
 void host_volume_count_vm(struct host_volume *volume, int change);
+/* At the daemon's end it is abandoned, not unmounted: the next one is to go on in this life. */
+void host_volume_keep(struct host_volume *volume);
 
 /*
  * Mounts: `names` are LUNs, or one volume's name. Remembers it. A volume that is mounted already

@@ -29,6 +29,7 @@ struct host_volume {
 	unsigned uses, vms;
 	bool clean; /* leftovers of dead daemons may lie on it: looked at from clean_ms on */
 	bool cleaning;
+	bool keep; /* the next daemon goes on in this life (host_volume_keep) */
 	uint64_t clean_ms, clean_pause_ms;
 	bool changed; /* another host changed its label: perhaps the name */
 	bool lost;    /* another host took our slot: mounted anew when nothing uses it any more */

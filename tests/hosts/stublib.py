@@ -58,6 +58,13 @@ def show(host, name='g'):
     return host.json('vm', 'show', name)
 
 
+def lock_range(host):
+    """Where on the LUN the lock of the one VM lies that runs here and has a disk."""
+    holders = [x['holder'] for x in host.json('volume', 'locks', 'v1')]
+    at = int(next(h for h in holders if h.startswith('the VM of block ')).split()[-1]) * 4096
+    return f'{at}-{at + 4096}'
+
+
 def counts(host, name='g'):
     """What the guest said last on this host: steps, pages, writes, reads; None: nothing."""
     lines = re.findall(r'^n (\d+) pages (\d+) writes (\d+) reads (\d+)$', host.run('vm', 'console', name, '--log').out, re.M)

@@ -7,7 +7,7 @@ import pytest
 
 import vmlib
 from hostlib import BIN, Cluster, until
-from stublib import StubCluster, StubHost, alive, counts, create, goes_on, keys, show
+from stublib import StubCluster, StubHost, alive, counts, create, goes_on, keys, lock_range, show
 
 
 @pytest.fixture
@@ -476,6 +476,8 @@ def test_resume_is_refused_for_a_while(pair, cluster):
     no.touch()
     p = begin(h1, h2)
     until(lambda: show(h2)['state'] == 'paused' and show(h2)['host'] == 'h2')
+    why = until(lambda: show(h2).get('why'))
+    assert 'monitor did not let it run' in why and 'space' not in why, why
     pid = show(h2)['pid']
     h2.kill()
     h2.start()                                                          # its next daemon is refused, too
@@ -507,6 +509,44 @@ def test_a_new_daemon_whose_storage_fails(pair, lun):
     h1.ok('vm', 'kill', 'g')
     h1.ok('vm', 'start', 'g')
     goes_on(h1)
+
+
+def test_a_monitor_that_dies_as_soon_as_it_has_the_vm(pair, cluster):
+    """Then nobody runs it, and nobody says so."""
+    h1, h2 = pair
+    reached, go = stop_at(h2, 'target.accepted')
+    p = begin(h1, h2)
+    reached()
+    os.kill(next(v for v in cluster.vmms() if f'{h2.dir}:v1:g' in pathlib.Path(f'/proc/{v}/cmdline').read_text()), signal.SIGKILL)
+    go()
+    said = p.communicate(timeout=60)[0]
+    assert p.returncode and 'is stopped, host h2 could not run it: host h2: its monitor died' in said, said
+    until(lambda: show(h2)['state'] == 'crashed' and show(h1)['state'] == 'stopped')
+    assert not any('came from' in e['text'] for e in h2.json('event', 'list'))
+    h1.ok('vm', 'start', 'g')
+    goes_on(h1)
+
+
+@pytest.mark.parametrize('step', ['source.offered', 'target.called'])
+def test_a_daemon_is_stopped_while_its_storage_fails(pair, lun, step):
+    """It ends soon, though it is not known who has the VM. The next one asks the lock."""
+    h1, h2 = pair
+    who = h1 if step.startswith('source') else h2
+    at = lock_range(h1)
+    reached, go = stop_at(who, step)
+    p = begin(h1, h2)
+    reached()
+    who.ok('fault', 'add', lun, '--kind', 'fail', '--range', at)        # the lease goes on
+    go()
+    until(lambda: 'not known yet who has its lock' in who.log.read_text())
+    who.stop()
+    p.communicate(timeout=60)
+    who.start()
+    until(lambda: [show(h)['state'] for h in (h1, h2)] == ['running'] * 2 and show(h1)['host'] == show(h2)['host'], 60)
+    where, other = (h1, h2) if show(h1)['host'] == 'h1' else (h2, h1)
+    goes_on(where)
+    migrate(where, other)
+    goes_on(other)
 
 
 # --- with KVM

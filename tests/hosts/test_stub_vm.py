@@ -4,7 +4,7 @@ import os, signal
 import pytest
 
 from hostlib import until
-from stublib import StubCluster, alive, counts, create, goes_on, keys, show
+from stublib import StubCluster, alive, counts, create, goes_on, keys, lock_range, show
 
 
 @pytest.fixture
@@ -70,6 +70,52 @@ def test_monitor_dies(host):
     until(lambda: show(host)['state'] == 'crashed')
     host.ok('vm', 'start', 'g')
     goes_on(host)
+
+
+def test_its_lock_is_given_up_when_that_works(cluster, host):
+    h2 = cluster.host('h2')
+    h2.ok('volume', 'mount', cluster.dir / 'lun0')
+    host.ok('vm', 'start', 'g')
+    goes_on(host)
+    host.ok('fault', 'add', cluster.dir / 'lun0', '--kind', 'fail', '--op', 'cas', '--range', lock_range(host))
+    host.run('vm', 'kill', 'g')
+    until(lambda: any('its lock is not given up yet' in e['text'] for e in host.json('event', 'list')), 60)
+    h2.fails('busy', 'vm', 'start', 'g', timeout=120)
+    host.ok('fault', 'clear')
+    until(lambda: any('its lock is given up now' in e['text'] for e in host.json('event', 'list')), 60)
+    d = show(host)
+    assert d['state'] == 'stopped' and 'why' not in d and d['host'] is None
+    h2.ok('vm', 'start', 'g')
+    goes_on(h2)
+    host.stop()                                                         # what it remembered of it is old
+    host.start()
+    goes_on(h2)
+    assert show(host)['host'] == 'h2'
+
+
+def test_a_daemon_is_stopped_before_it_could_give_a_lock_up(cluster, host):
+    """Its monitor died with the daemon; the next one cannot take what it left, nor can the one after the next forget it."""
+    h2 = cluster.host('h2')
+    h2.ok('volume', 'mount', cluster.dir / 'lun0')
+    host.ok('vm', 'start', 'g')
+    goes_on(host)
+    at = lock_range(host)
+    (host.dir / 'steps').mkdir()
+    file = host.dir / 'steps' / 'adopt.remains'
+    file.touch()
+    pid = show(host)['pid']
+    host.kill()
+    os.kill(pid, signal.SIGKILL)
+    host.start()
+    until(file.with_name(file.name + '.reached').exists)
+    host.ok('fault', 'add', cluster.dir / 'lun0', '--kind', 'fail', '--op', 'cas', '--range', at)
+    file.unlink()
+    until(lambda: 'not known yet who has its lock' in host.log.read_text(), 60)
+    host.stop()
+    host.start()
+    until(lambda: show(h2)['state'] in ('stopped', 'crashed'), 60, what='its lock being given up')
+    h2.ok('vm', 'start', 'g')
+    goes_on(h2)
 
 
 def test_what_is_written_in_the_stubs_book(cluster, host):

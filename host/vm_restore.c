@@ -17,6 +17,7 @@
 #include "host/verbs.h"
 #include "host/vm_cpu.h"
 #include "host/vm_move.h"
+#include "host/vm_net.h"
 #include "host/vm_saved.h"
 #include "host/volume.h"
 #include "migrate/statefile.h"
@@ -149,6 +150,8 @@ static int take_words(struct reading *r)
 		rc = vm_cpu_parse(json_string_value(json_object_get(doc, "cpu")), &r->cpu);
 	if (rc == 0 && (def->memory != mig_file_memory(r->file) || strcmp(def->id, now->id) != 0))
 		rc = fail(-EUCLEAN, "the saved state is another machine's");
+	if (rc == 0)
+		rc = vm_nets_check(def, vm->name);
 	if (rc == 0) {
 		vm_def_take_disks(def, now);
 		pthread_mutex_lock(&vm->lock);

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Live migration of real guests between two daemons on one machine: the monitor with KVM, a payload guest that drives
 its disk at full depth and compares every answer. Kills and errors: test_migrate*.py, with monitors that are programs."""
-import os, pathlib
+import os, pathlib, subprocess, time
 
 import pytest
-from hostlib import until
+from hostlib import BIN, Host, until
 from payloads import c_kernel
 from vmlib import Shell, create, show, state
 
@@ -81,3 +81,37 @@ def test_memory_registers_and_clocks_move_along(pair):
         assert 'bad' not in h.ok('vm', 'console', 'g', '--log').out
     assert show(h2)['state'] == 'running'
     h2.ok('vm', 'kill', 'g')
+
+
+def test_clocks_of_a_guest_that_is_slowed_down(cluster, lun):
+    """Where there are no control groups it stands still and runs in turns: its clocks go on as they should (mover.c looks)."""
+    hide = ['unshare', '-m', 'sh', '-c', 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"', 'sh']
+    h1 = Host(cluster, 'h1', prefix=hide)
+    cluster.hosts['h1'] = h1.start('--listen', '127.0.0.1:0')
+    h2 = cluster.host('h2', '--listen', '127.0.0.1:0')
+    h1.ok('volume', 'format', 'v1', lun)
+    for h in (h1, h2):
+        h.ok('volume', 'mount', lun)
+    until(lambda: any(h['name'] == 'h2' for h in h1.json('host', 'list')))
+    until(lambda: any(h['name'] == 'h1' for h in h2.json('host', 'list')))
+    path = pathlib.Path(h1.dir).parent / 'mover'
+    path.write_bytes(c_kernel('mover', 16 << 20))
+    h1.ok('vm', 'create', 'g', '--volume', 'v1', '--memory', '16M', '--cpus', '2', '--kernel', path)
+    h1.ok('vm', 'start', 'g')
+    p = subprocess.Popen([BIN / 'perilune', '--connect', h1.dir, 'vm', 'migrate', 'g', '--to', 'h2', '--max-downtime', '60', '--bandwidth', '8M'],
+                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def slowed():
+        tasks = [t for t in h1.json('task', 'list') if t['verb'] == 'migrate']
+        return p.poll() is not None or tasks and 'slowed down' in (tasks[-1]['progress']['what'] or '')
+    until(slowed, 60)
+    assert p.poll() is None, p.communicate()
+    time.sleep(3)                                   # some thirty turns
+    for t in h1.json('task', 'list'):
+        h1.run('task', 'cancel', t['id'])
+    p.communicate(timeout=60)
+    where = next(h for h in (h1, h2) if show(h)['pid'])
+    assert 'are you there' in where.ok('vm', 'console', 'g', stdin='are you there\n').out
+    for h in (h1, h2):
+        assert 'bad' not in h.run('vm', 'console', 'g', '--log').out
+    where.ok('vm', 'kill', 'g')

@@ -39,20 +39,17 @@ def test_a_storm_on_the_disk_goes_on(pair, lun):
         shell.expect('ready')
         shell.run('s 512', 's on')
         shell.expect('s ')
-    for source, target in ((h1, h2), (h2, h1)):
-        over(source, target)
-        with Shell(target) as shell:
-            shell.at = os.path.getsize(shell.log)
-            shell.expect('s ')                      # under load, and nothing it reads is wrong
-    with Shell(h1) as shell:
+    over(h1, h2)
+    with Shell(h2) as shell:
         shell.at = os.path.getsize(shell.log)
+        shell.expect('s ')                          # under load, and nothing it reads is wrong
         shell.run('e', 'e ')
         shell.run('v', 'v ok')
         shell.run('f', 'f ok')
-    h1.ok('vm', 'reboot', 'g', '--force')           # with a kernel from the volume
-    with Shell(h1) as shell:
+    h2.ok('vm', 'reboot', 'g', '--force')           # with a kernel from the volume
+    with Shell(h2) as shell:
         shell.expect('ready')
-    h1.ok('vm', 'kill', 'g')
+    h2.ok('vm', 'kill', 'g')
     for h in pair:
         h.ok('volume', 'unmount', 'v1')
     h1.ok('volume', 'check', lun)

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "host/agent_words.h"
 
 #define DELIMITER 0xff /* in no UTF-8: what a parser that is lost begins anew at */
 #define CHUNK	  4096
@@ -209,18 +210,6 @@ int agent_talk_sync(struct agent_talk *t, uint64_t deadline_ns)
 			return 0;
 	}
 	return rc;
-}
-
-void agent_text(json_t *text, char *dst, size_t size)
-{
-	const char *s = json_string_value(text);
-	size_t n = s ? MIN(strlen(s), size - 1) : 0;
-
-	while (s && s[n] && n && ((unsigned char)s[n] & 0xc0) == 0x80)
-		n--; /* not within a character */
-	for (size_t i = 0; i < n; i++)
-		dst[i] = (unsigned char)s[i] < 0x20 || s[i] == 0x7f ? '?' : s[i];
-	dst[n] = 0;
 }
 
 /* Takes the reference `answer`. */

@@ -17,7 +17,6 @@
 
 #define AGENT_ANSWER_MAX (1024 * 1024)	   /* bytes of one answer */
 #define AGENT_HEARD_MAX	 (4 * 1024 * 1024) /* and of all that is read while waiting for it */
-#define AGENT_TEXT_MAX	 100		   /* of a name that is shown to people */
 
 struct agent_talk;
 
@@ -32,7 +31,5 @@ int agent_talk_sync(struct agent_talk *talk, uint64_t deadline_ns);
  */
 int agent_talk_call(struct agent_talk *talk, const char *command, json_t *arguments,
 		    uint64_t deadline_ns, json_t **result);
-/* A text of the guest's, for people: cut, without control characters; "" for what is none. */
-void agent_text(json_t *text, char *dst, size_t size);
 
 #endif

@@ -8,7 +8,6 @@
  */
 #include "host/vm_agent.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
@@ -22,16 +21,15 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "host/agent_talk.h"
+#include "host/agent_words.h"
 
 #define SYNC_MS \
 	2000 /* an agent that is there answers so soon; one on a busy host at the next try */
-#define ASK_MS	       5000  /* what is asked for by the thread itself */
-#define THAW_MS	       10000 /* writes wait for it, nothing is won by giving up early */
-#define ABSENT_MS      3000  /* between looks for one */
-#define REFRESH_MS     10000 /* between looks at one that answers */
-#define SHUTDOWN_MS    1000  /* for a refusal: who obeys does not answer */
-#define INTERFACES_MAX 64
-#define ADDRESSES_MAX  256
+#define ASK_MS	    5000  /* what is asked for by the thread itself */
+#define THAW_MS	    10000 /* writes wait for it, nothing is won by giving up early */
+#define ABSENT_MS   3000  /* between looks for one */
+#define REFRESH_MS  10000 /* between looks at one that answers */
+#define SHUTDOWN_MS 1000  /* for a refusal: who obeys does not answer */
 
 enum state { AGENT_UNKNOWN, AGENT_ABSENT, AGENT_RUNNING, AGENT_FROZEN };
 
@@ -119,65 +117,16 @@ static void take_os(struct vm_agent *a, json_t *info)
 {
 	char os[AGENT_TEXT_MAX + 1];
 
-	agent_text(json_object_get(info, "pretty-name"), os, sizeof(os));
-	if (!os[0])
-		agent_text(json_object_get(info, "name"), os, sizeof(os));
+	agent_os(info, os, sizeof(os));
 	pthread_mutex_lock(&a->lock);
 	memcpy(a->os, os, sizeof(os));
 	pthread_mutex_unlock(&a->lock);
 }
 
-/* An address as the system writes it; false: it is none. */
-static bool take_address(json_t *text, char dst[INET6_ADDRSTRLEN], bool *elsewhere)
-{
-	const char *s = json_string_value(text);
-	struct in6_addr six;
-	struct in_addr four;
-
-	if (s && inet_pton(AF_INET, s, &four) == 1) {
-		*elsewhere = (ntohl(four.s_addr) >> 24) != 127;
-		return inet_ntop(AF_INET, &four, dst, INET6_ADDRSTRLEN);
-	}
-	if (!s || inet_pton(AF_INET6, s, &six) != 1)
-		return false;
-	*elsewhere = !IN6_IS_ADDR_LOOPBACK(&six) && !IN6_IS_ADDR_LINKLOCAL(&six);
-	return inet_ntop(AF_INET6, &six, dst, INET6_ADDRSTRLEN);
-}
-
-/* One interface; what can be reached from elsewhere goes into `all`, too. */
-static json_t *take_interface(json_t *in, json_t *all)
-{
-	char name[AGENT_TEXT_MAX + 1], mac[AGENT_TEXT_MAX + 1];
-	json_t *own = json_array(), *one;
-	size_t i;
-
-	agent_text(json_object_get(in, "name"), name, sizeof(name));
-	agent_text(json_object_get(in, "hardware-address"), mac, sizeof(mac));
-	json_array_foreach(json_object_get(in, "ip-addresses"), i, one)
-	{
-		char address[INET6_ADDRSTRLEN];
-		bool elsewhere;
-
-		if (json_array_size(own) >= ADDRESSES_MAX ||
-		    !take_address(json_object_get(one, "ip-address"), address, &elsewhere))
-			continue;
-		json_array_append_new(own, json_string(address));
-		if (elsewhere && json_array_size(all) < ADDRESSES_MAX)
-			json_array_append_new(all, json_string(address));
-	}
-	return json_pack("{s:s, s:s, s:o}", "name", name, "mac", mac, "addresses", own);
-}
-
 static void take_interfaces(struct vm_agent *a, json_t *list)
 {
-	json_t *all = json_array(), *interfaces = json_array(), *one;
-	size_t i;
+	json_t *all = json_array(), *interfaces = agent_interfaces(list, all);
 
-	json_array_foreach(list, i, one)
-	{
-		if (i < INTERFACES_MAX)
-			json_array_append_new(interfaces, take_interface(one, all));
-	}
 	pthread_mutex_lock(&a->lock);
 	json_decref(a->addresses);
 	json_decref(a->interfaces);
@@ -477,35 +426,6 @@ int vm_agent_shutdown(struct vm_agent *a, unsigned timeout_ms)
 	return rc;
 }
 
-/* LUNs over 255 come from Linux as they are on the wire, in flat space addressing (SAM-5, 4.7.7.4). */
-static bool lies_on(json_t *disk, unsigned lun)
-{
-	const char *bus = json_string_value(json_object_get(disk, "bus-type"));
-	json_int_t unit = json_integer_value(json_object_get(disk, "unit"));
-
-	return bus && !strcmp(bus, "scsi") &&
-	       json_integer_value(json_object_get(disk, "target")) == 0 &&
-	       (unit == lun || unit == (lun | 0x4000));
-}
-
-static int find_mounted(json_t *list, unsigned lun, char *where, size_t size)
-{
-	json_t *fs, *disk;
-	size_t i, k;
-
-	json_array_foreach(list, i, fs)
-	{
-		json_array_foreach(json_object_get(fs, "disk"), k, disk)
-		{
-			if (!lies_on(disk, lun))
-				continue;
-			agent_text(json_object_get(fs, "mountpoint"), where, size);
-			return 1;
-		}
-	}
-	return 0;
-}
-
 int vm_agent_mounted(struct vm_agent *a, unsigned lun, char *where, size_t size,
 		     unsigned timeout_ms)
 {
@@ -517,7 +437,7 @@ int vm_agent_mounted(struct vm_agent *a, unsigned lun, char *where, size_t size,
 	rc = ask(a, "guest-get-fsinfo", NULL, in_ms(timeout_ms), &list);
 	pthread_mutex_unlock(&a->call);
 	if (rc == 0)
-		rc = find_mounted(list, lun, where, size);
+		rc = agent_mounted(list, lun, where, size);
 	json_decref(list);
 	return rc;
 }

@@ -23,7 +23,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "clusterfs/cfs.h"
-#include "host/agent_talk.h"
+#include "host/agent_words.h"
 #include "host/daemon.h"
 #include "host/event.h"
 #include "host/holder.h"

@@ -4,7 +4,7 @@ import pathlib, sys
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from hostlib import Cluster  # noqa: E402
+from hostlib import Cluster, until  # noqa: E402
 from vmlib import Shell, create, show  # noqa: E402
 
 
@@ -27,6 +27,19 @@ def host(cluster, lun):
     h.ok('volume', 'mount', lun)
     h.ok('disk', 'create', 'v1:/a.disk', '--size', '64M')
     return h
+
+
+@pytest.fixture
+def pair(cluster, lun):
+    """Two daemons that see each other, with the volume v1 on `lun`, and a disk in it."""
+    h1, h2 = (cluster.host(n, '--listen', '127.0.0.1:0') for n in ('h1', 'h2'))
+    h1.ok('volume', 'format', 'v1', lun)
+    for h in (h1, h2):
+        h.ok('volume', 'mount', lun)
+    h1.ok('disk', 'create', 'v1:/a.disk', '--size', '64M')
+    until(lambda: any(h['name'] == 'h2' for h in h1.json('host', 'list')))
+    until(lambda: any(h['name'] == 'h1' for h in h2.json('host', 'list')))
+    return h1, h2
 
 
 @pytest.fixture

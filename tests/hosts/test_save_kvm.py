@@ -4,23 +4,11 @@ test_save*.py, with monitors that are programs."""
 import os, pathlib
 
 import pytest
-from hostlib import until
 from payloads import c_kernel
 from vmlib import Shell, create, show
 
 if not os.access('/dev/kvm', os.R_OK | os.W_OK):
     pytest.skip('no /dev/kvm', allow_module_level=True)
-
-
-@pytest.fixture
-def pair(cluster, lun):
-    h1, h2 = (cluster.host(n, '--listen', '127.0.0.1:0') for n in ('h1', 'h2'))
-    h1.ok('volume', 'format', 'v1', lun)
-    for h in (h1, h2):
-        h.ok('volume', 'mount', lun)
-    h1.ok('disk', 'create', 'v1:/a.disk', '--size', '64M')
-    until(lambda: any(h['name'] == 'h2' for h in h1.json('host', 'list')))
-    return h1, h2
 
 
 def over(source, target):

@@ -14,14 +14,18 @@ if not os.access('/dev/kvm', os.R_OK | os.W_OK):
 kernel = functools.cache(lambda: c_kernel('agent'))
 
 
+def start(host):
+    path = host.dir.parent / 'agent'
+    path.write_bytes(kernel())
+    host.ok('vm', 'create', 'g', '--volume', 'v1', '--memory', '16M', '--kernel', path, '--disk', 'v1:/a.disk')
+    host.ok('vm', 'start', 'g')
+
+
 @pytest.fixture
 def guest(host):
     """With the agent's port closed."""
-    path = host.dir.parent / 'agent'
-    path.write_bytes(kernel())
     host.ok('disk', 'create', 'v1:/more', '--size', '8M')
-    host.ok('vm', 'create', 'g', '--volume', 'v1', '--memory', '16M', '--kernel', path, '--disk', 'v1:/a.disk')
-    host.ok('vm', 'start', 'g')
+    start(host)
     with Shell(host) as shell:
         shell.expect('named org.qemu.guest_agent.0')
         yield shell
@@ -116,3 +120,22 @@ def test_a_daemon_that_dies_leaves_nothing_frozen(host, guest):
     assert agent_state(host) == 'running' and show(host)['addresses'] == ['10.1.2.3']
     assert counters(guest) == (0, 1)
     assert not any('frozen by nobody' in e['text'] for e in host.json('event', 'list'))
+
+
+def test_it_is_found_where_the_guest_moved_to(pair):
+    h1, h2 = pair
+    start(h1)
+    with Shell(h1) as guest:
+        guest.expect('named org.qemu.guest_agent.0')
+        opened(h1, guest)
+        h1.ok('vm', 'freeze', 'g', '--for', '600')
+    h1.json('vm', 'migrate', 'g', '--to', 'h2', timeout=120)
+    until(lambda: show(h2)['addresses'], 60, what='the agent being found on the other host')
+    assert agent_state(h2) == 'running'                 # and thawed: nobody is left there who would
+    with Shell(h2) as guest:
+        guest.at = os.path.getsize(guest.log)
+        assert counters(guest)[0] == 0
+    h2.json('vm', 'migrate', 'g', '--to', 'h1', timeout=120)
+    until(lambda: show(h1)['addresses'], 60, what='the agent being found back')
+    h1.ok('vm', 'stop', 'g', '--timeout', '60')
+    assert 'asked guest-shutdown' in h1.ok('vm', 'console', 'g', '--log').out

@@ -15,17 +15,6 @@ if not os.access('/dev/kvm', os.R_OK | os.W_OK):
 BOOTS_IN = 120
 
 
-@pytest.fixture
-def pair(cluster, lun):
-    h1, h2 = (cluster.host(n, '--listen', '127.0.0.1:0') for n in ('h1', 'h2'))
-    h1.ok('volume', 'format', 'v1', lun)
-    for h in (h1, h2):
-        h.ok('volume', 'mount', lun)
-    until(lambda: any(h['name'] == 'h2' for h in h1.json('host', 'list')))
-    until(lambda: any(h['name'] == 'h1' for h in h2.json('host', 'list')))
-    return h1, h2
-
-
 def times_said(host, text):
     return host.run('vm', 'console', 'g', '--log').out.count(text)
 

@@ -19,6 +19,7 @@
 #include "base/clock.h"
 #include "base/util.h"
 #include "host/agent_talk.h"
+#include "host/agent_words.h"
 #include "host/vm_agent.h"
 
 #define WAIT_MS 30000 /* for what must come */

@@ -5,8 +5,10 @@
  *	until_seen TEXT - COMMAND...	in the command's standard output; it is killed then
  *	until_seen TEXT DIR COMMAND...	in what is appended to any DIR/NAME.console (perilund's logs of
  *					VMs' consoles); the command ends by itself
+ *	until_seen TEXT DIR @SOCKET REQUEST	the same, when that text was sent to a unix socket that
+ *					was connected before; "\r" and "\n" in it are such
  *
- * Prints milliseconds from just before the command was started. Exits 1 after a minute, or when the
+ * Prints milliseconds from just before the command was started, or the request sent. Exits 1 after a minute, or when the
  * command fails before.
  */
 #include <errno.h>
@@ -18,7 +20,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -49,6 +53,27 @@ static void die(const char *what)
 {
 	fprintf(stderr, "until_seen: %s: %s\n", what, strerror(errno));
 	exit(1);
+}
+
+/* A connected socket, and the request's text made what it means. */
+static int prepare(const char *path, char *request)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	char *to = request;
+
+	if (str_format(addr.sun_path, sizeof(addr.sun_path), "%s", path) < 0 || fd < 0 ||
+	    connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
+		die(path);
+	for (const char *p = request; *p; p++) {
+		bool escape = p[0] == '\\' && (p[1] == 'n' || p[1] == 'r');
+
+		if (escape)
+			p++;
+		*to++ = !escape ? *p : *p == 'n' ? '\n' : '\r';
+	}
+	*to = 0;
+	return fd;
 }
 
 static bool found(struct watch *w)
@@ -182,6 +207,7 @@ int main(int argc, char **argv)
 {
 	struct watch *w = xcalloc(1, sizeof(*w));
 	uint64_t begun, seen_ns;
+	int to = -1;
 
 	if (argc < 4) {
 		fprintf(stderr, "usage: until_seen TEXT DIR|- COMMAND...\n");
@@ -192,8 +218,13 @@ int main(int argc, char **argv)
 	if (w->dir)
 		watch_logs(w);
 	alarm(GIVE_UP_MS / 1000);
+	if (w->dir && argv[3][0] == '@' && argc == 5)
+		to = prepare(argv[3] + 1, argv[4]);
 	begun = clock_boot_ns();
-	start(w, argv + 3);
+	if (to < 0)
+		start(w, argv + 3);
+	else if (write(to, argv[4], strlen(argv[4])) < 0)
+		die(argv[3]);
 	while (!found(w)) {
 		struct pollfd p = {.fd = w->fd, .events = POLLIN};
 
@@ -201,7 +232,8 @@ int main(int argc, char **argv)
 			take(w);
 	}
 	seen_ns = clock_boot_ns();
-	end(w);
+	if (to < 0)
+		end(w);
 	printf("%.2f\n", (double)(seen_ns - begun) / 1e6);
 	return 0;
 }

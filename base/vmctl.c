@@ -298,6 +298,7 @@ static int encode_payload(const struct vmctl_msg *msg, uint8_t *p)
 	case VMCTL_BALLOON:
 		return (int)encode_balloon(&msg->balloon, p);
 	case VMCTL_NET:
+	case VMCTL_NET_VHOST:
 	case VMCTL_NET_TAKE:
 		return encode_net(&msg->net, p);
 	case VMCTL_LOAD:
@@ -578,6 +579,7 @@ static int decode_payload(const uint8_t *p, size_t bytes, struct vmctl_msg *msg)
 	case VMCTL_BALLOON:
 		return decode_balloon(p, bytes, &msg->balloon);
 	case VMCTL_NET:
+	case VMCTL_NET_VHOST:
 	case VMCTL_NET_TAKE:
 		return decode_net(p, bytes, &msg->net);
 	case VMCTL_SET_MACHINE:

@@ -74,6 +74,8 @@
  *	-> NET (fds)        <- REPLY          behind CONFIG, before START or LOAD, or later: a network
  *	                                      device's address and the queues of its tap, one
  *	                                      descriptor a pair; in place of those it had. None: no link
+ *	-> NET_VHOST (fds)  <- REPLY          behind NET, before START or LOAD: /dev/vhost-net, opened
+ *	                                      once for each pair, so that the kernel may serve it
  *	-> NET_TAKE         <- NET_TAPS (fds) state paused: the queues of a device's tap, for what waits
  *	                                      in them to be read
  *
@@ -206,6 +208,7 @@ enum vmctl_type {
 	/* daemon to VMM */
 	VMCTL_NET = 0x60,
 	VMCTL_NET_TAKE = 0x61,
+	VMCTL_NET_VHOST = 0x63,
 	/* VMM to daemon */
 	VMCTL_NET_TAPS = 0x62, /* answers NET_TAKE */
 	/* daemon to VMM */
@@ -343,7 +346,7 @@ struct vmctl_balloon {
 	bool ready;		       /* the guest has a driver for it */
 };
 
-/* NET and NET_TAKE; of the latter `device` alone means anything. NET_TAPS is nothing but descriptors. */
+/* NET, NET_VHOST and NET_TAKE; of the latter two `device` alone means anything. NET_TAPS is nothing but descriptors. */
 struct vmctl_net {
 	uint32_t device;
 	uint16_t mtu; /* of the tap and of what is behind it */
@@ -379,7 +382,7 @@ struct vmctl_msg {
 		struct vmctl_reply reply;
 		struct vmctl_console console; /* CONSOLE_INPUT, CONSOLE_OUTPUT */
 		struct vmctl_load load;
-		struct vmctl_net net;	      /* NET, NET_TAKE */
+		struct vmctl_net net;	      /* NET, NET_VHOST, NET_TAKE */
 		struct cpu_table cpu;	      /* CPU, SET_CPU */
 		struct vmctl_balloon balloon; /* BALLOON, SET_BALLOON */
 		struct vmctl_machine machine;

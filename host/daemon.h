@@ -19,7 +19,6 @@ struct host_luns;
 struct host_migrations;
 struct host_peers;
 struct host_tasks;
-struct host_balancer;
 struct host_vms;
 struct host_volumes;
 
@@ -39,7 +38,6 @@ struct host {
 	struct host_peers *peers;
 	struct host_volumes *volumes;
 	struct host_vms *vms;
-	struct host_balancer *balancer;
 	struct host_api *api;
 };
 

@@ -106,6 +106,7 @@ static int take(struct host_vm *vm, struct vmctl_msg *msg)
 	case VMCTL_GET_BALLOON:
 	case VMCTL_NET:
 	case VMCTL_NET_TAKE:
+	case VMCTL_NET_VHOST:
 	case VMCTL_SET_MACHINE:
 	case VMCTL_CAN_SAVE:
 		break;

@@ -41,6 +41,7 @@ struct vm_def_net {
 	char tap[16];	 /* an interface's name */
 	unsigned vlan;	 /* 0: as the bridge has it */
 	unsigned queues; /* pairs */
+	bool no_vhost;	 /* its frames pass through the VMM even where the kernel has vhost-net */
 	uint8_t mac[6];	 /* never changes */
 };
 

@@ -14,7 +14,7 @@
 
 #define VLAN_MAX  4094u
 #define MAC_BYTES 18
-#define HOW	  "say bridge=BR or tap=T[,vlan=N][,queues=N][,mac=AA:BB:CC:DD:EE:FF]"
+#define HOW	  "say bridge=BR or tap=T[,vlan=N][,queues=N][,vhost=off][,mac=AA:BB:CC:DD:EE:FF]"
 
 static void mac_text(const uint8_t mac[6], char dst[MAC_BYTES])
 {
@@ -72,6 +72,8 @@ static int take_word(struct vm_def_net *net, const char *name, char *word)
 		good = parse_number(value, VLAN_MAX, &net->vlan);
 	else if (!strcmp(word, "queues"))
 		good = parse_number(value, TAP_QUEUES_MAX, &net->queues);
+	else if (!strcmp(word, "vhost"))
+		good = (net->no_vhost = !strcmp(value, "off")) || !strcmp(value, "on");
 	else if (!strcmp(word, "mac"))
 		good = parse_mac(value, net->mac);
 	else
@@ -130,6 +132,8 @@ static json_t *describe(const struct vm_def_net *net)
 		json_object_set_new(one, "tap", json_string(net->tap));
 	if (net->vlan)
 		json_object_set_new(one, "vlan", json_integer(net->vlan));
+	if (net->no_vhost)
+		json_object_set_new(one, "vhost", json_false());
 	return one;
 }
 
@@ -162,6 +166,7 @@ static int parse_one(json_t *doc, const char *name, struct vm_def *d)
 		return fail(-EUCLEAN, "vm %s: definition: wrong list of network devices", name);
 	net.vlan = (unsigned)vlan;
 	net.queues = (unsigned)queues;
+	net.no_vhost = json_is_false(json_object_get(doc, "vhost"));
 	(void)str_format(net.bridge, sizeof(net.bridge), "%s", bridge);
 	(void)str_format(net.tap, sizeof(net.tap), "%s", tap);
 	if (check(d, name, &net) < 0)

@@ -3,15 +3,19 @@
 #include "host/vm_net.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/err.h"
+#include "base/log.h"
 #include "base/util.h"
 #include "host/tap.h"
 #include "host/vm_run.h"
 
 #define QUEUE_SIZE 256 /* descriptors */
+#define VHOST	   "/dev/vhost-net"
 
 struct tap_place vm_net_place(const struct vm_def_net *net)
 {
@@ -40,6 +44,30 @@ void vm_nets_configure(struct host_vm *vm, struct vmctl_config *config)
 			(struct vmctl_device){.kind = VMCTL_DEVICE_NET,
 					      .queues = (uint16_t)vm->def.net[i].queues,
 					      .queue_size = QUEUE_SIZE};
+}
+
+/* So that the kernel serves it. Where there is none the VMM does. */
+static void give_vhost(struct host_vm *vm, unsigned i, unsigned queues)
+{
+	struct vmctl_msg *msg = xcalloc(1, sizeof(*msg));
+	int rc = 0;
+
+	msg->type = VMCTL_NET_VHOST;
+	msg->net.device = vm->net_device + i;
+	while (msg->fds_n < queues) {
+		int fd = open(VHOST, O_RDWR | O_CLOEXEC);
+
+		if (fd < 0)
+			break;
+		msg->fds[msg->fds_n++] = fd;
+	}
+	if (msg->fds_n == queues)
+		rc = vm_call(vm, msg, VM_CALL_MS);
+	if (rc < 0)
+		log_info("host", "vm %s: without vhost-net: %s", vm->name, err_message(rc));
+	for (unsigned k = 0; k < msg->fds_n; k++)
+		close(msg->fds[k]);
+	free(msg);
 }
 
 static int give(struct host_vm *vm, unsigned i, const struct tap *tap)
@@ -71,6 +99,8 @@ int vm_nets_open(struct host_vm *vm)
 		if (rc < 0)
 			return fail_prefix(rc, "vm %s", vm->name);
 		rc = give(vm, i, &tap);
+		if (rc == 0 && !net->no_vhost)
+			give_vhost(vm, i, net->queues);
 		pthread_mutex_lock(&vm->lock);
 		memcpy(vm->tap[i], tap.name, sizeof(vm->tap[i]));
 		pthread_mutex_unlock(&vm->lock);

@@ -17,7 +17,7 @@ struct vmctl_config;
 /* --- vm_def_net.c: definitions --------------------------------------------------------------------- */
 
 /*
- * Adds what a user says: "bridge=BR[,vlan=N][,queues=N][,mac=AA:BB:CC:DD:EE:FF]" or "tap=T[,...]". Without
+ * Adds what a user says: "bridge=BR[,vlan=N][,queues=N][,vhost=off][,mac=AA:BB:CC:DD:EE:FF]" or "tap=T[,...]". Without
  * `mac` one is made up, locally administered. -EINVAL in words.
  */
 int vm_def_net_add(struct vm_def *def, const char *name, const char *text);

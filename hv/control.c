@@ -203,7 +203,10 @@ static void net(struct hv_control *c, struct vmctl_msg *msg)
 	unsigned n = msg->fds_n;
 
 	msg->fds_n = 0; /* they are the VM's now */
-	reply(c, msg->tag, hv_vmm_net(c->vmm, &msg->net, msg->fds, n));
+	if (msg->type == VMCTL_NET)
+		reply(c, msg->tag, hv_vmm_net(c->vmm, &msg->net, msg->fds, n));
+	else
+		reply(c, msg->tag, hv_vmm_net_vhost(c->vmm, msg->net.device, msg->fds, n));
 }
 
 static void net_take(struct hv_control *c, const struct vmctl_msg *msg)
@@ -272,6 +275,7 @@ static void obey(struct hv_control *c, struct vmctl_msg *msg)
 		say_balloon(c, msg->tag);
 		break;
 	case VMCTL_NET:
+	case VMCTL_NET_VHOST:
 		net(c, msg);
 		break;
 	case VMCTL_NET_TAKE:

@@ -421,6 +421,10 @@ int hv_machine_can_save(struct hv_machine *m)
 
 int hv_machine_log(struct hv_machine *m, bool on)
 {
+	for (unsigned i = 0; i < m->c.config->devices_n; i++) {
+		if (m->net[i])
+			hv_net_log(m->net[i], on);
+	}
 	return hv_kvm_log(m->kvm, m->c.gmem, on);
 }
 

@@ -130,6 +130,11 @@ static void attach(struct net_pair *p, bool on)
 
 	if (p->attached == on || p->tap < 0)
 		return;
+	if (!on) { /* the kernel must not have a queue that goes */
+		p->attached = false;
+		net_vhost_settle(p);
+		p->attached = true;
+	}
 	ifr.ifr_flags = on ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE;
 	if (p->net->pairs > 1 && ioctl(p->tap, TUNSETQUEUE, &ifr) < 0)
 		log_warn("net", "device %u: queue %u of its tap cannot be %s: %s", p->net->index,
@@ -145,6 +150,7 @@ static void use_pairs(struct hv_net *net, unsigned n)
 	for (unsigned i = 1; i < net->pairs; i++) {
 		net_pair_lock(&net->pair[i]);
 		attach(&net->pair[i], i < n);
+		net_vhost_settle(&net->pair[i]);
 		net_pair_unlock(&net->pair[i]);
 		net_pair_wake(&net->pair[i]);
 	}
@@ -320,6 +326,12 @@ static unsigned ring_pairs(const struct hv_net *net)
 	return net->virtio.driver_features & BIT(VIRTIO_NET_F_MQ) ? net->pairs : 1;
 }
 
+static void settle_all(struct hv_net *net)
+{
+	for (unsigned i = 0; i < net->pairs; i++)
+		net_vhost_settle(&net->pair[i]);
+}
+
 static void net_run(struct hv_virtio *v)
 {
 	struct hv_net *net = net_of(v);
@@ -336,6 +348,7 @@ static void net_run(struct hv_virtio *v)
 	}
 	if (has_ctrl(net))
 		good = start_ring(net, &net->ctrl, ctrl_index(net), 0) && good;
+	settle_all(net);
 	unlock_all(net);
 	if (!good)
 		log_warn("net", "device %u: a ring of the guest's lies outside of its memory",
@@ -355,6 +368,7 @@ static void net_reset(struct hv_virtio *v)
 		struct net_pair *p = &net->pair[i];
 
 		p->rx.on = p->tx.on = p->starved = false;
+		net_vhost_settle(p);
 		p->frame_n = 0;
 		attach(p, i == 0);
 	}
@@ -381,13 +395,17 @@ static void take_link(struct hv_net *net, const struct hv_net_link *link)
 	for (unsigned i = 0; i < net->pairs; i++) {
 		struct net_pair *p = &net->pair[i];
 
+		p->attached = false;
+		net_vhost_settle(p); /* the kernel has none of it */
 		p->tap = link && i < link->taps ? link->tap[i] : -1;
+		p->vhost_fd = link && i < link->vhosts ? link->vhost[i] : -1;
 		p->attached = true; /* as they come */
 		p->frame_n = 0;
 		p->starved = false;
 		if (p->tap >= 0)
 			fcntl(p->tap, F_SETFL, O_RDWR | O_NONBLOCK);
 		attach(p, i < net->used_pairs);
+		net_vhost_settle(p);
 	}
 	if (!set_offloads(net, net->offloads))
 		log_warn("net", "device %u: its tap lacks offloads: %s", net->index,
@@ -426,7 +444,7 @@ int hv_net_create(struct hv_net **out, unsigned index, unsigned pairs, uint16_t 
 	for (unsigned i = 0; i < pairs; i++) {
 		net->pair[i].net = net;
 		net->pair[i].index = i;
-		net->pair[i].tap = net->pair[i].wake_fd = -1;
+		net->pair[i].tap = net->pair[i].wake_fd = net->pair[i].vhost_fd = -1;
 	}
 	for (unsigned i = 0; i < pairs && !rc; i++)
 		rc = net_pair_init(&net->pair[i]);
@@ -452,6 +470,7 @@ int hv_net_start(struct hv_net *net)
 
 void hv_net_end(struct hv_net *net)
 {
+	hv_net_hold(net); /* the kernel has none of its rings */
 	for (unsigned i = 0; i < net->pairs; i++)
 		net_pair_end(&net->pair[i]);
 }
@@ -473,14 +492,24 @@ void hv_net_hold(struct hv_net *net)
 {
 	atomic_store(&net->held, true);
 	lock_all(net); /* until their turns have ended */
+	settle_all(net);
 	unlock_all(net);
 }
 
 void hv_net_go(struct hv_net *net)
 {
+	lock_all(net);
 	atomic_store(&net->held, false);
-	for (unsigned i = 0; i < net->pairs; i++)
-		net_pair_wake(&net->pair[i]);
+	settle_all(net);
+	unlock_all(net);
+}
+
+void hv_net_log(struct hv_net *net, bool on)
+{
+	lock_all(net);
+	atomic_store(&net->logged, on);
+	settle_all(net);
+	unlock_all(net);
 }
 
 /* --- saved state ------------------------------------------------------------------------------------------ */

@@ -3,7 +3,7 @@
  * net.h: virtio-net (virtio 1.2, 5.1) on a tap of the daemon's, which comes as descriptors, one a
  * queue pair: IFF_NO_PI, IFF_VNET_HDR with a header of HV_NET_HEADER bytes (TUNSETVNETHDRSZ), non-blocking.
  *
- * Each pair has a thread that copies frames; the first one's serves the control queue, too. The threads
+ * Each pair has a thread that copies frames, or the kernel does (vhost-net, while there is no log); the first one's serves the control queue, too. The threads
  * never take the machine's lock. Checksums and segmentation are the tap's when the driver agreed to them
  * (TUNSETOFFLOAD). A ring that makes no sense is left alone until the guest resets the device.
  *
@@ -31,6 +31,8 @@ struct hv_net_link {
 	struct vmctl_net how;
 	unsigned taps; /* descriptors; 0: there is no link */
 	int tap[VMCTL_NET_PAIRS_MAX];
+	unsigned vhosts; /* as many as taps, or none: /dev/vhost-net, a descriptor a pair */
+	int vhost[VMCTL_NET_PAIRS_MAX];
 };
 
 /* `pairs` queue pairs. Borrows `gmem` and the link's descriptors; the link may be NULL. */
@@ -48,6 +50,8 @@ void hv_net_set_link(struct hv_net *net, const struct hv_net_link *link);
 /* When this returns nothing of it touches guest memory. Any thread, with or without the lock. */
 void hv_net_hold(struct hv_net *net);
 void hv_net_go(struct hv_net *net);
+/* What it writes is to be in the log from when this returns (or need not be any more). */
+void hv_net_log(struct hv_net *net, bool on);
 
 /* Section "net"; held. To be loaded after its transport; -EINVAL when its rings are none. */
 void hv_net_save(const struct hv_net *net, unsigned instance, struct hv_state_writer *w);

@@ -35,8 +35,10 @@ struct net_pair {
 
 	pthread_mutex_t lock; /* all below */
 	bool started, ending;
-	bool attached; /* the tap's queue is, or it would give nothing but errors */
-	int tap;       /* -1: none */
+	bool attached;	/* the tap's queue is, or it would give nothing but errors */
+	int tap;	/* -1: none */
+	int vhost_fd;	/* the kernel's, that could serve it; -1: none */
+	bool by_kernel; /* it does: rings and tap are not ours meanwhile */
 	struct net_ring rx, tx;
 	bool starved;	  /* rx has no room: its kick is waited for, not the tap */
 	uint32_t frame_n; /* bytes of a frame that waits for room in rx */
@@ -50,6 +52,7 @@ struct hv_net {
 	struct hv_gmem *gmem;
 	struct vmctl_net how; /* written under pair 0's lock */
 	atomic_bool held;
+	atomic_bool logged; /* what is written is to be in the log */
 	atomic_bool linked; /* there are taps */
 	atomic_bool
 		announcing; /* the driver was asked to announce itself, and has not said that it did */
@@ -85,6 +88,11 @@ bool net_ring_end_turn(struct hv_net *net, struct net_ring *r, unsigned seen);
 void net_ring_break(struct hv_net *net, struct net_ring *r, const char *what);
 /* Throws away what waits in the tap. The pair's lock is held. */
 void net_pair_discard(struct net_pair *p);
+
+/* --- net_vhost.c -------------------------------------------------------------------------------- */
+
+/* Whoever changed something that decides who serves the pair calls it, the pair's lock held. */
+void net_vhost_settle(struct net_pair *p);
 
 /* --- net.c, for pair 0's thread, its lock held --------------------------------------------------- */
 

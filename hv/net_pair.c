@@ -235,13 +235,15 @@ enum { P_WAKE, P_TAP, P_RX, P_TX, P_CTRL, POLLS };
 
 static void wait_for(struct net_pair *p, struct pollfd polls[POLLS], bool on)
 {
-	const bool tap = on && p->rx.on && p->tap >= 0 && p->attached && !p->starved;
+	const bool ours = on && !p->by_kernel;
+	const bool tap = ours && p->rx.on && p->tap >= 0 && p->attached && !p->starved;
 
 	polls[P_WAKE] = (struct pollfd){.fd = p->wake_fd, .events = POLLIN};
 	polls[P_TAP] = (struct pollfd){.fd = tap ? p->tap : -1, .events = POLLIN};
-	polls[P_RX] = (struct pollfd){.fd = on && p->rx.on && p->starved ? p->rx.kick_fd : -1,
+	polls[P_RX] = (struct pollfd){.fd = ours && p->rx.on && p->starved ? p->rx.kick_fd : -1,
 				      .events = POLLIN};
-	polls[P_TX] = (struct pollfd){.fd = on && p->tx.on ? p->tx.kick_fd : -1, .events = POLLIN};
+	polls[P_TX] = (struct pollfd){.fd = ours && p->tx.on ? p->tx.kick_fd : -1,
+				      .events = POLLIN};
 	polls[P_CTRL] = (struct pollfd){.fd = -1, .events = POLLIN};
 	if (p->index == 0 && on && p->net->ctrl.on)
 		polls[P_CTRL].fd = p->net->ctrl.kick_fd;
@@ -252,8 +254,10 @@ bool net_pair_turn(struct net_pair *p)
 	bool more = false;
 
 	if (!held(p)) {
-		more = serve_tx(p);
-		more = serve_rx(p) || more;
+		if (!p->by_kernel) {
+			more = serve_tx(p);
+			more = serve_rx(p) || more;
+		}
 		if (p->index == 0)
 			more = net_serve_ctrl(p->net) || more;
 	}

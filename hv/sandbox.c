@@ -2,7 +2,7 @@
 /*
  * The sandbox. The list of system calls is what this program and its C library really do after
  * start; ioctl is limited to those of KVM's that are used (KVM_ENABLE_CAP is not: what it enables stands in a struct,
- * which no filter sees) and two of a tap's, clone to threads, mmap and mprotect to memory that
+ * which no filter sees) and those of a tap and of vhost-net that are needed, clone to threads, mmap and mprotect to memory that
  * is not executable, prctl to naming a thread, fcntl to flags.
  */
 #include "hv/sandbox.h"
@@ -13,6 +13,7 @@
 #include <linux/capability.h>
 #include <linux/if_tun.h>
 #include <linux/kvm.h>
+#include <linux/vhost.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <stdlib.h>
@@ -123,6 +124,18 @@ static const uint32_t ioctls[] = {
 	/* a tap that the daemon made: what the guest's driver understands, which queues it serves */
 	TUNSETOFFLOAD,
 	TUNSETQUEUE,
+	/* vhost-net */
+	VHOST_SET_OWNER,
+	VHOST_GET_FEATURES,
+	VHOST_SET_FEATURES,
+	VHOST_SET_MEM_TABLE,
+	VHOST_SET_VRING_NUM,
+	VHOST_SET_VRING_BASE,
+	VHOST_GET_VRING_BASE,
+	VHOST_SET_VRING_ADDR,
+	VHOST_SET_VRING_KICK,
+	VHOST_SET_VRING_CALL,
+	VHOST_NET_SET_BACKEND,
 };
 
 /* --- the filter -------------------------------------------------------------------------------- */

@@ -524,6 +524,8 @@ static void close_link(struct hv_net_link *link)
 {
 	for (unsigned i = 0; link && i < link->taps; i++)
 		close(link->tap[i]);
+	for (unsigned i = 0; link && i < link->vhosts; i++)
+		close(link->vhost[i]);
 	free(link);
 }
 
@@ -546,6 +548,20 @@ int hv_vmm_net(struct hv_vmm *vmm, const struct vmctl_net *how, const int *fds, 
 		hv_machine_set_link(vmm->machine, how->device, link);
 	pthread_mutex_unlock(&vmm->lock);
 	close_link(old);
+	return 0;
+}
+
+int hv_vmm_net_vhost(struct hv_vmm *vmm, unsigned device, const int *fds, unsigned n)
+{
+	struct hv_net_link *link = is_net(vmm, device) ? vmm->net[device] : NULL;
+
+	if (!link || n != link->taps || link->vhosts || vmm->machine) {
+		for (unsigned i = 0; i < n; i++)
+			close(fds[i]);
+		return fail(-EINVAL, "vm: device %u takes no vhost-net now", device);
+	}
+	link->vhosts = n;
+	memcpy(link->vhost, fds, n * sizeof(*fds));
 	return 0;
 }
 

@@ -59,6 +59,8 @@ int hv_vmm_get_balloon(struct hv_vmm *vmm, struct vmctl_balloon *out);
 int hv_vmm_power_button(struct hv_vmm *vmm);
 /* A network device's taps; takes the descriptors. */
 int hv_vmm_net(struct hv_vmm *vmm, const struct vmctl_net *how, const int *fds, unsigned n);
+/* Its /dev/vhost-net; likewise. */
+int hv_vmm_net_vhost(struct hv_vmm *vmm, unsigned device, const int *fds, unsigned n);
 /* They are still the VMM's; how many there are. */
 int hv_vmm_net_take(struct hv_vmm *vmm, unsigned device, int fds[VMCTL_FDS_MAX]);
 void hv_vmm_status(struct hv_vmm *vmm, struct vmctl_status *out);

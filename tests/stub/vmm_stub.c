@@ -670,6 +670,8 @@ static void obey(struct stub *s, const struct vmctl_msg *m)
 	case VMCTL_NET:
 		keep_taps(s, m);
 		break;
+	case VMCTL_NET_VHOST:
+		break;
 	case VMCTL_NET_TAKE:
 		give_taps(s, m);
 		return;

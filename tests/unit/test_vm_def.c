@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "host/vm_def.h"
+#include "host/vm_net.h"
 #include "tests/lib/vol.h"
 
 static struct vm_def *def_new(void)
@@ -209,12 +210,50 @@ static void test_replace(void **state)
 	free(b);
 }
 
+static void test_nets(void **state)
+{
+	static const char *const wrong[] = {
+		"[{\"mac\": \"02:00:00:00:00:01\", \"queues\": 1}]",
+		"[{\"mac\": \"03:00:00:00:00:01\", \"queues\": 1, \"bridge\": \"br0\"}]",
+		"[{\"mac\": \"02:00:00:00:00:01\", \"queues\": 5, \"bridge\": \"br0\"}]",
+		"[{\"mac\": \"02:00:00:00:00:01\", \"queues\": 1, \"bridge\": \"../br0\"}]",
+		"[{\"mac\": \"02:00:00:00:00:01\", \"queues\": 1, \"bridge\": \"b\", \"vlan\": "
+		"4095}]",
+		"[{\"mac\": \"02:00:00:00:00:01\", \"queues\": 1, \"bridge\": "
+		"\"a-name-that-is-too-long\"}]",
+	};
+	struct vm_def *d = def_new(), *again;
+
+	(void)state;
+	assert_int_equal(vm_def_net_add(d, "g", "bridge=br0,vlan=4094,queues=4"), 0);
+	assert_int_equal(vm_def_net_add(d, "g", "tap=t0,vhost=off,mac=52:54:00:aA:bb:01"), 0);
+	assert_int_equal(d->net[0].mac[0] & 3, 2);
+	assert_int_equal(vm_def_net_add(d, "g", "bridge=b,mac=52:54:00:AA:BB:01"), -EINVAL);
+	assert_int_equal(vm_def_net_add(d, "g", "tap=t0"), -EINVAL);
+	again = through_json(d);
+	assert_memory_equal(again, d, sizeof(*d));
+	free(again);
+	while (d->nets < VM_NETS_MAX)
+		assert_int_equal(vm_def_net_add(d, "g", "bridge=br0"), 0);
+	assert_int_equal(vm_def_net_add(d, "g", "bridge=br0"), -EINVAL);
+	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
+		json_t *list = json_loads(wrong[i], 0, NULL);
+
+		assert_non_null(list);
+		d->nets = 0;
+		assert_int_equal(vm_def_nets_parse(list, "g", d), -EUCLEAN);
+		json_decref(list);
+	}
+	free(d);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_addresses),
 		cmocka_unit_test(test_no_fresh_address_left),
 		cmocka_unit_test(test_many),
+		cmocka_unit_test(test_nets),
 		cmocka_unit_test(test_what_is_read_is_checked),
 		cmocka_unit_test_setup_teardown(test_replace, setup, teardown),
 	};

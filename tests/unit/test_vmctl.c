@@ -98,6 +98,13 @@ static void the_messages_of_migration_arrive(void **state)
 		assert_int_equal(vmctl_decode(buf, VMCTL_HEADER_BYTES, &got), VMCTL_HEADER_BYTES);
 		assert_int_equal(got.type, bare[i]);
 	}
+	m = (struct vmctl_msg){.type = VMCTL_NET,
+			       .net = {.device = 3, .mtu = 9000, .mac = {2, 0, 0, 0, 0, 7}}};
+	n = vmctl_encode(&m, buf, sizeof(buf));
+	assert_int_equal(vmctl_decode(buf, (size_t)n, &got), n);
+	assert_memory_equal(&got.net, &m.net, sizeof(m.net));
+	buf[VMCTL_HEADER_BYTES] = VMCTL_DEVICES_MAX;
+	assert_int_equal(vmctl_decode(buf, (size_t)n, &got), -EPROTO);
 	m = (struct vmctl_msg){.type = VMCTL_LOAD,
 			       .load = {.bytes = VMCTL_STATE_MAX, .elapsed_ns = 12345}};
 	n = vmctl_encode(&m, buf, sizeof(buf));

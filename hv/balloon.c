@@ -293,6 +293,8 @@ static void balloon_serve(struct hv_virtio *v, unsigned queue)
 	log_warn("balloon", "ring %u of the guest makes no sense; stopped until its next reset",
 		 queue);
 	q->running = false;
+	if (role_of(b, queue) == STATS)
+		b->has_stats_head = false;
 	hv_gmem_dirty(b->gmem, q->ring.used, vring_used_bytes(q->ring.size));
 }
 

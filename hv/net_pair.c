@@ -177,6 +177,7 @@ static enum put put_frame(struct net_pair *p, unsigned *seen)
 	}
 	const uint16_t buffers = htole16((uint16_t)taken);
 	memcpy(first + BUFFERS_AT, &buffers, sizeof(buffers));
+	hv_gmem_dirty(p->net->gmem, first + BUFFERS_AT, sizeof(buffers));
 	return PUT_DONE;
 }
 

@@ -164,6 +164,7 @@ static void set_status(struct hv_virtio_pci *p, uint8_t status)
 			reset(p);
 		return;
 	}
+	status |= v->status; /* 2.1.1: a driver clears no bit; else a device could be run twice */
 	if (status & VIRTIO_CONFIG_S_FEATURES_OK && !(v->status & VIRTIO_CONFIG_S_FEATURES_OK)) {
 		bool good = !(p->driver_features & ~offered(v)) &&
 			    p->driver_features & 1ULL << VIRTIO_F_VERSION_1;

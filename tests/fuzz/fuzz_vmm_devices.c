@@ -46,14 +46,15 @@ static void play_daemon(struct machine *m, int *daemon, const uint8_t *r)
 		hv_agent_serve_daemon(m->agent, &p);
 }
 
-/* All queues are served; the daemon asks for memory, too. */
+/* All queues are served; the daemon asks for memory, too, and now and then for statistics. */
 static void serve(struct machine *m, uint64_t target)
 {
 	struct vmctl_balloon balloon;
 
 	machine_serve(m);
 	hv_balloon_get(m->balloon, &balloon);
-	hv_balloon_ask(m->balloon);
+	if (target & 1)
+		hv_balloon_ask(m->balloon);
 	hv_balloon_set_target(m->balloon, target);
 }
 
@@ -101,6 +102,25 @@ static void step(struct machine *m, int *daemon, const uint8_t *r)
 	}
 }
 
+/* Whatever a guest did to its devices, it can be saved, and goes on elsewhere. */
+static void move(struct machine *m)
+{
+	static struct hv_state_reader r;
+	struct hv_state_writer w;
+	size_t n;
+
+	MUST(!hv_vhost_suspend(m->disk));
+	hv_state_writer_init(&w);
+	machine_save(m, &w);
+	const uint8_t *state = hv_state_finish(&w, &n);
+	machine_unmake(m);
+	machine_make(m);
+	MUST(!hv_state_open(&r, state, n));
+	MUST(machine_load(m, &r));
+	hv_vhost_resume(m->disk);
+	hv_state_writer_free(&w);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct machine *m = machine_get();
@@ -114,6 +134,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	for (size_t i = 0; i < RECORDS_MAX && (i + 1) * RECORD_BYTES <= size; i++)
 		step(m, &daemon, data + i * RECORD_BYTES);
+	move(m);
 	machine_unmake(m);
 	if (daemon >= 0)
 		close(daemon);

@@ -18,43 +18,6 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* As hv/machine.c does; but on after an error, so that one bad section hides no other. */
-static bool load_all(struct machine *m, struct hv_state_reader *r)
-{
-	int bad = hv_pci_load(m->pci, r) != 0;
-
-	bad += hv_power_load(m->power, r) != 0;
-	bad += hv_serial_load(m->serial, r) != 0;
-	bad += hv_rtc_load(m->rtc, r) != 0;
-	bad += hv_pvpanic_load(m->pvpanic, r) != 0;
-	bad += hv_state_count(r, "watchdog") && hv_watchdog_load(m->watchdog, r);
-	bad += hv_state_count(r, "fwcfg") && hv_fwcfg_load(m->fwcfg, r);
-	for (unsigned i = 0; i < MACHINE_DEVICES; i++)
-		bad += hv_virtio_pci_load(m->transport[i], i, r) != 0;
-	bad += hv_rng_load(m->rng, MACHINE_RNG, r) != 0;
-	bad += hv_vhost_load(m->disk, r) != 0;
-	bad += hv_balloon_load(m->balloon, MACHINE_BALLOON, r) != 0;
-	bad += hv_agent_load(m->agent, MACHINE_AGENT, r) != 0;
-	return !bad && !hv_state_close(r);
-}
-
-static void save_all(struct machine *m, struct hv_state_writer *w)
-{
-	hv_pci_save(m->pci, w);
-	hv_power_save(m->power, w);
-	hv_serial_save(m->serial, w);
-	hv_rtc_save(m->rtc, w);
-	hv_pvpanic_save(m->pvpanic, w);
-	hv_watchdog_save(m->watchdog, w);
-	hv_fwcfg_save(m->fwcfg, w);
-	for (unsigned i = 0; i < MACHINE_DEVICES; i++)
-		hv_virtio_pci_save(m->transport[i], i, w);
-	hv_rng_save(m->rng, MACHINE_RNG, w);
-	hv_vhost_save(m->disk, w);
-	hv_balloon_save(m->balloon, MACHINE_BALLOON, w);
-	hv_agent_save(m->agent, MACHINE_AGENT, w);
-}
-
 /* A guest goes on: each register is read, the rings are served. */
 static void use(struct machine *m)
 {
@@ -77,14 +40,14 @@ static void round_trip(struct machine *m)
 	size_t n, again;
 
 	hv_state_writer_init(&first);
-	save_all(m, &first);
+	machine_save(m, &first);
 	const uint8_t *data = hv_state_finish(&first, &n);
 	machine_unmake(m);
 	machine_make(m);
 	MUST(!hv_state_open(&r, data, n));
-	if (load_all(m, &r)) {
+	if (machine_load(m, &r)) {
 		hv_state_writer_init(&second);
-		save_all(m, &second);
+		machine_save(m, &second);
 		hv_state_finish(&second, &again);
 		MUST(n == again);
 		hv_state_writer_free(&second);
@@ -129,7 +92,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	machine_make(m);
 	if (!hv_state_open(&r, state, n)) {
 		MUST(!(data[0] & 1));
-		bool whole = load_all(m, &r);
+		bool whole = machine_load(m, &r);
 		use(m);
 		if (whole)
 			round_trip(m);

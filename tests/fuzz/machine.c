@@ -155,3 +155,39 @@ void machine_serve(struct machine *m)
 			v->ops->serve(v, q);
 	}
 }
+
+bool machine_load(struct machine *m, struct hv_state_reader *r)
+{
+	int bad = hv_pci_load(m->pci, r) != 0;
+
+	bad += hv_power_load(m->power, r) != 0;
+	bad += hv_serial_load(m->serial, r) != 0;
+	bad += hv_rtc_load(m->rtc, r) != 0;
+	bad += hv_pvpanic_load(m->pvpanic, r) != 0;
+	bad += hv_state_count(r, "watchdog") && hv_watchdog_load(m->watchdog, r);
+	bad += hv_state_count(r, "fwcfg") && hv_fwcfg_load(m->fwcfg, r);
+	for (unsigned i = 0; i < MACHINE_DEVICES; i++)
+		bad += hv_virtio_pci_load(m->transport[i], i, r) != 0;
+	bad += hv_rng_load(m->rng, MACHINE_RNG, r) != 0;
+	bad += hv_vhost_load(m->disk, r) != 0;
+	bad += hv_balloon_load(m->balloon, MACHINE_BALLOON, r) != 0;
+	bad += hv_agent_load(m->agent, MACHINE_AGENT, r) != 0;
+	return !bad && !hv_state_close(r);
+}
+
+void machine_save(struct machine *m, struct hv_state_writer *w)
+{
+	hv_pci_save(m->pci, w);
+	hv_power_save(m->power, w);
+	hv_serial_save(m->serial, w);
+	hv_rtc_save(m->rtc, w);
+	hv_pvpanic_save(m->pvpanic, w);
+	hv_watchdog_save(m->watchdog, w);
+	hv_fwcfg_save(m->fwcfg, w);
+	for (unsigned i = 0; i < MACHINE_DEVICES; i++)
+		hv_virtio_pci_save(m->transport[i], i, w);
+	hv_rng_save(m->rng, MACHINE_RNG, w);
+	hv_vhost_save(m->disk, w);
+	hv_balloon_save(m->balloon, MACHINE_BALLOON, w);
+	hv_agent_save(m->agent, MACHINE_AGENT, w);
+}

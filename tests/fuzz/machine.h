@@ -60,5 +60,11 @@ void machine_make(struct machine *m);
 void machine_unmake(struct machine *m);
 /* Every queue that the VMM serves. */
 void machine_serve(struct machine *m);
+/*
+ * All devices' sections, as hv/machine.c does it; but on after an error, so that one bad section hides no other. False:
+ * one was refused.
+ */
+bool machine_load(struct machine *m, struct hv_state_reader *r);
+void machine_save(struct machine *m, struct hv_state_writer *w);
 
 #endif

@@ -42,6 +42,7 @@ for d in /sys/block/vd*; do
 done
 [ -e /dev/lab/state ] && mkdir -p /var/lib/perilune && mount -t ext4 /dev/lab/state /var/lib/perilune
 [ -e /dev/lab/target ] && mkdir -p /var/target && mount -t ext4 /dev/lab/target /var/target
+[ -e /dev/lab/installed ] && mkdir -p /srv/installed && mount -t ext4 -o ro /dev/lab/installed /srv/installed
 [ -e /dev/lab/guest ] && mkdir -p /srv/guest && mount -t ext4 -o ro /dev/lab/guest /srv/guest
 mount -t debugfs debug /sys/kernel/debug
 echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled

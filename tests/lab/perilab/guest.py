@@ -41,7 +41,7 @@ class Guest:
         cache.tool(['mmdebstrap', '--quiet', '--mode=root', '--variant=minbase', '--format=directory', f'--include={PACKAGES}',
                     '--aptopt=APT::Install-Recommends "false"', *(f'--dpkgopt=path-exclude={n}' for n in NO),
                     SUITE, str(tree), *_sources()], timeout=1200)
-        self._configure(tree)
+        configure(tree, LABEL)
         files.mkdir()
         shutil.copy(os.path.realpath(next((tree / 'boot').glob('vmlinuz-*'))), files / 'vmlinuz')
         shutil.copy(os.path.realpath(next((tree / 'boot').glob('initrd.img-*'))), files / 'initrd.img')
@@ -58,17 +58,19 @@ class Guest:
         shutil.rmtree(tree)
         files.rmdir()
 
-    def _configure(self, tree):
-        (tree / 'etc/hostname').write_text('guest\n')
-        (tree / 'etc/fstab').write_text(f'LABEL={LABEL} / ext4 defaults 0 1\n')
-        (tree / 'etc/machine-id').write_text('77777777777777777777777777777777\n')
-        drop = tree / 'etc/systemd/system/serial-getty@ttyS0.service.d'
-        drop.mkdir(parents=True)
-        (drop / 'autologin.conf').write_text(
-            '[Service]\nExecStart=\nExecStart=-/sbin/agetty -o "-p -f -- \\\\u" --autologin root --keep-baud 115200 - vt220\n')
-        (tree / 'root/.hushlogin').touch()
-        (tree / 'root/.bashrc').write_text("PS1='guest# '\nbind 'set enable-bracketed-paste off' 2>/dev/null\n")
-        for unit in MASK:
-            link = tree / 'etc/systemd/system' / unit
-            link.unlink(missing_ok=True)
-            link.symlink_to('/dev/null')
+
+def configure(tree, label):
+    """A root that logs in by itself on ttyS0, and less work at boot."""
+    (tree / 'etc/hostname').write_text('guest\n')
+    (tree / 'etc/fstab').write_text(f'LABEL={label} / ext4 defaults 0 1\n')
+    (tree / 'etc/machine-id').write_text('77777777777777777777777777777777\n')
+    drop = tree / 'etc/systemd/system/serial-getty@ttyS0.service.d'
+    drop.mkdir(parents=True)
+    (drop / 'autologin.conf').write_text(
+        '[Service]\nExecStart=\nExecStart=-/sbin/agetty -o "-p -f -- \\\\u" --autologin root --keep-baud 115200 - vt220\n')
+    (tree / 'root/.hushlogin').touch()
+    (tree / 'root/.bashrc').write_text("PS1='guest# '\nbind 'set enable-bracketed-paste off' 2>/dev/null\n")
+    for unit in MASK:
+        link = tree / 'etc/systemd/system' / unit
+        link.unlink(missing_ok=True)
+        link.symlink_to('/dev/null')

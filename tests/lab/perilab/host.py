@@ -23,6 +23,8 @@ class Host(Machine):
         disks = [Disk('state', lab.blank_disk(f'host{index}-state', spec.state))]
         if lab.guest:
             disks.append(Disk('guest', lab.guest.image, readonly=True))
+        if lab.installed:
+            disks.append(Disk('installed', lab.installed.image, readonly=True))
         super().__init__(lab, f'host{index}', 10 + index, spec.memory, spec.cpus, disks, cpu_flags=spec.cpu_flags,
                          modules=MODULES)
         self.perilune = Perilune(self)

@@ -7,6 +7,7 @@ from proc import Others
 from . import accel, cache
 from .guest import Guest
 from .host import Host, HostSpec
+from .installed import Installed
 from .image import Images, TOP, built_programs
 from .kernel import Kernel
 from .network import Network
@@ -18,12 +19,13 @@ PATIENCE = 2.0       # at least, for what else a machine may begin to do meanwhi
 
 class Lab:
     """luns: what the SAN offers (none: no SAN). hosts: how many, or a HostSpec each. guest: attach the guest's
-    files. programs: {path in the machine: file}, beside what build/bin holds."""
+    files. installed: a Debian with its own GRUB, too, in /srv/installed. programs: {path in the machine: file}, beside what build/bin holds."""
 
-    def __init__(self, name='lab', hosts=2, luns=(Lun(),), guest=True, programs=None):
+    def __init__(self, name='lab', hosts=2, luns=(Lun(),), guest=True, programs=None, installed=False):
         self.name, self.born = name, time.monotonic()
         self.specs = [HostSpec() for _ in range(hosts)] if isinstance(hosts, int) else list(hosts)
         self.lun_specs, self.want_guest, self.programs = list(luns), guest, programs or {}
+        self.want_installed = installed
         self.machines, self.hosts, self.san, self.network, self.dir = [], [], None, None, None
         self.slowness, self.scale = 1.0, PATIENCE
 
@@ -46,6 +48,7 @@ class Lab:
         self.kernel = Kernel()
         self.images = Images(self.kernel)
         self.guest = Guest(self.kernel) if self.want_guest else None
+        self.installed = Installed(self.kernel) if self.want_installed else None
         for lun in self.lun_specs:
             if lun.content == 'guest':
                 lun.content = self.guest.disk

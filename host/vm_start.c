@@ -159,6 +159,8 @@ int vm_bring_up(struct host_vm *vm)
 		rc = vm_connect(vm, NULL);
 	if (rc == 0)
 		rc = boot(vm);
+	if (rc == 0) /* the lock is ours: what lies there is left over */
+		vm_saved_remove(vm);
 	return rc < 0 ? rc : given_up(vm);
 }
 

@@ -96,6 +96,11 @@ def test_what_is_refused_meanwhile(hosts):
     assert any('thrown away' in e['text'] for e in b.json('event', 'list'))
     goes_on(b)
     assert 'state' not in files(a)
+    b.ok('vm', 'kill', 'g')
+    (b.dir / 'left').write_text('left over')
+    b.ok('file', 'put', b.dir / 'left', f'v1:{STATE}')
+    b.ok('vm', 'start', 'g')                # no lock names it
+    assert 'state' not in files(b)
     b.ok('vm', 'save', 'g')
     a.ok('vm', 'delete', 'g', '--discard-state', '--yes')
     a.ok('disk', 'delete', 'v1:/a.disk', '--yes')
@@ -143,7 +148,7 @@ def test_damage_is_refused(cluster, hosts):
     whole, raw = image.read_bytes(), lun.read_bytes()
     index, data = int.from_bytes(whole[0x30:0x38], 'little'), int.from_bytes(whole[0x38:0x40], 'little')
     memory = next(at for at in range(data, len(whole), 4096) if any(whole[at:at + 4096]))
-    for at in (0x11, 4096 + 10, int.from_bytes(whole[0x28:0x30], 'little') + 20, index + 1, memory + 1000):
+    for at in (0x11, int.from_bytes(whole[0x28:0x30], 'little') + 20, index + 1, memory + 1000):
         block = whole[at & -4096:(at & -4096) + 4096]
         places = [p for p in range(0, len(raw), 4096) if raw[p:p + 4096] == block]
         assert places, at
@@ -163,6 +168,7 @@ def test_damage_is_refused(cluster, hosts):
     end(hosts)
 
 
+@pytest.mark.slow
 def test_no_space(hosts):
     """The volume is full: the guest goes on, nothing is left behind."""
     a, b = hosts

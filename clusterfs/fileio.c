@@ -365,7 +365,7 @@ static void log_unit(struct cfs_txn *txn, struct chunk *c, struct unit *u, const
 {
 	struct cfs_map *map = &c->file->map;
 	uint32_t made = u->grains;
-	struct cfs_sums sums = {0};
+	struct cfs_sums sums;
 
 	if (!u->fresh) {
 		cfs_leaf_entry(c->leaf, u->slot, &u->entry);
@@ -373,8 +373,10 @@ static void log_unit(struct cfs_txn *txn, struct chunk *c, struct unit *u, const
 		u->entry.state = (u->entry.state & ~(u->grains | u->grains << 1)) | u->grains;
 	}
 	cfs_map_set(txn, map, c->leaf, u->slot, &u->entry);
-	for (unsigned g = u->from; g < u->to; g++)
-		sums.sum[g] = cfs_grain_sum(data + (size_t)(g - u->from) * CFS_BLOCK);
+	cfs_sums_init(&sums);
+	for (unsigned s = u->from * CFS_GRAIN_SECTORS; s < u->to * CFS_GRAIN_SECTORS;
+	     s++, data += CFS_SECTOR)
+		cfs_sums_add(&sums, s, data);
 	cfs_fresh_add(txn, carrier_of(c->file->fs, u->entry.block), u->power, c->leaf, u->slot,
 		      u->entry.block, made, &sums);
 }

@@ -26,10 +26,11 @@ struct first {
 	uint32_t state;	      /* the grains */
 	uint8_t slot, extent;
 	bool settled;  /* in this commit: it goes from the list */
-	bool again;    /* no first write: what is in those grains since */
+	bool again;    /* no first write: what is in those sectors since */
 	bool checked;  /* it was there when the flushing session's count was `witness` */
 	uint32_t lost; /* of `state`, what was not */
-	struct cfs_sums sums;
+	uint64_t have[CFS_UNIT_SECTORS / 64]; /* sectors, a bit each */
+	uint64_t *sum;			      /* theirs, in order */
 };
 
 struct cfs_fresh {
@@ -57,6 +58,8 @@ void cfs_fresh_create(struct cfs *fs, struct cfs_fresh **out)
 void cfs_fresh_destroy(struct cfs_fresh *f)
 {
 	pthread_cond_destroy(&f->proved);
+	for (size_t i = 0; i < f->n; i++)
+		free(f->v[i].sum);
 	free(f->v);
 	free(f);
 }
@@ -144,9 +147,32 @@ static uint64_t older(uint64_t a, uint64_t b)
 
 /* --- what is told ---------------------------------------------------------------------------------- */
 
-uint64_t cfs_grain_sum(const void *grain)
+void cfs_sums_add(struct cfs_sums *s, unsigned sector, const void *data)
 {
-	return checksum64(grain, CFS_BLOCK);
+	s->have[sector / 64] |= 1ULL << (sector % 64);
+	s->sum[s->n++] = checksum64(data, CFS_SECTOR);
+}
+
+static void keep_sums(struct first *w, const struct cfs_sums *sums)
+{
+	static_assert(sizeof(w->have) == sizeof(sums->have), "sectors");
+	memcpy(w->have, sums->have, sizeof(w->have));
+	w->sum = xmalloc((sums->n + 1) * sizeof(*w->sum));
+	memcpy(w->sum, sums->sum, sums->n * sizeof(*w->sum));
+}
+
+/* What it says is in sector `s`. */
+static bool says(const struct first *w, unsigned s, uint64_t sum)
+{
+	unsigned word = s / 64, rank = 0;
+	uint64_t bit = 1ULL << (s % 64);
+
+	if (!(w->have[word] & bit))
+		return false;
+	for (unsigned i = 0; i < word; i++)
+		rank += (unsigned)__builtin_popcountll(w->have[i]);
+	rank += (unsigned)__builtin_popcountll(w->have[word] & (bit - 1));
+	return w->sum[rank] == sum;
 }
 
 bool cfs_fresh_matters(const struct cfs *fs, unsigned extent)
@@ -179,11 +205,11 @@ void cfs_fresh_add(struct cfs_txn *txn, struct cfs_carrier *c, uint64_t power, s
 		.state = state,
 		.slot = (uint8_t)slot,
 		.extent = (uint8_t)c->extent,
-		.sums = *sums,
 	};
 
 	if (!state || !cfs_fresh_matters(txn->fs, c->extent))
 		return;
+	keep_sums(&w, sums);
 	append(f, &w);
 	atomic_store(&leaf->fresh, 1 + atomic_load(&f->rounds));
 	/* Not always in the order of counts: one that was under way when a cache was lost comes late. */
@@ -198,16 +224,12 @@ bool cfs_fresh_leaf(const struct cfs *fs, const struct cfs_buf *leaf)
 	return since && 1 + atomic_load(&fs->journal->fresh->rounds) - since < 2;
 }
 
-void cfs_fresh_again(struct cfs *fs, unsigned extent, uint64_t block, uint32_t state,
-		     const struct cfs_sums *sums)
+void cfs_fresh_again(struct cfs *fs, unsigned extent, uint64_t block, const struct cfs_sums *sums)
 {
 	struct cfs_journal *j = fs->journal;
-	struct first w = {.block = block,
-			  .state = state,
-			  .extent = (uint8_t)extent,
-			  .again = true,
-			  .sums = *sums};
+	struct first w = {.block = block, .extent = (uint8_t)extent, .again = true};
 
+	keep_sums(&w, sums);
 	pthread_mutex_lock(&j->lock);
 	w.stream = j->head;
 	append(j->fresh, &w);
@@ -253,17 +275,27 @@ static int prove(struct cfs *fs, struct cfs_carrier *c)
 
 /* --- what may be lost is read back ------------------------------------------------------------------- */
 
-/* Whether a write that has ended left this in the grain: the first one, or one since. */
-static bool is_known(const struct first *v, size_t n, const struct first *w, unsigned g,
-		     uint64_t sum)
+/* Whether a write that has ended left this in the sector: the first one, or one since. */
+static bool is_known(const struct first *v, size_t n, const struct first *w, unsigned s,
+		     const uint8_t *data)
 {
-	if (w->sums.sum[g] == sum)
+	uint64_t sum = checksum64(data, CFS_SECTOR);
+
+	if (says(w, s, sum))
 		return true;
 	for (size_t i = 0; i < n; i++)
-		if (v[i].again && v[i].block == w->block &&
-		    (v[i].state >> (2 * g) & CFS_GRAIN_BLOCK) && v[i].sums.sum[g] == sum)
+		if (v[i].block == w->block && v[i].again && says(&v[i], s, sum))
 			return true;
 	return false;
+}
+
+static bool is_grain_known(const struct first *v, size_t n, const struct first *w, unsigned g,
+			   const uint8_t *unit)
+{
+	for (unsigned s = g * CFS_GRAIN_SECTORS; s < (g + 1) * CFS_GRAIN_SECTORS; s++)
+		if (!is_known(v, n, w, s, unit + (size_t)s * CFS_SECTOR))
+			return false;
+	return true;
 }
 
 /* The grains that are not what was written; `unit` is room for one. */
@@ -277,8 +309,7 @@ static int read_back(struct cfs *fs, const struct first *v, size_t n, const stru
 	for (unsigned g = 0; g < CFS_UNIT_BLOCKS && rc == 0; g++) {
 		uint32_t bit = (uint32_t)CFS_GRAIN_BLOCK << (2 * g);
 
-		if ((w->state & bit) &&
-		    !is_known(v, n, w, g, cfs_grain_sum(unit + (size_t)g * CFS_BLOCK)))
+		if ((w->state & bit) && !is_grain_known(v, n, w, g, unit))
 			*lost |= bit;
 	}
 	return rc == -EIO ? 0 : rc;
@@ -403,10 +434,12 @@ static void retire(struct cfs_fresh *f)
 
 		if (w->carrier)
 			atomic_store(&w->carrier->waiting, w->carrier->next);
-		if (!w->settled)
+		if (!w->settled) {
 			f->v[n++] = *w;
-		else
-			f->firsts -= !w->again;
+			continue;
+		}
+		f->firsts -= !w->again;
+		free(w->sum);
 	}
 	f->n = n;
 }

@@ -179,23 +179,37 @@ static inline uint64_t cfs_carrier_undone(const struct cfs_carrier *c)
 {
 	return atomic_load_explicit(&c->undone, memory_order_acquire);
 }
-/* Checksums of the grains of one unit, by which they are known again (fresh.c). */
+/*
+ * Checksums of sectors of one unit, by which they are known again (fresh.c): the smallest that an overwrite
+ * changes. `n` of them, added in ascending order; `have` has a bit for each.
+ */
+#define CFS_SECTOR	  512u
+#define CFS_GRAIN_SECTORS (CFS_BLOCK / CFS_SECTOR)
+#define CFS_UNIT_SECTORS  (CFS_UNIT_BLOCKS * CFS_GRAIN_SECTORS)
 struct cfs_sums {
-	uint64_t sum[CFS_UNIT_BLOCKS];
+	uint64_t have[CFS_UNIT_SECTORS / 64];
+	unsigned n;
+	uint64_t sum[CFS_UNIT_SECTORS];
 };
-uint64_t cfs_grain_sum(const void *grain);
+/* Empty, without touching all of it. */
+static inline void cfs_sums_init(struct cfs_sums *s)
+{
+	s->have[0] = s->have[1] = 0;
+	s->n = 0;
+}
+void cfs_sums_add(struct cfs_sums *s, unsigned sector, const void *data);
 /* Whether first writes that LUN `extent` may lose need sums at all. */
 bool cfs_fresh_matters(const struct cfs *fs, unsigned extent);
 /*
  * In the transaction that sets entry `slot` of a leaf: the grains of unit `block` that `state` names as data
- * (CFS_GRAIN_BLOCK) were written by `c`, whose count was `power` before that was sent.
+ * (CFS_GRAIN_BLOCK) were written by `c`, whose count was `power` before that was sent. `sums` of all their sectors
+ * at least; not looked at where cfs_fresh_matters says no.
  */
 void cfs_fresh_add(struct cfs_txn *txn, struct cfs_carrier *c, uint64_t power, struct cfs_buf *leaf,
 		   unsigned slot, uint64_t block, uint32_t state, const struct cfs_sums *sums);
 /* Whether the leaf may have first writes that are not durable; then overwrites of its units are told. */
 bool cfs_fresh_leaf(const struct cfs *fs, const struct cfs_buf *leaf);
-/* Those grains of unit `block`, written before, hold this now, by a write that has ended. */
-void cfs_fresh_again(struct cfs *fs, unsigned extent, uint64_t block, uint32_t state,
-		     const struct cfs_sums *sums);
+/* Those sectors of unit `block`, written before, hold this now, by a write that has ended. */
+void cfs_fresh_again(struct cfs *fs, unsigned extent, uint64_t block, const struct cfs_sums *sums);
 
 #endif

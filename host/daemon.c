@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "host/api.h"
+#include "host/balancer.h"
 #include "host/db.h"
 #include "host/event.h"
 #include "host/lun.h"
@@ -124,6 +125,9 @@ static int bring_up(struct host *host, const struct host_options *o)
 		   PERILUNE_VERSION);
 	host_luns_restore(host->luns);
 	host_volumes_restore(host->volumes, FIRST_MOUNT_MS);
+	rc = host_balancer_start(host, &host->balancer);
+	if (rc < 0)
+		return rc;
 	api = o->api ? xstrdup(o->api) : xasprintf("%s/api.sock", host->state.dir);
 	return host_api_start(host, api, o->group, &host->api);
 }
@@ -154,6 +158,7 @@ void host_stop(struct host *host)
 	atomic_store(&host->ending, true);
 	host_peers_quiesce(host->peers);
 	host_api_stop(host->api);
+	host_balancer_stop(host->balancer);
 	host_tasks_destroy(host->tasks);
 	host_migrations_quiesce(host->migrations);
 	host_volumes_quiesce(host->volumes);

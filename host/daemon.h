@@ -19,6 +19,7 @@ struct host_luns;
 struct host_migrations;
 struct host_peers;
 struct host_tasks;
+struct host_balancer;
 struct host_vms;
 struct host_volumes;
 
@@ -38,6 +39,7 @@ struct host {
 	struct host_peers *peers;
 	struct host_volumes *volumes;
 	struct host_vms *vms;
+	struct host_balancer *balancer;
 	struct host_api *api;
 };
 

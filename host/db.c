@@ -18,8 +18,9 @@
 #define MAP_BYTES (256 * MiB)
 
 static const char *const table_names[HOST_TABLES] = {
-	[HOST_LUNS] = "luns",	[HOST_VOLUMES] = "volumes", [HOST_VMS] = "vms",
-	[HOST_TASKS] = "tasks", [HOST_EVENTS] = "events",   [HOST_POOLS] = "pools",
+	[HOST_LUNS] = "luns",	  [HOST_VOLUMES] = "volumes", [HOST_VMS] = "vms",
+	[HOST_TASKS] = "tasks",	  [HOST_EVENTS] = "events",   [HOST_POOLS] = "pools",
+	[HOST_PARKED] = "parked",
 };
 
 struct host_db {

@@ -19,6 +19,7 @@ enum host_table {
 	HOST_TASKS,
 	HOST_EVENTS,
 	HOST_POOLS,
+	HOST_PARKED,
 	HOST_TABLES
 };
 

@@ -77,20 +77,33 @@ static struct host_vm *nth(struct host_vms *all, unsigned n)
 	return hit;
 }
 
-void host_vms_destroy(struct host_vms *all)
+/* All of them are used first: the list changes as they go, and none is to be passed over. */
+static void let_all_go(struct host_vms *all)
 {
-	struct host_vm *vm;
+	struct host_vm **vms, *vm;
+	unsigned n = 0;
 
-	if (!all)
-		return;
 	pthread_mutex_lock(&all->lock);
 	all->ending = true;
-	pthread_mutex_unlock(&all->lock);
-	for (unsigned i = 0; (vm = nth(all, i)); i++) {
-		if (vm_ask(vm, VM_ASK_LET_GO, LET_GO_MS) < 0)
-			log_warn("host", "vm %s: left as a crash would leave it", vm->name);
-		vm_put(vm);
+	vms = xcalloc(all->count + 1, sizeof(struct host_vm *));
+	list_for_each (vm, &all->list, link) {
+		vm->uses++;
+		vms[n++] = vm;
 	}
+	pthread_mutex_unlock(&all->lock);
+	for (unsigned i = 0; i < n; i++) {
+		if (vm_ask(vms[i], VM_ASK_LET_GO, LET_GO_MS) < 0)
+			log_warn("host", "vm %s: left as a crash would leave it", vms[i]->name);
+		vm_put(vms[i]);
+	}
+	free(vms);
+}
+
+void host_vms_destroy(struct host_vms *all)
+{
+	if (!all)
+		return;
+	let_all_go(all);
 	vm_lease_stop(all);
 	pthread_mutex_lock(&all->lock);
 	if (all->count) { /* one hangs in its storage: the process ends around it */

@@ -101,10 +101,10 @@ struct host_vm {
 	struct vm_move *move; /* it moves to another host; NULL: it does not */
 	char move_to[64];     /* where to */
 	uint64_t started_ns;
-	char tap[VM_NETS_MAX][16]; /* the interfaces of its network devices; "": none yet */
-	struct vm_usage usage;	   /* as of the supervisor's last look */
-	uint64_t
-		balance_target; /* bytes of memory at most, since the host lacks some; 0: its own */
+	char tap[VM_NETS_MAX][16];   /* the interfaces of its network devices; "": none yet */
+	struct vm_usage usage;	     /* as of the supervisor's last look */
+	uint64_t balance_target;     /* bytes at most, since the host lacks memory; 0: its own */
+	uint64_t asked_ns;	     /* when that was lowered last */
 	int client[CONSOLE_CLIENTS]; /* consoles' sockets for the supervisor; -1 */
 
 	int wake_fd;	  /* eventfd: look at ask, killed, client, full, gone, lost */

@@ -216,10 +216,15 @@ void piece_submit(struct piece *p)
 
 /* --- first writes end in a transaction --------------------------------------------------------------------- */
 
+/* The number of the unit of the disk that its entry `i` is of. */
+static uint64_t unit_of(const struct piece *p, unsigned i)
+{
+	return p->leaf->index * CFS_LEAF_ENTRIES + p->slot + i;
+}
+
 static uint32_t grains_of(const struct piece *p, unsigned i)
 {
-	uint64_t unit = p->leaf->index * CFS_LEAF_ENTRIES + p->slot + i,
-		 first = unit * CFS_UNIT_BLOCKS;
+	uint64_t first = unit_of(p, i) * CFS_UNIT_BLOCKS;
 	uint64_t a = MAX(p->grain, first), b = MIN(p->grain + p->grains, first + CFS_UNIT_BLOCKS);
 	uint32_t state = 0;
 
@@ -228,71 +233,48 @@ static uint32_t grains_of(const struct piece *p, unsigned i)
 	return state;
 }
 
-/* The next whole grain of what was written; `bounce` is room for one that lies in parts. */
-static const void *next_grain(const struct piece *p, int *index, size_t *at, uint8_t *bounce)
+/* The next sector of what was written: no buffer ends within one. */
+static const void *next_sector(const struct piece *p, int *index, size_t *at)
 {
 	const struct iovec *v = &p->iov[*index];
-	const void *grain = (uint8_t *)v->iov_base + *at;
-	size_t done = 0;
+	const void *sector = (uint8_t *)v->iov_base + *at;
 
-	if (v->iov_len - *at >= CFS_BLOCK) {
-		*at += CFS_BLOCK;
-		done = CFS_BLOCK;
-	}
-	for (; done < CFS_BLOCK; grain = bounce) {
-		size_t n = MIN(CFS_BLOCK - done, v->iov_len - *at);
-
-		memcpy(bounce + done, (uint8_t *)v->iov_base + *at, n);
-		done += n;
-		*at += n;
-		if (*at == v->iov_len && done < CFS_BLOCK) {
-			v = &p->iov[++*index];
-			*at = 0;
-		}
-	}
+	*at += CFS_SECTOR;
 	if (*at == v->iov_len) {
 		++*index;
 		*at = 0;
 	}
-	return grain;
+	return sector;
 }
 
-/* Of the grains that `state` names of a unit, which come next in the piece. */
-static void take_sums(const struct piece *p, int *index, size_t *at, uint32_t state,
+/* Sectors [from, end) of a unit, which come next in the piece. */
+static void take_sums(const struct piece *p, int *index, size_t *at, unsigned from, unsigned end,
 		      struct cfs_sums *out)
 {
-	uint8_t bounce[CFS_BLOCK];
-
-	for (unsigned g = 0; g < CFS_UNIT_BLOCKS; g++)
-		if (state >> (2 * g) & CFS_GRAIN_BLOCK)
-			out->sum[g] = cfs_grain_sum(next_grain(p, index, at, bounce));
+	cfs_sums_init(out);
+	for (unsigned s = from; s < end; s++)
+		cfs_sums_add(out, s, next_sector(p, index, at));
 }
 
-/*
- * An overwrite of what may be a first write still: a commit that reads it back must know it. Of a grain that was
- * written in part nothing is known then.
- */
+/* An overwrite of what may be a first write still: a commit that reads it back must know it. */
 static void tell_again(const struct piece *p)
 {
 	uint64_t from = p->blk.offset, end = p->blk.offset + p->blk.length;
+	struct cfs_sums sums;
 	size_t at = 0;
 	int index = 0;
 
-	if (from % CFS_BLOCK || end % CFS_BLOCK)
-		return;
 	for (unsigned i = 0; i < p->entries; i++) {
-		struct cfs_sums sums = {0};
 		struct cfs_entry e;
-		uint64_t unit;
-		uint32_t state = 0;
+		uint64_t unit, a, b;
 
 		leaf_entry(p->leaf, p->slot + i, &e);
 		unit = cfs_vbn_block(e.block) * CFS_BLOCK;
-		for (unsigned g = 0; g < CFS_UNIT_BLOCKS; g++)
-			if (unit + g * CFS_BLOCK >= from && unit + g * CFS_BLOCK < end)
-				state |= (uint32_t)CFS_GRAIN_BLOCK << (2 * g);
-		take_sums(p, &index, &at, state, &sums);
-		cfs_fresh_again(p->thin->fs, p->extent, e.block, state, &sums);
+		a = MAX(from, unit) - unit;
+		b = MIN(end, unit + CFS_UNIT) - unit;
+		take_sums(p, &index, &at, (unsigned)(a / CFS_SECTOR), (unsigned)(b / CFS_SECTOR),
+			  &sums);
+		cfs_fresh_again(p->thin->fs, p->extent, e.block, &sums);
 	}
 }
 
@@ -312,7 +294,7 @@ static void log_first(struct cfs_txn *txn, struct piece *p, const struct cfs_sum
 		e.state |= grains_of(p, i); /* those grains were zero: 00 */
 		cfs_map_set(txn, thin->map, p->leaf->buf, p->slot + i, &e);
 		cfs_fresh_add(txn, &thin->way[p->extent]->carrier, p->power, p->leaf->buf,
-			      p->slot + i, e.block, grains_of(p, i), &sums[i]);
+			      p->slot + i, e.block, grains_of(p, i), sums ? &sums[i] : NULL);
 	}
 }
 
@@ -348,18 +330,31 @@ void thin_ask_room(struct thin *thin)
 	cfs_journal_when_room(thin->fs, thin->disk.loop, &thin->room_work);
 }
 
+/* What the piece has written of each of its entries. */
+static struct cfs_sums *sums_of(const struct piece *p)
+{
+	struct cfs_sums *sums = xmalloc(p->entries * sizeof(*sums));
+	size_t at = 0;
+	int index = 0;
+
+	for (unsigned i = 0; i < p->entries; i++) {
+		uint64_t first = unit_of(p, i) * CFS_UNIT_BLOCKS;
+		uint64_t a = MAX(p->grain, first) - first;
+		uint64_t b = MIN(p->grain + p->grains, first + CFS_UNIT_BLOCKS) - first;
+
+		take_sums(p, &index, &at, (unsigned)a * CFS_GRAIN_SECTORS,
+			  (unsigned)b * CFS_GRAIN_SECTORS, &sums[i]);
+	}
+	return sums;
+}
+
 static void first_log(struct piece *p)
 {
-	struct cfs_sums sums[THIN_RUN_BYTES / CFS_UNIT + 1] = {0};
+	cleanup_free struct cfs_sums *sums = NULL;
 	struct cfs_txn txn;
 
-	if (cfs_fresh_matters(p->thin->fs, p->extent)) {
-		size_t at = 0;
-		int index = 0;
-
-		for (unsigned i = 0; i < p->entries; i++)
-			take_sums(p, &index, &at, grains_of(p, i), &sums[i]);
-	}
+	if (cfs_fresh_matters(p->thin->fs, p->extent))
+		sums = sums_of(p);
 	if (cfs_txn_begin(p->thin->fs, &txn) < 0) {
 		if (p->thin->closed) { /* perhaps there never will be room: this life may be over */
 			first_end(p, -ESTALE);

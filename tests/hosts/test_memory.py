@@ -241,3 +241,75 @@ def test_top(host):
     assert (d['name'], d['state'], d['memory'], d['cpus']) == ('g', 'running', 32 * MiB, 1)
     assert d['cpu'] >= 0 and d['read'] >= 0 and d['write'] >= 0 and d['cpu_seconds'] >= 0
     assert 'USED' in host.ok('vm', 'top').out
+
+
+def target(host, name):
+    return show(host, name)['memory_target'] // MiB
+
+
+def events(host, text):
+    return [e for e in host.json('event', 'list') if text in e['text']]
+
+
+def fill(host, name):
+    """The monitor's memory is all in use, as one would see it from outside."""
+    pid = show(host, name)['pid']
+    for fd in os.listdir(f'/proc/{pid}/fd'):
+        if os.readlink(f'/proc/{pid}/fd/{fd}').startswith('/memfd:guest'):
+            memory = os.open(f'/proc/{pid}/fd/{fd}', os.O_RDWR)
+            os.posix_fallocate(memory, 0, os.fstat(memory).st_size)     # holes become pages of zeroes, nothing else changes
+            os.close(memory)
+            return
+    pytest.fail(f'{name} has no memory')
+
+
+def test_vms_give_when_the_host_lacks_memory_and_get_back(host):
+    # Of 1024 MiB: low below 64, enough from 128 on.
+    drill(host, 1024, 500)
+    create(host, 'a', '128M')
+    create(host, 'b', '128M', ())
+    create(host, 'c', '64M', ())
+    host.ok('vm', 'set', 'a', '--memory-reservation', '32M')
+    host.ok('vm', 'set', 'b', '--memory-reservation', '32M', '--memory-shares', '300')
+    for vm in 'abc':
+        host.ok('vm', 'start', vm)
+        fill(host, vm)
+        until(lambda: show(host, vm)['memory_used'] == show(host, vm)['memory_max'] and show(host, vm)['guest_memory'])
+    assert [target(host, vm) for vm in 'abc'] == [128, 128, 64]
+    drill(host, 1024, 48)
+    until(lambda: target(host, 'a') < 128 and target(host, 'b') < 128)
+    a, b = 128 - target(host, 'a'), 128 - target(host, 'b')
+    assert 78 <= a + b <= 84 and 2 * b < a < 4 * b and target(host, 'c') == 64, (a, b)
+    ballooned(host, a, 'a')
+    until(lambda: events(host, 'are asked for'))
+    assert show(host, 'a')['memory'] == 128 * MiB                       # what it is to have, when there is enough
+    drill(host, 1024, 500)
+    until(lambda: [target(host, vm) for vm in 'abc'] == [128, 128, 64])
+    ballooned(host, 0, 'a')
+    assert events(host, 'available again')
+    goes_on(host, 'a')
+
+
+def test_the_last_resort_is_to_save_the_least(host):
+    drill(host, 1024, 500)
+    create(host, 'a', '64M')
+    create(host, 'b', '64M', ())
+    create(host, 'c', '64M', ())
+    host.ok('vm', 'set', 'a', '--memory-reservation', '60M', '--memory-shares', '50')
+    host.ok('vm', 'set', 'b', '--memory-reservation', '60M')
+    host.ok('vm', 'set', 'c', '--memory-shares', '1')                   # all of it is reserved: not this one
+    for vm in 'abc':
+        host.ok('vm', 'start', vm)
+    goes_on(host, 'a')
+    drill(host, 1024, 10)
+    until(lambda: show(host, 'a')['state'] == 'saved', 60)
+    assert (show(host, 'b')['state'], show(host, 'c')['state']) == ('running', 'running')
+    assert events(host, 'least shares') and events(host, 'it comes back by itself')
+    drill(host, 1024, 500)
+    host.stop()                                                         # the next daemon knows
+    host.start()
+    until(lambda: show(host, 'a')['state'] == 'running', 60)
+    goes_on(host, 'a')
+    assert events(host, 'goes on where it was saved')
+    for vm in 'abc':
+        host.ok('vm', 'kill', vm)

@@ -4,6 +4,7 @@
  * replayed long after.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,18 @@
 #include "tests/lib/check.h"
 #include "tests/lib/lun.h"
 #include "tests/lib/roam.h"
+
+/* What stands at block `vbn` of the first LUN, past all caches: read, or written. */
+static void medium(const char *lun, uint64_t vbn, void *block, bool write)
+{
+	int fd = open(lun, O_RDWR | O_DIRECT | O_CLOEXEC);
+	off_t at = (off_t)(cfs_vbn_block(vbn) * CFS_BLOCK);
+
+	assert_true(fd >= 0);
+	assert_int_equal(write ? pwrite(fd, block, CFS_BLOCK, at) : pread(fd, block, CFS_BLOCK, at),
+			 CFS_BLOCK);
+	close(fd);
+}
 
 /* --- deaths ------------------------------------------------------------------------------------------ */
 
@@ -335,13 +348,54 @@ static void test_back_and_crash(void **state)
 	}
 }
 
+/*
+ * INV-FS-5's third step: the source's journal holds blocks of the VM's disks still, with their whole images. Whoever
+ * replays it may meet such a block in the middle of the target's write, when nothing on the medium says how old
+ * it is: only the RELEASED record keeps it from being put back to what it was.
+ */
+static void test_replay_meets_a_write(void **state)
+{
+	uint8_t *was = xaligned(CFS_BLOCK, CFS_BLOCK), *torn = xaligned(CFS_BLOCK, CFS_BLOCK),
+		*now = xaligned(CFS_BLOCK, CFS_BLOCK);
+	struct cfs_stat st;
+	struct roam w;
+	uint32_t epoch;
+	unsigned slot;
+
+	(void)state;
+	roam_make(&w, 1, 3);
+	cfs_life(roam_fs(&w, A), &slot, &epoch);
+	ok(cfs_mkdir(roam_fs(&w, A), "/old")); /* keeps the journal's tail */
+	roam_write_round(&w, A);
+	roam_hand_over(&w, A, B, true);
+	roam_write_round(&w, B);
+	cfs_file_stat(w.file[B][0], &st);
+	medium(w.v->lun, st.inode, was, false);
+	memset(torn, 0xee, CFS_BLOCK);
+	medium(w.v->lun, st.inode, torn, true);
+	roam_die(&w, A);
+	roam_wait_over(&w, C, slot, epoch);
+	medium(w.v->lun, st.inode, now, false);
+	assert_memory_equal(now, torn, CFS_BLOCK);
+	medium(w.v->lun, st.inode, was, true);
+	roam_end(&w, B);
+	free(was);
+	free(torn);
+	free(now);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_source_dies),	cmocka_unit_test(test_source_dies_for_good),
-		cmocka_unit_test(test_accept_or_start), cmocka_unit_test(test_target_dies),
-		cmocka_unit_test(test_restarts),	cmocka_unit_test(test_replay_after),
-		cmocka_unit_test(test_back_and_crash),	cmocka_unit_test(test_source_evicted),
+		cmocka_unit_test(test_source_dies),
+		cmocka_unit_test(test_source_dies_for_good),
+		cmocka_unit_test(test_accept_or_start),
+		cmocka_unit_test(test_target_dies),
+		cmocka_unit_test(test_restarts),
+		cmocka_unit_test(test_replay_after),
+		cmocka_unit_test(test_replay_meets_a_write),
+		cmocka_unit_test(test_back_and_crash),
+		cmocka_unit_test(test_source_evicted),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

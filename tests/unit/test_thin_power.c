@@ -553,6 +553,52 @@ static void test_close_loses_nothing(void **state)
 	thin_bench_teardown(r);
 }
 
+/* Whether `length` bytes at `at` of the disk all are `byte`. */
+static bool holds(struct rig *r, uint64_t at, uint64_t length, uint8_t byte)
+{
+	uint8_t *buf = xaligned(4096, 16384);
+	bool same = true;
+
+	assert_int_equal(rig_run(r, VFS_READ, at & ~16383ULL, 16384, buf, 0), 0);
+	for (uint64_t i = at % 16384; i < at % 16384 + length; i++)
+		same = same && buf[i] == byte;
+	free(buf);
+	return same;
+}
+
+/* Sessions end, the array lives: a first write that was written over in part is known again, sector by sector. */
+static void test_overwritten_in_part(void **state)
+{
+	struct rig *r = thin_bench_setup(256 * MiB, true);
+	uint8_t *buf = xaligned(4096, 12288);
+	uint64_t at = MiB, before;
+
+	(void)state;
+	do {
+		(void)rig_run(r, VFS_FLUSH, 0, 0, NULL, 0);
+		at += MiB;
+		assert_true(at < THIN_BENCH_SIZE);
+		before = commits(r);
+		memset(buf, 1, 12288);
+		assert_int_equal(rig_run(r, VFS_WRITE, at, 12288, buf, 0), 0);
+		memset(buf, 2, 12288);
+		assert_int_equal(rig_run(r, VFS_WRITE, at + 512, 1536, buf, 0), 0);
+		memset(buf, 3,
+		       12288); /* the end of one grain, a whole one, the beginning of a third */
+		assert_int_equal(rig_run(r, VFS_WRITE, at + 3072, 6144, buf, 0), 0);
+		(void)add_fault(r, "power-loss", NULL, 0);
+	} while (commits(r) != before); /* one comes each second by itself */
+	assert_true(holds(r, at, 512, 1));
+	assert_true(holds(r, at + 512, 1536, 2));
+	assert_true(holds(r, at + 2048, 1024, 1));
+	assert_true(holds(r, at + 3072, 6144, 3));
+	assert_true(holds(r, at + 9216, 3072, 1));
+	assert_int_equal(rig_run(r, VFS_FLUSH, 0, 0, NULL, 0), -EIO);
+	assert_true(holds(r, at + 512, 1536, 2));
+	free(buf);
+	thin_bench_teardown(r);
+}
+
 static void no_strangers(const uint8_t *buf, uint64_t length)
 {
 	for (uint64_t i = 0; i < length; i++)
@@ -710,6 +756,7 @@ int main(void)
 		cmocka_unit_test(test_file_read_over_a_loss),
 		cmocka_unit_test(test_write_over_a_loss),
 		cmocka_unit_test(test_close_loses_nothing),
+		cmocka_unit_test(test_overwritten_in_part),
 		cmocka_unit_test(test_no_stranger_ever),
 	};
 

@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: Apache-2.0
+/* balancer.c: looks, moves targets, saves and brings back. VMs are used while they are worked on. */
+#include "host/balancer.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <jansson.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "host/admission.h"
+#include "host/balance.h"
+#include "host/daemon.h"
+#include "host/db.h"
+#include "host/event.h"
+#include "host/vm_run.h"
+#include "host/vm_saved.h"
+#include "host/volume.h"
+
+#define LOOK_MS	   2000
+#define VMS_MAX	   512
+#define ASKED_MS   20000 /* a guest gives what it was asked for within that, or it counts no more */
+#define LAST_PART  4	 /* of `low`: below that memory all but runs out */
+#define LAST_LOOKS 5	 /* so often in a row, and nobody can give: the last resort */
+#define BACK_LOOKS 5	 /* room for one that was saved, so often in a row */
+
+struct host_balancer {
+	struct host *host;
+	pthread_t thread;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	bool stop; /* guarded by lock */
+
+	/* The thread's. */
+	bool lacks;
+	unsigned hopeless, room; /* looks in a row */
+	struct host_vm *vm[VMS_MAX];
+	struct balance_vm b[VMS_MAX];
+	unsigned n;
+};
+
+/* --- the VMs that are here -------------------------------------------------------------------------- */
+
+static void use_all(struct host_balancer *m)
+{
+	struct host_vms *all = m->host->vms;
+	struct host_vm *vm;
+
+	m->n = 0;
+	pthread_mutex_lock(&all->lock);
+	list_for_each (vm, &all->list, link) {
+		if (vm->arriving || m->n == VMS_MAX)
+			continue;
+		vm->uses++;
+		m->vm[m->n++] = vm;
+	}
+	pthread_mutex_unlock(&all->lock);
+}
+
+static void put_all(struct host_balancer *m)
+{
+	for (unsigned i = 0; i < m->n; i++)
+		vm_put(m->vm[i]);
+	m->n = 0;
+}
+
+static void measure(struct host_vm *vm, struct balance_vm *b)
+{
+	uint64_t now = clock_boot_ns(), target = vm_memory_target(vm);
+
+	pthread_mutex_lock(&vm->lock);
+	*b = (struct balance_vm){
+		.memory = vm->def.share.memory,
+		.reserved = vm_share_reserved(&vm->def.share),
+		.target = target,
+		.used = vm->usage.memory,
+		.shares = MAX(vm->def.share.memory_shares, 1u),
+		.obeys = vm->usage.balloon_ns && vm->usage.balloon.ready &&
+			 vm->phase == VM_RUNNING && !vm->move,
+		.asked = vm->asked_ns && now - vm->asked_ns < ASKED_MS * NS_PER_MS,
+	};
+	pthread_mutex_unlock(&vm->lock);
+}
+
+static void give_target(struct host_vm *vm, const struct balance_vm *b)
+{
+	if (b->want == b->target)
+		return;
+	pthread_mutex_lock(&vm->lock);
+	/* All that it is to have: no target of ours any more. */
+	vm->balance_target = b->want >= b->memory ? 0 : b->want;
+	if (b->want < b->target)
+		vm->asked_ns = clock_boot_ns();
+	pthread_mutex_unlock(&vm->lock);
+	vm_wake(vm);
+}
+
+/* --- the last resort --------------------------------------------------------------------------------- */
+
+static void remember(struct host_balancer *m, const char *object, uint64_t used)
+{
+	json_t *value = json_pack("{s:I}", "memory", (json_int_t)used);
+	int rc = host_db_put(m->host->db, HOST_PARKED, object, value);
+
+	json_decref(value);
+	if (rc < 0)
+		log_warn("balance", "vm %s: not remembered, start it by hand: %s", object,
+			 err_message(rc));
+}
+
+static void save_one(struct host_balancer *m, struct host_vm *vm, uint64_t used)
+{
+	char object[200];
+	uint64_t bytes = 0;
+	int rc;
+
+	vm_tell(vm,
+		"the host is about to run out of memory, and this VM has the least shares of it: "
+		"it is being saved to its volume");
+	(void)vm_object(vm, object);
+	remember(m, object, used);
+	rc = vm_save_it(vm, NULL, &bytes);
+	if (rc == 0) {
+		vm_tell(vm, "saved, since the host lacks memory; it comes back by itself");
+		return;
+	}
+	host_event(m->host->events, "vm", object, "not saved: %s", err_message(rc));
+	(void)host_db_put(m->host->db, HOST_PARKED, object, NULL);
+}
+
+static void last_resort(struct host_balancer *m, const struct balance_host *h, uint64_t missing)
+{
+	int least;
+
+	m->hopeless = missing && h->available < h->low / LAST_PART ? m->hopeless + 1 : 0;
+	if (m->hopeless < LAST_LOOKS)
+		return;
+	m->hopeless = 0;
+	least = balance_last_resort(m->b, m->n);
+	if (least >= 0)
+		save_one(m, m->vm[least], m->b[least].used);
+}
+
+/* --- and back ----------------------------------------------------------------------------------------- */
+
+struct parked {
+	char object[200]; /* the smallest of them; "": none */
+	uint64_t memory;
+};
+
+static void find_smallest(void *arg, const char *key, uint64_t number, json_t *value)
+{
+	struct parked *p = arg;
+	uint64_t memory = (uint64_t)json_integer_value(json_object_get(value, "memory"));
+
+	(void)number;
+	if (p->object[0] && p->memory <= memory)
+		return;
+	if (str_format(p->object, sizeof(p->object), "%s", key) >= 0)
+		p->memory = memory;
+}
+
+static bool still_saved(struct host_balancer *m, json_t *args, bool *gone)
+{
+	json_t *d = NULL;
+	int rc = host_call_local(m->host, "vm", "show", args, NULL, NULL, &d);
+	const char *state = json_string_value(json_object_get(d, "state"));
+	bool saved = state && !strcmp(state, "saved");
+
+	*gone = rc == 0 && !saved; /* somebody else started it, or threw it away */
+	json_decref(d);
+	return saved;
+}
+
+static void bring_back(struct host_balancer *m, const struct parked *p)
+{
+	json_t *args = json_pack("{s:s}", "name", p->object), *result = NULL;
+	bool gone = false;
+	int rc = 0;
+
+	if (still_saved(m, args, &gone)) {
+		host_event(m->host->events, "vm", p->object,
+			   "the host has memory again: it goes on where it was saved");
+		rc = host_call_local(m->host, "vm", "start", args, NULL, NULL, &result);
+		if (rc < 0)
+			host_event(m->host->events, "vm", p->object, "not started again: %s",
+				   err_message(rc));
+	}
+	if (gone || rc != -EBUSY) /* one that does not start is somebody's to look after */
+		(void)host_db_put(m->host->db, HOST_PARKED, p->object, NULL);
+	json_decref(result);
+	json_decref(args);
+}
+
+static void look_for_room(struct host_balancer *m, const struct balance_host *h)
+{
+	struct parked p = {.object = ""};
+
+	if (h->available > h->high)
+		(void)host_db_each(m->host->db, HOST_PARKED, find_smallest, &p);
+	m->room = p.object[0] && h->available - h->high >= p.memory ? m->room + 1 : 0;
+	if (m->room < BACK_LOOKS)
+		return;
+	m->room = 0;
+	bring_back(m, &p);
+}
+
+/* --- looks -------------------------------------------------------------------------------------------- */
+
+static void tell(struct host_balancer *m, const struct balance_host *h)
+{
+	bool lacks = h->available<h->low, back = h->available> h->high;
+	uint64_t asked = 0;
+	unsigned of = 0;
+
+	for (unsigned i = 0; i < m->n; i++) {
+		if (m->b[i].want >= m->b[i].target)
+			continue;
+		asked += m->b[i].target - m->b[i].want;
+		of++;
+	}
+	if (lacks && !m->lacks)
+		host_event(m->host->events, "memory", m->host->name,
+			   "%llu MiB are available, fewer than %llu: %u VMs are asked for %llu MiB",
+			   (unsigned long long)(h->available / MiB),
+			   (unsigned long long)(h->low / MiB), of,
+			   (unsigned long long)(asked / MiB));
+	if (back && m->lacks)
+		host_event(m->host->events, "memory", m->host->name,
+			   "%llu MiB are available again: VMs get back what they gave",
+			   (unsigned long long)(h->available / MiB));
+	if (lacks || back)
+		m->lacks = lacks;
+}
+
+static void look(struct host_balancer *m)
+{
+	struct balance_host h;
+	uint64_t total, missing;
+
+	if (host_memory_info(m->host, &total, &h.available) < 0)
+		return;
+	balance_marks(total, &h);
+	use_all(m);
+	for (unsigned i = 0; i < m->n; i++)
+		measure(m->vm[i], &m->b[i]);
+	missing = balance(&h, m->b, m->n);
+	for (unsigned i = 0; i < m->n; i++)
+		give_target(m->vm[i], &m->b[i]);
+	tell(m, &h);
+	last_resort(m, &h, missing);
+	put_all(m);
+	look_for_room(m, &h);
+}
+
+/* False: it is to end. */
+static bool wait_a_look(struct host_balancer *m)
+{
+	struct timespec until;
+	bool stop;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += LOOK_MS / 1000;
+	pthread_mutex_lock(&m->lock);
+	while (!m->stop && pthread_cond_timedwait(&m->changed, &m->lock, &until) != ETIMEDOUT)
+		;
+	stop = m->stop;
+	pthread_mutex_unlock(&m->lock);
+	return !stop;
+}
+
+static void *balancer_main(void *arg)
+{
+	struct host_balancer *m = arg;
+
+	while (wait_a_look(m))
+		look(m);
+	return NULL;
+}
+
+int host_balancer_start(struct host *host, struct host_balancer **out)
+{
+	struct host_balancer *m = xcalloc(1, sizeof(*m));
+	pthread_condattr_t monotonic;
+	int rc;
+
+	m->host = host;
+	pthread_mutex_init(&m->lock, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&m->changed, &monotonic);
+	rc = -pthread_create(&m->thread, NULL, balancer_main, m);
+	if (rc < 0) {
+		free(m);
+		return fail(rc, "cannot start a thread: %s", strerror(-rc));
+	}
+	pthread_setname_np(m->thread, "balance");
+	*out = m;
+	return 0;
+}
+
+void host_balancer_stop(struct host_balancer *m)
+{
+	if (!m)
+		return;
+	pthread_mutex_lock(&m->lock);
+	m->stop = true;
+	pthread_cond_broadcast(&m->changed);
+	pthread_mutex_unlock(&m->lock);
+	pthread_join(m->thread, NULL);
+	pthread_mutex_destroy(&m->lock);
+	pthread_cond_destroy(&m->changed);
+	free(m);
+}

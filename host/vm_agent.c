@@ -336,12 +336,11 @@ static void *agent_main(void *arg)
 	}
 }
 
-void vm_agent_start(struct vm_agent *a, bool possible)
+void vm_agent_start(struct vm_agent *a, bool possible, bool fresh)
 {
-	if (!possible) {
-		set_state(a, AGENT_ABSENT);
+	set_state(a, possible && !fresh ? AGENT_UNKNOWN : AGENT_ABSENT);
+	if (!possible)
 		return;
-	}
 	pthread_mutex_lock(&a->call);
 	a->over = false;
 	pthread_mutex_unlock(&a->call);
@@ -385,7 +384,12 @@ static int begin(struct vm_agent *a, unsigned timeout_ms)
 		until.tv_nsec -= 1000000000;
 	}
 	rc = pthread_mutex_clocklock(&a->call, CLOCK_MONOTONIC, &until);
-	return rc ? fail(-ETIMEDOUT, "vm %s: the guest's agent is busy", a->name) : 0;
+	if (rc)
+		return fail(-ETIMEDOUT, "vm %s: the guest's agent is busy", a->name);
+	if (state_of(a) != AGENT_ABSENT) /* it may have been found to be, meanwhile */
+		return 0;
+	pthread_mutex_unlock(&a->call);
+	return fail(-ENOTCONN, "vm %s: no agent answers in its guest", a->name);
 }
 
 /* The same, its file systems not being frozen: then it answers next to nothing. */

@@ -30,8 +30,11 @@ struct vm_agent_ops {
 /* `name` and `arg` are borrowed. */
 struct vm_agent *vm_agent_create(const char *name, const struct vm_agent_ops *ops, void *arg);
 void vm_agent_destroy(struct vm_agent *agent);
-/* From the supervisor. `possible`: its VMM has a channel for one. */
-void vm_agent_start(struct vm_agent *agent, bool possible);
+/*
+ * From the supervisor. `possible`: its VMM has a channel for one. `fresh`: the guest has only begun, so nobody is to
+ * wait for what is not there yet.
+ */
+void vm_agent_start(struct vm_agent *agent, bool possible, bool fresh);
 /* The connection is closed, the thread ended; whoever waits for an answer gets -ECANCELED. */
 void vm_agent_stop(struct vm_agent *agent);
 

@@ -130,7 +130,7 @@ static void *supervisor(void *arg)
 						: "started");
 		if (vm->phase == VM_STARTING) /* it stands still, for a reason known already */
 			vm_set_phase(vm, vm->held ? VM_PAUSED : VM_RUNNING);
-		vm_agent_start(vm->agent, vm->features & VMCTL_F_AGENT);
+		vm_agent_start(vm->agent, vm->features & VMCTL_F_AGENT, !vm->adopt);
 		rc = vm_turns(vm, &let_go);
 	}
 	if (rc < 0)

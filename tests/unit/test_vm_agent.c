@@ -365,7 +365,7 @@ static struct vm_agent *begin(struct guest *g, const char *want)
 {
 	struct vm_agent *a = vm_agent_create("test", &ops, g);
 
-	vm_agent_start(a, true);
+	vm_agent_start(a, true, false);
 	UNTIL(has_state(a, want));
 	return a;
 }

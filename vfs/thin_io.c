@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "vfs/thin_sums.h"
 
 static const uint8_t zero_page[CFS_BLOCK] __attribute__((aligned(CFS_BLOCK)));
 
@@ -216,66 +217,15 @@ void piece_submit(struct piece *p)
 
 /* --- first writes end in a transaction --------------------------------------------------------------------- */
 
-/* The number of the unit of the disk that its entry `i` is of. */
-static uint64_t unit_of(const struct piece *p, unsigned i)
-{
-	return p->leaf->index * CFS_LEAF_ENTRIES + p->slot + i;
-}
-
 static uint32_t grains_of(const struct piece *p, unsigned i)
 {
-	uint64_t first = unit_of(p, i) * CFS_UNIT_BLOCKS;
-	uint64_t a = MAX(p->grain, first), b = MIN(p->grain + p->grains, first + CFS_UNIT_BLOCKS);
+	unsigned from, end;
 	uint32_t state = 0;
 
-	for (uint64_t g = a; g < b; g++)
-		state |= (uint32_t)CFS_GRAIN_BLOCK << (2 * (g - first));
+	piece_grains(p, i, &from, &end);
+	for (unsigned g = from; g < end; g++)
+		state |= (uint32_t)CFS_GRAIN_BLOCK << (2 * g);
 	return state;
-}
-
-/* The next sector of what was written: no buffer ends within one. */
-static const void *next_sector(const struct piece *p, int *index, size_t *at)
-{
-	const struct iovec *v = &p->iov[*index];
-	const void *sector = (uint8_t *)v->iov_base + *at;
-
-	*at += CFS_SECTOR;
-	if (*at == v->iov_len) {
-		++*index;
-		*at = 0;
-	}
-	return sector;
-}
-
-/* Sectors [from, end) of a unit, which come next in the piece. */
-static void take_sums(const struct piece *p, int *index, size_t *at, unsigned from, unsigned end,
-		      struct cfs_sums *out)
-{
-	cfs_sums_init(out);
-	for (unsigned s = from; s < end; s++)
-		cfs_sums_add(out, s, next_sector(p, index, at));
-}
-
-/* An overwrite of what may be a first write still: a commit that reads it back must know it. */
-static void tell_again(const struct piece *p)
-{
-	uint64_t from = p->blk.offset, end = p->blk.offset + p->blk.length;
-	struct cfs_sums sums;
-	size_t at = 0;
-	int index = 0;
-
-	for (unsigned i = 0; i < p->entries; i++) {
-		struct cfs_entry e;
-		uint64_t unit, a, b;
-
-		leaf_entry(p->leaf, p->slot + i, &e);
-		unit = cfs_vbn_block(e.block) * CFS_BLOCK;
-		a = MAX(from, unit) - unit;
-		b = MIN(end, unit + CFS_UNIT) - unit;
-		take_sums(p, &index, &at, (unsigned)(a / CFS_SECTOR), (unsigned)(b / CFS_SECTOR),
-			  &sums);
-		cfs_fresh_again(p->thin->fs, p->extent, e.block, &sums);
-	}
 }
 
 static void log_first(struct cfs_txn *txn, struct piece *p, const struct cfs_sums *sums)
@@ -330,31 +280,13 @@ void thin_ask_room(struct thin *thin)
 	cfs_journal_when_room(thin->fs, thin->disk.loop, &thin->room_work);
 }
 
-/* What the piece has written of each of its entries. */
-static struct cfs_sums *sums_of(const struct piece *p)
-{
-	struct cfs_sums *sums = xmalloc(p->entries * sizeof(*sums));
-	size_t at = 0;
-	int index = 0;
-
-	for (unsigned i = 0; i < p->entries; i++) {
-		uint64_t first = unit_of(p, i) * CFS_UNIT_BLOCKS;
-		uint64_t a = MAX(p->grain, first) - first;
-		uint64_t b = MIN(p->grain + p->grains, first + CFS_UNIT_BLOCKS) - first;
-
-		take_sums(p, &index, &at, (unsigned)a * CFS_GRAIN_SECTORS,
-			  (unsigned)b * CFS_GRAIN_SECTORS, &sums[i]);
-	}
-	return sums;
-}
-
 static void first_log(struct piece *p)
 {
 	cleanup_free struct cfs_sums *sums = NULL;
 	struct cfs_txn txn;
 
 	if (cfs_fresh_matters(p->thin->fs, p->extent))
-		sums = sums_of(p);
+		sums = piece_sums(p);
 	if (cfs_txn_begin(p->thin->fs, &txn) < 0) {
 		if (p->thin->closed) { /* perhaps there never will be room: this life may be over */
 			first_end(p, -ESTALE);
@@ -461,7 +393,7 @@ static void piece_done(struct blk_req *blk, int res)
 		walk_anew(p);
 	} else if (p->kind == PIECE_PLAIN) {
 		if (blk->op == BLK_WRITE && res >= 0 && cfs_fresh_leaf(p->thin->fs, p->leaf->buf))
-			tell_again(p);
+			piece_tell_again(p);
 		piece_end(p, res);
 	} else if (res < 0) {
 		first_end(p, res);

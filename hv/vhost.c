@@ -37,8 +37,8 @@
 #include "base/vring.h"
 #include "hv/gmem.h"
 #include "hv/state.h"
+#include "hv/vhost_ask.h"
 
-#define ANSWER_MS	      10000 /* to any question but the drain */
 #define DRAIN_MS	      INT_MAX /* as long as the storage takes; a new connection cuts it short */
 #define STACK_BYTES	      (128 * 1024)
 #define BLK_CONFIG_BYTES      60 /* struct virtio_blk_config up to the write-zeroes fields */
@@ -177,79 +177,25 @@ static const struct hv_virtio_ops device_ops = {
 	.reset = device_reset,
 };
 
-/* --- one message ------------------------------------------------------------------------------- */
-
-static int send_msg(struct hv_vhost *v, struct vhost_user_msg *msg)
-{
-	msg->flags = VHOST_USER_VERSION;
-	return vhost_user_call(v->socket, msg, NULL, 0);
-}
-
-static int send_u64(struct hv_vhost *v, uint32_t request, uint64_t value)
-{
-	struct vhost_user_msg msg = {.request = request, .size = 8, .payload.u64 = value};
-
-	return send_msg(v, &msg);
-}
-
-static int send_state(struct hv_vhost *v, uint32_t request, unsigned index, uint32_t num)
-{
-	struct vhost_user_msg msg = {
-		.request = request,
-		.size = sizeof(msg.payload.state),
-		.payload.state = {.index = index, .num = num},
-	};
-
-	return send_msg(v, &msg);
-}
-
-static int send_fd(struct hv_vhost *v, uint32_t request, unsigned index, int fd)
-{
-	struct vhost_user_msg msg = {
-		.request = request,
-		.size = 8,
-		.payload.u64 = index,
-		.fds = {fd},
-		.fd_count = 1,
-	};
-
-	return send_msg(v, &msg);
-}
-
-static int ask_u64(struct hv_vhost *v, uint32_t request, uint64_t *value)
-{
-	struct vhost_user_msg msg = {.request = request, .flags = VHOST_USER_VERSION}, reply;
-	int rc = vhost_user_call(v->socket, &msg, &reply, ANSWER_MS);
-
-	if (rc)
-		return rc;
-	*value = reply.payload.u64;
-	rc = reply.size == 8 ? 0
-			     : fail(-EPROTO, "vhost-user: %s answered with %u bytes",
-				    vhost_user_request_name(request), reply.size);
-	vhost_user_close_fds(&reply);
-	return rc;
-}
-
 /* --- a new connection -------------------------------------------------------------------------- */
 
 static int ask_features(struct hv_vhost *v, uint64_t *features)
 {
-	int rc = ask_u64(v, VHOST_USER_GET_FEATURES, features);
+	int rc = hv_vhost_ask_u64(v->socket, VHOST_USER_GET_FEATURES, features);
 
 	if (rc)
 		return rc;
 	if (!(*features & BIT(VIRTIO_F_VERSION_1)) ||
 	    !(*features & BIT(VHOST_USER_F_PROTOCOL_FEATURES_BIT)))
 		return fail(-EPROTO, "the back-end offers no virtio 1.0 or no protocol features");
-	rc = ask_u64(v, VHOST_USER_GET_PROTOCOL_FEATURES, &v->protocol);
+	rc = hv_vhost_ask_u64(v->socket, VHOST_USER_GET_PROTOCOL_FEATURES, &v->protocol);
 	if (rc)
 		return rc;
 	v->protocol &= PROTOCOL_FEATURES;
 	if (v->kind == VMCTL_DEVICE_BLK && !(v->protocol & BIT(VHOST_USER_PROTOCOL_F_CONFIG)))
 		return fail(-EPROTO, "the back-end of a blk device has no configuration space");
-	rc = send_u64(v, VHOST_USER_SET_PROTOCOL_FEATURES, v->protocol);
-	return rc ? rc : send_u64(v, VHOST_USER_SET_OWNER, 0);
+	rc = hv_vhost_tell_u64(v->socket, VHOST_USER_SET_PROTOCOL_FEATURES, v->protocol);
+	return rc ? rc : hv_vhost_tell_u64(v->socket, VHOST_USER_SET_OWNER, 0);
 }
 
 static int check_queues(struct hv_vhost *v)
@@ -257,7 +203,7 @@ static int check_queues(struct hv_vhost *v)
 	uint64_t n = 1;
 
 	if (v->protocol & BIT(VHOST_USER_PROTOCOL_F_MQ)) {
-		int rc = ask_u64(v, VHOST_USER_GET_QUEUE_NUM, &n);
+		int rc = hv_vhost_ask_u64(v->socket, VHOST_USER_GET_QUEUE_NUM, &n);
 		if (rc)
 			return rc;
 	}
@@ -275,7 +221,7 @@ static int ask_blk_config(struct hv_vhost *v, uint8_t *config)
 					     .size = VHOST_USER_CONFIG_HEADER + BLK_CONFIG_BYTES,
 					     .payload.config = {.size = BLK_CONFIG_BYTES},
 				     };
-	int rc = vhost_user_call(v->socket, &msg, &reply, ANSWER_MS);
+	int rc = vhost_user_call(v->socket, &msg, &reply, HV_VHOST_ANSWER_MS);
 
 	if (rc)
 		return rc;
@@ -340,7 +286,7 @@ static int handshake(struct hv_vhost *v)
 
 static void take_connection(struct hv_vhost *v, int fd)
 {
-	struct timeval timeout = {.tv_sec = ANSWER_MS / 1000};
+	struct timeval timeout = {.tv_sec = HV_VHOST_ANSWER_MS / 1000};
 
 	drop(v, NULL);
 	v->socket = fd;
@@ -412,7 +358,7 @@ static int give_memory(struct hv_vhost *v)
 		msg.fds[i] = hv_gmem_fd(v->gmem);
 		offset += r->size;
 	}
-	return vhost_user_call(v->socket, &msg, NULL, ANSWER_MS);
+	return vhost_user_call(v->socket, &msg, NULL, HV_VHOST_ANSWER_MS);
 }
 
 static int ask_inflight(struct hv_vhost *v)
@@ -425,7 +371,7 @@ static int ask_inflight(struct hv_vhost *v)
 			.payload.inflight = {.num_queues = (uint16_t)v->virtio.queues_n,
 					     .queue_size = v->queue_size},
 		};
-	int rc = vhost_user_call(v->socket, &msg, &reply, ANSWER_MS);
+	int rc = vhost_user_call(v->socket, &msg, &reply, HV_VHOST_ANSWER_MS);
 
 	if (rc)
 		return rc;
@@ -454,7 +400,7 @@ static int give_inflight(struct hv_vhost *v)
 		.fds = {v->inflight_fd},
 		.fd_count = 1,
 	};
-	return send_msg(v, &msg);
+	return hv_vhost_tell(v->socket, &msg);
 }
 
 /*
@@ -487,22 +433,22 @@ static int give_ring(struct hv_vhost *v, unsigned i)
 	int rc = ring_base(v, r, &base);
 
 	if (!rc)
-		rc = send_state(v, VHOST_USER_SET_VRING_NUM, i, r->size);
+		rc = hv_vhost_tell_state(v->socket, VHOST_USER_SET_VRING_NUM, i, r->size);
 	if (!rc)
-		rc = send_state(v, VHOST_USER_SET_VRING_BASE, i, base);
+		rc = hv_vhost_tell_state(v->socket, VHOST_USER_SET_VRING_BASE, i, base);
 	if (!rc)
-		rc = send_msg(v, &addr);
+		rc = hv_vhost_tell(v->socket, &addr);
 	if (!rc)
-		rc = send_fd(v, VHOST_USER_SET_VRING_CALL, i, r->call_fd);
+		rc = hv_vhost_tell_fd(v->socket, VHOST_USER_SET_VRING_CALL, i, r->call_fd);
 	if (!rc)
-		rc = send_fd(v, VHOST_USER_SET_VRING_KICK, i, r->kick_fd);
-	return rc ? rc : send_state(v, VHOST_USER_SET_VRING_ENABLE, i, 1);
+		rc = hv_vhost_tell_fd(v->socket, VHOST_USER_SET_VRING_KICK, i, r->kick_fd);
+	return rc ? rc : hv_vhost_tell_state(v->socket, VHOST_USER_SET_VRING_ENABLE, i, 1);
 }
 
 static int give_all(struct hv_vhost *v)
 {
 	uint64_t features = v->accepted | BIT(VHOST_USER_F_PROTOCOL_FEATURES_BIT);
-	int rc = send_u64(v, VHOST_USER_SET_FEATURES, features);
+	int rc = hv_vhost_tell_u64(v->socket, VHOST_USER_SET_FEATURES, features);
 
 	if (!rc)
 		rc = give_memory(v);

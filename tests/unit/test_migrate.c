@@ -47,7 +47,7 @@ struct world {
 	atomic_bool guest_runs, stop_guest;
 	bool control_over; /* joined already */
 	bool all_dirty;	   /* until it is throttled, however rarely its thread runs */
-	unsigned guest_pause_us;
+	_Atomic unsigned guest_pause_us;
 	unsigned syncs, loads, accepts, throttled, cancel_at, looks, sync_ms;
 	int target_rc, load_rc;
 	char state[100];
@@ -341,8 +341,8 @@ static void test_never_ends(void **state)
 	int rc;
 
 	w->all_dirty = true;
-	begin(w, 6, true); /* a millisecond for pages */
 	w->guest_pause_us = 0;
+	begin(w, 6, true); /* a millisecond for pages */
 	rc = mig_source_rounds(w->source);
 	if (rc == 0) /* throttled enough after all */
 		assert_true(w->throttled >= MIG_THROTTLE_FIRST);

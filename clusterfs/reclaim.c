@@ -80,6 +80,16 @@ static int send_run(struct group *g, uint32_t unit, uint32_t n)
 	return rc;
 }
 
+static bool is_held(struct cfs_groups *gs, const struct group *g)
+{
+	bool held;
+
+	pthread_mutex_lock(&gs->lock);
+	held = g->held;
+	pthread_mutex_unlock(&gs->lock);
+	return held;
+}
+
 static int reclaim(struct cfs *fs, uint64_t bytes, bool held_only, uint64_t *done)
 {
 	struct cfs_groups *gs = fs->groups;
@@ -91,7 +101,7 @@ static int reclaim(struct cfs *fs, uint64_t bytes, bool held_only, uint64_t *don
 		struct group *g = group_nth(gs, i);
 		uint32_t at = 0, unit, n;
 
-		if (held_only && !g->held)
+		if (held_only && !is_held(gs, g))
 			continue;
 		rc = cfs_group_hold(fs, i);
 		if (rc == -EBUSY) {

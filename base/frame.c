@@ -34,6 +34,10 @@ static const struct {
 	{FRAME_MIG_OFFERED, PEER_MIG_STATE_MAX, 8},
 	{FRAME_MIG_NET, PEER_MIG_NET_MAX, 8},
 	{FRAME_MIG_FRAME, PEER_MIG_FRAME_MAX, 0},
+	{FRAME_MIG_STALE, PEER_MIG_PAGES_MAX, 0},
+	{FRAME_MIG_POST, 8, 8},
+	{FRAME_MIG_WANT, PEER_MIG_WANTS_MAX * 8, 0},
+	{FRAME_MIG_WHOLE, 8, 0},
 };
 
 uint32_t frame_type_max(uint16_t type, unsigned flags)

@@ -45,6 +45,12 @@ enum frame_type {
 		102, /* the lock is offered, what is known of it; answer, when it runs: le64 */
 	FRAME_MIG_NET = 112,   /* request, first on a stream: a VM's name; answer: le64 0 */
 	FRAME_MIG_FRAME = 113, /* what came for its network, see migrate/wire.h */
+	/* Post-copy */
+	FRAME_MIG_STALE = 104, /* ranges of memory that are older there than here */
+	FRAME_MIG_POST =
+		105, /* request: le64, pages of these; answer: the same, nobody touches them */
+	FRAME_MIG_WANT = 106,  /* le64 each: offsets of pages that somebody waits for */
+	FRAME_MIG_WHOLE = 107, /* le64 0: all pages are there */
 };
 
 #define FRAME_ANSWER 1u

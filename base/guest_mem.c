@@ -63,6 +63,28 @@ bool guest_mem_gpa(const struct guest_mem *mem, const void *host, uint64_t *gpa)
 	return false;
 }
 
+bool guest_mem_is_present(const struct guest_mem *mem, const void *host, uint64_t len,
+			  uint64_t *offset)
+{
+	for (unsigned i = 0; i < mem->count && mem->present && len; i++) {
+		const struct guest_region *r = &mem->region[i];
+		uint64_t at = (uint64_t)(uintptr_t)host - (uint64_t)(uintptr_t)r->host;
+
+		if (at >= r->size)
+			continue;
+		at += r->offset;
+		for (uint64_t page = at / GUEST_PAGE; page <= (at + len - 1) / GUEST_PAGE; page++) {
+			uint64_t word = __atomic_load_n(&mem->present[page / 64], __ATOMIC_ACQUIRE);
+
+			if (word >> page % 64 & 1)
+				continue;
+			*offset = page * GUEST_PAGE;
+			return false;
+		}
+	}
+	return true;
+}
+
 static void log_client(const struct guest_mem *mem, uint64_t gpa, uint64_t len)
 {
 	uint64_t last;

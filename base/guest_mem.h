@@ -8,6 +8,9 @@
  * shared memory. The client's is vhost's (vhost-user spec, "Migration"), by guest physical address: bit
  * (page % 8) of byte (page / 8). The host's goes by the offset in the memory's file: bit (page % 64) of word
  * (page / 64).
+ *
+ * Of a guest that runs before all of its memory has come (post-copy) a map by the same offsets says which pages are
+ * there; others must not be touched, they would be made, full of zeroes.
  */
 #ifndef BASE_GUEST_MEM_H
 #define BASE_GUEST_MEM_H
@@ -34,6 +37,7 @@ struct guest_mem {
 	uint64_t log_bytes; /* pages beyond it are not logged */
 	uint64_t *file_log; /* the host's, or NULL */
 	uint64_t file_log_bits;
+	const uint64_t *present; /* a bit a page, as in file_log; NULL: all are there */
 };
 
 /* Adds a region; -EINVAL when it is empty, overflows or overlaps, -E2BIG when there are too many. */
@@ -65,6 +69,12 @@ static inline bool guest_mem_logs(const struct guest_mem *mem)
 {
 	return mem->log || mem->file_log;
 }
+/*
+ * Whether all of these bytes may be touched. Else *offset is where, in the memory's file, the first page lies that
+ * is not there yet.
+ */
+bool guest_mem_is_present(const struct guest_mem *mem, const void *host, uint64_t len,
+			  uint64_t *offset);
 /* Marks pages as written; without a log nothing happens. */
 void guest_mem_log(const struct guest_mem *mem, uint64_t gpa, uint64_t len);
 /* As guest_mem_log, by pointer. */

@@ -38,6 +38,7 @@ enum peer_purpose { PEER_CONTROL = 1, PEER_STREAM = 2 };
 #define PEER_CALL_MAX	   (16u * 1024 * 1024) /* bytes of a CALL */
 #define PEER_MIG_BEGIN_MAX (512u * 1024)
 #define PEER_MIG_PAGES_MAX (320u * 1024)
+#define PEER_MIG_WANTS_MAX 256u
 #define PEER_MIG_STATE_MAX (16u * 1024 * 1024)
 #define PEER_MIG_NET_MAX   256u
 #define PEER_MIG_FRAME_MAX (68u * 1024)

@@ -292,7 +292,15 @@ static int encode_payload(const struct vmctl_msg *msg, uint8_t *p)
 	case VMCTL_NET_TAPS:
 	case VMCTL_GET_BALLOON:
 	case VMCTL_CAN_SAVE:
+	case VMCTL_POSTCOPY:
+	case VMCTL_POSTCOPY_END:
 		return 0;
+	case VMCTL_FAULTS: {
+		le64 base = le64_of(msg->faults.base);
+
+		memcpy(p, &base, sizeof(base));
+		return sizeof(base);
+	}
 	case VMCTL_SET_BALLOON:
 		return (int)encode_set_balloon(&msg->balloon, p);
 	case VMCTL_BALLOON:
@@ -573,7 +581,18 @@ static int decode_payload(const uint8_t *p, size_t bytes, struct vmctl_msg *msg)
 	case VMCTL_NET_TAPS:
 	case VMCTL_GET_BALLOON:
 	case VMCTL_CAN_SAVE:
+	case VMCTL_POSTCOPY:
+	case VMCTL_POSTCOPY_END:
 		return bytes ? bad_size("a request", bytes) : 0;
+	case VMCTL_FAULTS: {
+		le64 base;
+
+		if (bytes != sizeof(base))
+			return bad_size("FAULTS", bytes);
+		memcpy(&base, p, sizeof(base));
+		msg->faults.base = le64_get(base);
+		return 0;
+	}
 	case VMCTL_SET_BALLOON:
 		return decode_set_balloon(p, bytes, &msg->balloon);
 	case VMCTL_BALLOON:

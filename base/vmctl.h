@@ -79,6 +79,14 @@
  *	-> NET_TAKE         <- NET_TAPS (fds) state paused: the queues of a device's tap, for what waits
  *	                                      in them to be read
  *
+ * Post-copy (VMCTL_F_POSTCOPY): a guest is loaded and runs before all of its memory has come.
+ *
+ *	-> POSTCOPY         <- FAULTS (fd)    state configured: whoever in the VMM touches a page that is not there
+ *	                                      waits, from now on, until the daemon has put it in place. The
+ *	                                      descriptor is a userfaultfd(2) of the VMM's memory, registered
+ *	                                      from `base` on; its events are the daemon's to read
+ *	-> POSTCOPY_END     <- REPLY          all of the memory is there: nobody waits any more
+ *
  * A guest that was loaded and reboots asks for its kernel as any other. CONFIG is obeyed again in
  * state reset, for boot, places and command line (a loaded VM was configured with VMCTL_BOOT_NONE).
  *
@@ -130,10 +138,11 @@
 
 #define VMCTL_NET_PAIRS_MAX VMCTL_FDS_MAX /* queue pairs of a network device */
 
-#define VMCTL_F_STATE	1ULL /* features: the messages from 0x40 on */
-#define VMCTL_F_NET	2ULL /* network devices and their messages */
-#define VMCTL_F_BALLOON 4ULL /* ... from 0x68 on, and the device */
-#define VMCTL_F_AGENT	8ULL /* device and connection AGENT */
+#define VMCTL_F_STATE	 1ULL  /* features: the messages from 0x40 on */
+#define VMCTL_F_NET	 2ULL  /* network devices and their messages */
+#define VMCTL_F_BALLOON	 4ULL  /* ... from 0x68 on, and the device */
+#define VMCTL_F_AGENT	 8ULL  /* device and connection AGENT */
+#define VMCTL_F_POSTCOPY 16ULL /* ... from 0x70 on */
 
 #define VMCTL_HELLO_THAWS  1ULL	 /* features of a HELLO of AGENT */
 #define VMCTL_F_FIRMWARE   32ULL /* VMCTL_BOOT_FIRMWARE, SET_MACHINE, CAN_SAVE */
@@ -219,6 +228,10 @@ enum vmctl_type {
 	/* daemon to VMM */
 	VMCTL_SET_MACHINE = 0x78,
 	VMCTL_CAN_SAVE = 0x79,
+	VMCTL_POSTCOPY = 0x70,
+	VMCTL_POSTCOPY_END = 0x71,
+	/* VMM to daemon */
+	VMCTL_FAULTS = 0x74, /* answers POSTCOPY */
 };
 
 enum vmctl_kind {
@@ -364,6 +377,11 @@ struct vmctl_machine {
 	enum vmctl_watchdog watchdog;
 };
 
+struct vmctl_faults {
+	uint64_t
+		base; /* where the VMM has the first byte of guest memory mapped; the rest follows */
+};
+
 struct vmctl_console {
 	uint32_t bytes; /* at most VMCTL_CONSOLE_CHUNK */
 	uint8_t data[VMCTL_CONSOLE_CHUNK];
@@ -386,6 +404,7 @@ struct vmctl_msg {
 		struct cpu_table cpu;	      /* CPU, SET_CPU */
 		struct vmctl_balloon balloon; /* BALLOON, SET_BALLOON */
 		struct vmctl_machine machine;
+		struct vmctl_faults faults;
 	};
 };
 

@@ -164,8 +164,13 @@ int vring_read_chain(const struct vring_dev *ring, const struct guest_mem *mem, 
 		table = guest_mem_at(mem, indirect.addr, indirect.len);
 		if (!table)
 			return -EINVAL;
+		if (!guest_mem_is_present(mem, table, indirect.len, &chain->absent))
+			return -EAGAIN;
 		rc = walk_table(&w, table, indirect.len / 16, 0, NULL);
 	}
+	for (unsigned i = 0; rc == 0 && mem->present && i < chain->out + chain->in; i++)
+		if (!guest_mem_is_present(mem, iov[i].iov_base, iov[i].iov_len, &chain->absent))
+			return -EAGAIN;
 	return rc;
 }
 

@@ -79,10 +79,12 @@ int vring_retake(struct vring_dev *ring);
 struct vring_chain {
 	unsigned out, in; /* iov[0..out) the guest wrote, iov[out..out+in) the device writes */
 	uint64_t out_bytes, in_bytes;
+	uint64_t absent; /* with -EAGAIN: an offset in the memory's file */
 };
 /*
  * Walks the chain of `head` into at most `max` pieces of mapped memory. -EINVAL: a loop, a bad
- * address, index, flag or order; -E2BIG: too many pieces. Changes nothing.
+ * address, index, flag or order; -E2BIG: too many pieces. -EAGAIN: not all of it is there yet (guest_mem.h;
+ * the ring itself must be), chain->absent says what is missing first. Changes nothing.
  */
 int vring_read_chain(const struct vring_dev *ring, const struct guest_mem *mem, uint16_t head,
 		     struct iovec *iov, unsigned max, struct vring_chain *chain);

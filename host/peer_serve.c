@@ -152,6 +152,10 @@ static int on_frame(void *arg, struct peer_conn *conn, const struct frame *f)
 	case FRAME_MIG_OFFERED:
 	case FRAME_MIG_NET:
 	case FRAME_MIG_FRAME:
+	case FRAME_MIG_STALE:
+	case FRAME_MIG_POST:
+	case FRAME_MIG_WANT:
+	case FRAME_MIG_WHOLE:
 		break;
 	}
 	return fail(-EBADMSG, "a frame of type %u", f->type);

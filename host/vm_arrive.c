@@ -23,6 +23,7 @@
 #include "host/daemon.h"
 #include "host/migrations.h"
 #include "host/vm_cpu.h"
+#include "host/vm_lazy.h"
 #include "host/vm_net.h"
 #include "host/vm_pass.h"
 #include "host/volume.h"
@@ -38,6 +39,7 @@ struct vm_arrival {
 	struct peer_stream *control;
 	uint64_t tag; /* of BEGIN */
 	unsigned slot, streams;
+	bool post; /* post-copy is allowed */
 	uint32_t epoch;
 	char from[64];
 	uint64_t started_ns;
@@ -71,6 +73,7 @@ static int parse(struct vm_arrival *a, json_t *doc, const char **name, struct vm
 		return fail(-EBADMSG, "a migration without a name, or with %lld streams",
 			    (long long)streams);
 	a->streams = (unsigned)streams;
+	a->post = json_is_true(json_object_get(doc, "postcopy"));
 	a->started_ns = (uint64_t)json_integer_value(json_object_get(doc, "started_ns"));
 	a->held = json_is_true(json_object_get(doc, "held"));
 	rc = vm_check_name(*name);
@@ -200,6 +203,7 @@ int vm_load_machine(struct host_vm *vm, const struct cpu_table *cpu)
 		rc = vm_connect(vm, &status);
 	if (rc == 0 && !(status.features & VMCTL_F_STATE))
 		rc = fail(-EPROTONOSUPPORT, "its monitor is too old for moving VMs");
+	vm->can_postcopy = status.features & VMCTL_F_POSTCOPY;
 	if (rc == 0)
 		rc = vm_configure(vm, config);
 	if (rc == 0)
@@ -396,10 +400,22 @@ static int on_accept(void *arg, const uint8_t *baggage, uint32_t n, uint64_t *wo
 	return 0;
 }
 
-static const struct mig_target_ops target_ops = {.load = on_load, .accept = on_accept};
+static int on_post(void *arg, struct mig_dirty *stale)
+{
+	struct vm_arrival *a = arg;
+	int rc = a->post ? vm_lazy_begin(a->vm, a->target, stale)
+			 : fail(-EBADMSG, "a post-copy that was not agreed on");
+
+	step(a, "target.lazy");
+	return rc;
+}
+
+static const struct mig_target_ops target_ops = {
+	.post = on_post, .load = on_load, .accept = on_accept};
 
 int vm_arrive(struct host_vm *vm, struct vm_arrival *a)
 {
+	struct err_info why;
 	int rc;
 
 	a->vm = vm;
@@ -410,9 +426,11 @@ int vm_arrive(struct host_vm *vm, struct vm_arrival *a)
 	vm_set_step(vm, "arriving");
 	rc = vm_load_machine(vm, &a->cpu);
 	step(a, "target.configured");
+	if (rc == 0 && a->post && !vm->can_postcopy)
+		rc = fail(-EOPNOTSUPP, "no post-copy: its kernel has no userfaultfd(2) for it");
 	if (rc == 0)
 		rc = mig_target_create(&a->target, vm->memory_fd, vm->def.memory, a->streams,
-				       a->control);
+				       a->post, a->control);
 	if (rc == 0) {
 		host_migrations_expect(a->host->migrations, a->target);
 		rc = answer_begin(a);
@@ -424,6 +442,13 @@ int vm_arrive(struct host_vm *vm, struct vm_arrival *a)
 	else
 		log_info("migrate", "vm %s: did not come from host %s: %s", vm->name, a->from,
 			 err_message(rc));
+	if (rc == 0 && vm->lazy) {
+		vm_lazy_keep(vm, a);
+		return 0;
+	}
+	err_save(&why, rc);
+	vm_lazy_stop(vm);
+	(void)err_restore(&why);
 	vm_arrival_free(a, rc);
 	return rc;
 }

@@ -217,6 +217,9 @@ int vm_change_begin(struct host_vm *vm, const char *what, bool lasting, unsigned
 		rc = -ENOENT;
 	else if (vm->changing)
 		rc = in_the_way(vm);
+	else if (lasting && atomic_load(&vm->incomplete)) /* what is lasting copies its memory */
+		rc = fail(-EBUSY, "vm %s: its memory is coming still; wait until all is here",
+			  vm->name);
 	else if (rc)
 		rc = fail(-ETIMEDOUT,
 			  "vm %s: does not serve its disks within %u s; nothing changed", vm->name,

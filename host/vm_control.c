@@ -85,6 +85,8 @@ static int take(struct host_vm *vm, struct vmctl_msg *msg)
 	case VMCTL_BALLOON:
 		vm_usage_balloon(vm, &msg->balloon);
 		return 0;
+	case VMCTL_FAULTS:
+		return 0;
 	case VMCTL_HELLO:
 	case VMCTL_CONFIG:
 	case VMCTL_START:
@@ -109,6 +111,8 @@ static int take(struct host_vm *vm, struct vmctl_msg *msg)
 	case VMCTL_NET_VHOST:
 	case VMCTL_SET_MACHINE:
 	case VMCTL_CAN_SAVE:
+	case VMCTL_POSTCOPY:
+	case VMCTL_POSTCOPY_END:
 		break;
 	}
 	return fail(-EPROTO, "vm %s: its VMM sends message %u", vm->name, (unsigned)msg->type);
@@ -227,8 +231,11 @@ int vm_call_for(struct host_vm *vm, struct vmctl_msg *msg, enum vmctl_type want,
 		if (rc < 0)
 			break;
 		if ((in->type == VMCTL_REPLY || in->type == want) && in->tag == msg->tag) {
-			/* Of taps, they are what was asked for. */
-			for (unsigned i = 0; want != VMCTL_NET_TAPS && i < in->fds_n; i++)
+			/* Of taps, and of faults, they are what was asked for. */
+			bool keep = want == VMCTL_NET_TAPS ||
+				    (want == VMCTL_FAULTS && in->type == want && answer);
+
+			for (unsigned i = 0; !keep && i < in->fds_n; i++)
 				close(in->fds[i]);
 			rc = answer_of(vm, in, want, answer);
 			break;

@@ -26,9 +26,10 @@ struct leaving {
 	struct vm_move move;
 	const char *to;
 	uint64_t max_downtime, bandwidth, streams_n;
-	bool verify;
-	bool quick; /* all of its memory goes while it stands still */
-	bool held;  /* it stands still anyway (`vm pause`), and will there */
+	bool verify, postcopy; /* postcopy: it is asked for */
+	bool post;	       /* ... and so it goes */
+	bool quick;	       /* all of its memory goes while it stands still */
+	bool held;	       /* it stands still anyway (`vm pause`), and will there */
 	struct cpu_table cpu;
 	unsigned slot; /* the target's life */
 	uint32_t epoch;
@@ -38,7 +39,8 @@ struct leaving {
 	int log_fd;
 	uint64_t *log;
 	uint64_t log_bytes;
-	unsigned throttled;
+	unsigned throttled, slow;  /* slow: syncs that alone took longer than it may stand still */
+	bool strict;		   /* max_downtime is what somebody said */
 	uint64_t drain_ns, log_ns; /* of the last round */
 	struct err_info word; /* what the target said to the offer; .err 0: the VM runs there */
 	uint64_t began_ns, lap_ns, moved_ns;

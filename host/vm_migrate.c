@@ -28,7 +28,9 @@
 #include "vfs/controller.h"
 
 #define STREAMS_DEFAULT	 2u
-#define DOWNTIME_DEFAULT 300u /* ms */
+#define DOWNTIME_DEFAULT 300u  /* ms */
+#define DOWNTIME_SLOW	 1500u /* ms, after so many slow rounds: */
+#define SLOW_SYNCS	 5u
 #define DOWNTIME_MAX	 600000u
 #define CHANGE_MS	 10000
 #define BEGIN_MS	 15000 /* the target makes a VMM */
@@ -43,7 +45,7 @@
 void vm_move_break(struct host_vm *vm, const char *why)
 {
 	pthread_mutex_lock(&vm->lock);
-	if (vm->move && !vm->move->stop) {
+	if (vm->move && !vm->move->stop && !vm->move->post) {
 		vm->move->stop = true;
 		vm->move->why.err = -EINTR;
 		(void)str_format(vm->move->why.message, sizeof(vm->move->why.message),
@@ -117,10 +119,11 @@ static json_t *make_begin(struct leaving *l)
 	json_t *doc;
 
 	vm_get_def(l->vm, def);
-	doc = json_pack("{s:i, s:s, s:o, s:s, s:I, s:I, s:b, s:b}", "version", MIG_VERSION, "name",
-			l->vm->name, "definition", vm_def_record(def), "cpu", text, "streams",
-			(json_int_t)l->streams_n, "started_ns", (json_int_t)l->vm->started_ns,
-			"verify", l->verify, "held", l->held);
+	doc = json_pack("{s:i, s:s, s:o, s:s, s:I, s:I, s:b, s:b, s:b}", "version", MIG_VERSION,
+			"name", l->vm->name, "definition", vm_def_record(def), "cpu", text,
+			"streams", (json_int_t)l->streams_n, "started_ns",
+			(json_int_t)l->vm->started_ns, "verify", l->verify, "held", l->held,
+			"postcopy", l->postcopy);
 	free(def);
 	return doc;
 }
@@ -169,6 +172,11 @@ static int begin(struct leaving *l)
 	return rc < 0 ? rc : take_token(l, &answer);
 }
 
+static unsigned streams_of(const struct leaving *l)
+{
+	return (unsigned)l->streams_n + (l->postcopy ? MIG_POST_STREAMS : 0);
+}
+
 static int join(struct leaving *l)
 {
 	struct cfs *fs = host_volume_fs(l->vm->volume);
@@ -176,7 +184,7 @@ static int join(struct leaving *l)
 	struct frame answer;
 	int rc = 0;
 
-	for (unsigned i = 0; i < l->streams_n && rc == 0; i++) {
+	for (unsigned i = 0; i < streams_of(l) && rc == 0; i++) {
 		rc = host_peers_stream(l->call->host->peers, fs, l->to, &l->streams[i]);
 		mig_join_encode(l->token, i, &body);
 		if (rc == 0)
@@ -234,7 +242,7 @@ static int log_stop(struct host_vm *vm, void *arg)
 static int on_sync(void *arg)
 {
 	struct leaving *l = arg;
-	uint64_t before, checkpoint_ns;
+	uint64_t before, checkpoint_ns, constant_ns;
 	int rc = vm_do(l->vm, vm_try_drain, l);
 
 	before = clock_boot_ns();
@@ -245,9 +253,14 @@ static int on_sync(void *arg)
 		rc = vm_do(l->vm, vm_log_sync, l);
 	if (rc < 0)
 		return rc;
-	mig_source_constant(l->move.source, l->drain_ns + checkpoint_ns + 2 * l->log_ns +
-						    LUN_STEPS * host_volume_latency(l->vm->volume) +
-						    UNTRIED_MS * NS_PER_MS);
+	constant_ns = l->drain_ns + checkpoint_ns + 2 * l->log_ns +
+		      LUN_STEPS * host_volume_latency(l->vm->volume) + UNTRIED_MS * NS_PER_MS;
+	mig_source_constant(l->move.source, constant_ns);
+	/* Nobody insists on the default: a guest on slow storage is used to waiting. */
+	if (!l->strict && constant_ns > l->max_downtime * NS_PER_MS && ++l->slow == SLOW_SYNCS) {
+		l->max_downtime = MAX(l->max_downtime, DOWNTIME_SLOW);
+		mig_source_max_downtime(l->move.source, l->max_downtime);
+	}
 	vm_leaving_step(l, "source.round");
 	return 0;
 }
@@ -304,6 +317,10 @@ static int make_source(struct leaving *l)
 	int rc;
 
 	memcpy(o.streams, l->streams, sizeof(o.streams));
+	if (l->postcopy) {
+		o.urgent = l->streams[l->streams_n];
+		o.wants = l->streams[l->streams_n + 1];
+	}
 	rc = mig_source_create(&source, &o);
 	if (rc < 0)
 		return rc;
@@ -315,6 +332,24 @@ static int make_source(struct leaving *l)
 	return rc;
 }
 
+/* --- post-copy ---------------------------------------------------------------------------------------- */
+
+/* It runs there; what it lacks is here, and nowhere else. */
+static int send_rest(struct leaving *l)
+{
+	int rc;
+
+	vm_leaving_step(l, "source.rest");
+	rc = mig_source_rest(l->move.source);
+	vm_leaving_step(l, "source.whole");
+	return rc < 0 ? fail_prefix(rc,
+				    "vm %s: not all of its memory came to host %s, which ends it "
+				    "as with a"
+				    " power cut; start it again",
+				    l->vm->name, l->to)
+		      : 0;
+}
+
 /* --- from the beginning to the end ---------------------------------------------------------------------------- */
 
 static int rounds(struct leaving *l)
@@ -323,6 +358,10 @@ static int rounds(struct leaving *l)
 
 	for (int i = 0; i < TRIES && rc == -EAGAIN; i++) {
 		rc = l->quick ? 0 : mig_source_rounds(l->move.source);
+		if (rc == MIG_SOURCE_POST) {
+			l->post = true;
+			rc = 0;
+		}
 		if (rc == 0)
 			rc = host_progress(l->call, l->last.sent, l->last.sent, "handing it over");
 		if (rc == 0)
@@ -355,6 +394,8 @@ static int move_it(struct leaving *l)
 		rc = make_source(l);
 	if (rc == 0)
 		rc = rounds(l);
+	if (rc == 0 && l->post)
+		rc = send_rest(l);
 	return rc < 0 ? true_error(l, rc) : 0;
 }
 
@@ -378,7 +419,7 @@ static void clean_up(struct leaving *l, int rc)
 	mig_source_destroy(source);
 	(void)err_restore(&why);
 	peer_stream_end(l->control, rc); /* first: its words are what the target hears */
-	for (unsigned i = 0; i < l->streams_n; i++)
+	for (unsigned i = 0; i < streams_of(l); i++)
 		peer_stream_end(l->streams[i], 0);
 	if (l->frames)
 		peer_stream_end(l->frames, 0);
@@ -408,11 +449,12 @@ static json_t *report(const struct leaving *l)
 				  ms(st->state), "offer_ms", ms(st->offer), "lun_steps",
 				  (json_int_t)l->lun_steps);
 
-	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:i, s:I, s:o}", "name", l->vm->name, "to",
-			 l->to, "downtime_ms", ms(st->all), "total_ms",
+	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:b, s:i, s:I, s:o}", "name", l->vm->name,
+			 "to", l->to, "downtime_ms", ms(st->all), "total_ms",
 			 ms(l->moved_ns - l->began_ns), "sent", (json_int_t)l->last.sent, "zeroes",
-			 (json_int_t)l->last.zeroes, "rounds", (int)l->last.round, "expected_ms",
-			 (json_int_t)l->last.blackout_ms, "standstill", stood);
+			 (json_int_t)l->last.zeroes, "postcopy", l->post, "rounds",
+			 (int)l->last.round, "expected_ms", (json_int_t)l->last.blackout_ms,
+			 "standstill", stood);
 }
 
 static int leave(struct leaving *l)
@@ -461,17 +503,21 @@ static int take_options(struct leaving *l)
 	if (rc == 0 && self)
 		rc = fail(-EINVAL, "--to %s: that is this host", l->to);
 	if (rc == 0)
-		rc = host_arg_u64(call, "max_downtime", DOWNTIME_DEFAULT, &l->max_downtime);
+		rc = host_arg_u64(call, "max_downtime", UINT64_MAX, &l->max_downtime);
+	l->strict = l->max_downtime != UINT64_MAX;
+	if (!l->strict)
+		l->max_downtime = DOWNTIME_DEFAULT;
 	if (rc == 0 && (l->max_downtime < 1 || l->max_downtime > DOWNTIME_MAX))
 		rc = fail(-EINVAL, "--max-downtime: 1 to %u ms", DOWNTIME_MAX);
 	if (rc == 0)
 		rc = host_arg_u64(call, "bandwidth", 0, &l->bandwidth);
 	if (rc == 0)
 		rc = host_arg_u64(call, "streams", STREAMS_DEFAULT, &l->streams_n);
-	if (rc == 0 && (l->streams_n < 1 || l->streams_n > MIG_STREAMS_MAX))
-		rc = fail(-EINVAL, "--streams: 1 to %u", MIG_STREAMS_MAX);
+	if (rc == 0 && (l->streams_n < 1 || l->streams_n > MIG_STREAMS_MAX - MIG_POST_STREAMS))
+		rc = fail(-EINVAL, "--streams: 1 to %u", MIG_STREAMS_MAX - MIG_POST_STREAMS);
 	l->verify = host_arg_bool(call, "verify");
 	l->quick = host_arg_bool(call, "quick");
+	l->postcopy = host_arg_bool(call, "postcopy") && !l->quick;
 	return rc;
 }
 

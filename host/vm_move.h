@@ -32,7 +32,8 @@ struct vm_state_head {
 /* What is under way in a task's thread; host_vm.move, guarded by its lock. */
 struct vm_move {
 	struct mig_source *source; /* NULL: not yet, or no more */
-	bool stop;		   /* it is to end, for: */
+	bool post; /* the VM is gone, the rest of its memory goes: there is no way back */
+	bool stop; /* it is to end, for: */
 	struct err_info why;
 	bool waited_for; /* by the supervisor, which does nothing else any more */
 };

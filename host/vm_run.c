@@ -17,6 +17,7 @@
 #include "clusterfs/cfs.h"
 #include "host/admission.h"
 #include "host/daemon.h"
+#include "host/vm_lazy.h"
 #include "host/vm_move.h"
 #include "host/volume.h"
 
@@ -30,9 +31,11 @@ static void take_apart(struct host_vm *vm)
 	if (vm->conn && !vm_process_ended(vm))
 		(void)vm_call_plain(vm, VMCTL_KILL, 1000); /* its last words; then it is killed */
 	vm_kill_process(vm);
+	vm_lazy_stop(vm);
 	vm_move_end(vm, "the VM ended"); /* which may wait for storage, and reads the memory */
 	vm_end_process(vm);
 	vm_disks_close(vm, true);
+	vm_lazy_free(vm);
 	rc = vm->vm_lock ? cfs_vm_unlock(vm->vm_lock) : 0;
 	vm->vm_lock = NULL;
 	if (rc < 0) {
@@ -50,9 +53,11 @@ static void take_apart(struct host_vm *vm)
 static void part_with(struct host_vm *vm)
 {
 	vm_kill_process(vm);
+	vm_lazy_stop(vm);
 	vm_move_end(vm, "the VM is another host's");
 	vm_end_process(vm);
 	vm_disks_close(vm, false);
+	vm_lazy_free(vm);
 	if (vm->vm_lock)
 		cfs_vm_forget(vm->vm_lock);
 	vm->vm_lock = NULL;
@@ -133,6 +138,10 @@ static void *supervisor(void *arg)
 		vm_agent_start(vm->agent, vm->features & VMCTL_F_AGENT, !vm->adopt);
 		rc = vm_turns(vm, &let_go);
 	}
+	if (let_go && vm->lazy) { /* the next daemon could not go on with it */
+		rc = vm_lazy_wait(vm);
+		let_go = rc == 0;
+	}
 	if (rc < 0)
 		err_save(&why, rc);
 	vm_agent_stop(vm->agent);
@@ -140,8 +149,10 @@ static void *supervisor(void *arg)
 		host_volume_keep(vm->volume);
 	let_go |= vm->unsettled;
 	if (let_go) {
+		vm_lazy_stop(vm);
 		vm_move_end(vm, "perilund is stopping");
 		vm_disks_close(vm, false);
+		vm_lazy_free(vm);
 		vm_let_go(vm);
 	} else if (vm->moved) {
 		part_with(vm);

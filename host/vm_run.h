@@ -107,11 +107,12 @@ struct host_vm {
 	uint64_t asked_ns;	     /* when that was lowered last */
 	int client[CONSOLE_CLIENTS]; /* consoles' sockets for the supervisor; -1 */
 
-	int wake_fd;	  /* eventfd: look at ask, killed, client, full, gone, lost */
-	atomic_int full;  /* disks that wait for space */
-	atomic_bool gone; /* the vhost-user client went */
-	atomic_bool lost; /* the volume's epoch is over: it must end */
-	atomic_uint slow; /* per cent of its time that it is to stand still: vm_throttle.c */
+	int wake_fd;		/* eventfd: look at ask, killed, client, full, gone, lost */
+	atomic_int full;	/* disks that wait for space */
+	atomic_bool gone;	/* the vhost-user client went */
+	atomic_bool lost;	/* the volume's epoch is over: it must end */
+	atomic_uint slow;	/* per cent of its time that it is to stand still: vm_throttle.c */
+	atomic_bool incomplete; /* its memory is coming still: nobody may copy it */
 
 	bool arriving; /* guarded by host_vms's lock: another host runs it still */
 
@@ -121,6 +122,8 @@ struct host_vm {
 	bool unsettled; /* the daemon ends, and it is not known whose it is: left for the next one */
 	bool orphan; /* moved, too, but nobody here can say to whom: our life on the volume is over */
 	struct cfs_vm_lock *vm_lock;
+	bool can_postcopy;
+	struct vm_lazy *lazy; /* its memory is coming still (vm_lazy.h); NULL: all is here */
 	/*
 	 * What is open of def.disk[i]; NULL: not, or not yet. Changed by the supervisor, and by who has
 	 * begun a change; def's disks likewise, but with the lock held, since others look at them.
@@ -200,7 +203,7 @@ void vm_kill_soon(struct host_vm *vm);
  * One at a time works on a VM's disks or its definition: `what` says so in words ("a disk is being
  * attached") and is constant. It is begun and ended in any thread, which waits at most `timeout_ms` for a
  * start or for another's work. One that is `lasting` (a migration) is not waited for: -EBUSY, naming it,
- * at once; and its VM's disks may be closed under it, while all others' end is waited for. -ENOENT: it has
+ * at once; and its VM's memory must all be here, and its disks may be closed under it, while all others' end is waited for. -ENOENT: it has
  * ended; -ETIMEDOUT.
  */
 int vm_change_begin(struct host_vm *vm, const char *what, bool lasting, unsigned timeout_ms);
@@ -265,7 +268,7 @@ int vm_connect(struct host_vm *vm, struct vmctl_status *status);
 int vm_call(struct host_vm *vm, struct vmctl_msg *msg, unsigned timeout_ms);
 /*
  * The same, for a request whose answer is a message of type `want`: into `answer`, which may be NULL for a
- * REPLY.
+ * REPLY. Descriptors of FAULTS are the caller's, all others are closed.
  */
 int vm_call_for(struct host_vm *vm, struct vmctl_msg *msg, enum vmctl_type want,
 		struct vmctl_msg *answer, unsigned timeout_ms);

@@ -103,6 +103,8 @@ static int remember(struct host_vm *vm, bool arrival)
 		json_object_set_new(record, "loaded", json_true());
 	if (arrival)
 		json_object_set_new(record, "arriving", json_true());
+	if (atomic_load(&vm->incomplete))
+		json_object_set_new(record, "incomplete", json_true());
 	rc = host_db_put(vm->all->host->db, HOST_VMS, vm->key, record);
 	json_decref(record);
 	return rc;

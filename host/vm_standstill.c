@@ -118,7 +118,7 @@ static int hand_state_over(struct leaving *l)
 	uint64_t saved_ns;
 	int rc = vm_log_sync(vm, l);
 
-	if (rc == 0)
+	if (rc == 0 && !l->post)
 		rc = mig_source_last_pages(l->move.source);
 	l->stood.pages = lap(l);
 	if (rc == 0)
@@ -131,8 +131,11 @@ static int hand_state_over(struct leaving *l)
 		head = (struct vm_state_head *)state;
 		head->age_ns = le64_of(clock_boot_ns() - saved_ns);
 	}
+	if (rc == 0 && l->post)
+		rc = mig_source_post(l->move.source, LOADED_MS);
+	vm_leaving_step(l, "source.post");
 	if (rc == 0)
-		rc = mig_source_state(l->move.source, state, bytes, l->verify,
+		rc = mig_source_state(l->move.source, state, bytes, l->verify && !l->post,
 				      LOADED_MS + 2 * (unsigned)l->max_downtime);
 	free(state);
 	return rc;
@@ -290,6 +293,11 @@ static int give_over(struct leaving *l)
 				  vm->name, l->to));
 	if (vm->unsettled)
 		return rc;
+	if (l->post) {
+		pthread_mutex_lock(&vm->lock);
+		l->move.post = true;
+		pthread_mutex_unlock(&vm->lock);
+	}
 	vm->moved = true;
 	vm->orphan = rc != -ENOENT;
 	vm_leaving_step(l, "source.moved");

@@ -202,6 +202,12 @@ int vm_adopt(struct host_vm *vm, json_t *record)
 	struct vmctl_status status = {0};
 	int rc = vm_take_up(vm, record);
 
+	if (rc == 0 && json_is_true(json_object_get(record, "incomplete")))
+		rc = fail(-EIO,
+			  "vm %s: the daemon ended before all of its memory had come; its disks "
+			  "are as after a"
+			  " power cut, start it again",
+			  vm->name);
 	/* Dead, dying, or not to be trusted: ended for sure, and then its lock is given up. */
 	if (rc < 0) {
 		struct err_info why;

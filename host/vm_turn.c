@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "host/vm_lazy.h"
 #include "host/vm_move.h"
 
 #define TURN_MS	     1000
@@ -126,7 +127,8 @@ static int handle_events(struct host_vm *vm)
 		vm_set_phase(vm, VM_FROZEN);
 	}
 	vm->events &= ~events | 1u << VMCTL_EVENT_RESET;
-	if (HAS(vm, VMCTL_EVENT_RESET) && vm_lease_runs(vm)) {
+	/* No byte is written to memory that is coming still. */
+	if (HAS(vm, VMCTL_EVENT_RESET) && vm_lease_runs(vm) && !vm->lazy) {
 		int rc;
 
 		vm->events &= ~(1u << VMCTL_EVENT_RESET);
@@ -382,6 +384,8 @@ static int turn(struct host_vm *vm, bool *let_go)
 		rc = over(vm, "its VMM died");
 	if (rc == GO_ON && atomic_load(&vm->lost))
 		rc = over(vm, EVICTED);
+	if (rc == GO_ON)
+		rc = vm_lazy_turn(vm) < 0 ? -EIO : GO_ON;
 	if (rc == GO_ON)
 		rc = handle_ask(vm, let_go);
 	if (rc == GO_ON && atomic_load(&vm->gone))

@@ -156,6 +156,21 @@ static void say_cpu(struct hv_control *c, uint32_t tag)
 		say(c, &msg);
 }
 
+static void say_faults(struct hv_control *c, uint32_t tag)
+{
+	static struct vmctl_msg msg; /* large; the main thread's alone */
+	int uffd = -1;
+
+	msg = (struct vmctl_msg){.type = VMCTL_FAULTS, .tag = tag};
+	int rc = hv_vmm_postcopy(c->vmm, &uffd, &msg.faults.base);
+	msg.fds[0] = uffd;
+	msg.fds_n = 1;
+	if (rc)
+		reply(c, tag, rc);
+	else
+		say(c, &msg);
+}
+
 /* What migration asks for. */
 static void obey_migration(struct hv_control *c, struct vmctl_msg *msg)
 {
@@ -281,10 +296,17 @@ static void obey(struct hv_control *c, struct vmctl_msg *msg)
 	case VMCTL_NET_TAKE:
 		net_take(c, msg);
 		break;
+	case VMCTL_POSTCOPY:
+		say_faults(c, msg->tag);
+		break;
+	case VMCTL_POSTCOPY_END:
+		reply(c, msg->tag, hv_vmm_postcopy_end(c->vmm));
+		break;
 	case VMCTL_HELLO:
 	case VMCTL_READY:
 	case VMCTL_STATUS:
 	case VMCTL_CPU:
+	case VMCTL_FAULTS:
 	case VMCTL_BALLOON:
 	case VMCTL_NET_TAPS:
 	case VMCTL_EVENT:

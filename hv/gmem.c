@@ -7,9 +7,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -26,6 +29,7 @@ struct hv_gmem {
 	struct guest_mem banks;
 	pthread_rwlock_t log_lock; /* written under the machine's lock as well */
 	uint64_t *log;		   /* shared with the daemon, little-endian words; NULL: none */
+	atomic_bool lazy;
 };
 
 static int check_fd(int fd, uint64_t *bytes)
@@ -209,10 +213,52 @@ void hv_gmem_dirty_words(struct hv_gmem *gmem, uint64_t offset, const uint64_t *
 /* MADV_DONTNEED would free nothing of a memfd. The log comes after: who reads in between reads again. */
 int hv_gmem_punch(struct hv_gmem *gmem, void *host, uint64_t len)
 {
+	if (atomic_load(&gmem->lazy)) /* what comes later would be older than this */
+		return -EAGAIN;
 	if (madvise(host, len, MADV_REMOVE) < 0)
 		return -errno;
 	hv_gmem_dirty(gmem, host, len);
 	return 0;
+}
+
+/* --- before all of it has come ------------------------------------------------------------------ */
+
+/* No huge pages meanwhile: one that is made of a few small ones brings zeroes for the others. */
+int hv_gmem_lazy_start(struct hv_gmem *gmem, int uffd, uint64_t *base)
+{
+	struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_MISSING_SHMEM};
+	struct uffdio_register reg = {
+		.range = {.start = (uintptr_t)gmem->base, .len = gmem->bytes},
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+
+	madvise(gmem->base, gmem->bytes, MADV_NOHUGEPAGE);
+	if (ioctl(uffd, UFFDIO_API, &api) < 0 || ioctl(uffd, UFFDIO_REGISTER, &reg) < 0)
+		return fail(-errno, "guest memory: userfaultfd: %s", strerror(errno));
+	atomic_store(&gmem->lazy, true);
+	*base = (uintptr_t)gmem->base;
+	return 0;
+}
+
+int hv_gmem_lazy_end(struct hv_gmem *gmem, int uffd)
+{
+	struct uffdio_range range = {.start = (uintptr_t)gmem->base, .len = gmem->bytes};
+
+	if (ioctl(uffd, UFFDIO_UNREGISTER, &range) < 0)
+		return fail(-errno, "guest memory: userfaultfd: %s", strerror(errno));
+	madvise(gmem->base, gmem->bytes, MADV_HUGEPAGE);
+	atomic_store(&gmem->lazy, false);
+	return 0;
+}
+
+void hv_gmem_await(const struct hv_gmem *gmem, uint64_t gpa, uint64_t len)
+{
+	const volatile uint8_t *p = atomic_load(&gmem->lazy) ? hv_gmem_at(gmem, gpa, len) : NULL;
+
+	for (uint64_t at = 0; p && at < len; at = MIN(at + VMCTL_LOG_PAGE, len))
+		(void)p[at];
+	if (p)
+		(void)p[len - 1];
 }
 
 uint64_t hv_gmem_bytes(const struct hv_gmem *gmem)

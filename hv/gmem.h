@@ -50,6 +50,15 @@ void hv_gmem_dirty_words(struct hv_gmem *gmem, uint64_t offset, const uint64_t *
  */
 int hv_gmem_punch(struct hv_gmem *gmem, void *host, uint64_t len);
 
+/*
+ * From here until the end whoever touches a page that is not there waits for whoever serves `uffd` (borrowed, a
+ * userfaultfd(2) of this process), and nothing is punched (-EAGAIN). *base: where the mapping begins.
+ */
+int hv_gmem_lazy_start(struct hv_gmem *gmem, int uffd, uint64_t *base);
+int hv_gmem_lazy_end(struct hv_gmem *gmem, int uffd);
+/* Waits until all of the range is there; a back-end that touches it will find it. */
+void hv_gmem_await(const struct hv_gmem *gmem, uint64_t gpa, uint64_t len);
+
 uint64_t hv_gmem_bytes(const struct hv_gmem *gmem);
 
 /*

@@ -13,6 +13,7 @@
 #include <linux/capability.h>
 #include <linux/if_tun.h>
 #include <linux/kvm.h>
+#include <linux/userfaultfd.h>
 #include <linux/vhost.h>
 #include <sched.h>
 #include <seccomp.h>
@@ -136,6 +137,10 @@ static const uint32_t ioctls[] = {
 	VHOST_SET_VRING_KICK,
 	VHOST_SET_VRING_CALL,
 	VHOST_NET_SET_BACKEND,
+	/* post-copy */
+	UFFDIO_API,
+	UFFDIO_REGISTER,
+	UFFDIO_UNREGISTER,
 };
 
 /* --- the filter -------------------------------------------------------------------------------- */

@@ -430,8 +430,13 @@ static int give_ring(struct hv_vhost *v, unsigned i)
 		.payload.addr = {.index = i, .desc = r->desc, .avail = r->avail, .used = r->used},
 	};
 	uint16_t base = 0;
-	int rc = ring_base(v, r, &base);
+	int rc;
 
+	/* In post-copy they may be on their way: the back-end's own mapping would show zeroes. */
+	hv_gmem_await(v->gmem, r->desc, vring_desc_bytes(r->size));
+	hv_gmem_await(v->gmem, r->avail, vring_avail_bytes(r->size));
+	hv_gmem_await(v->gmem, r->used, vring_used_bytes(r->size));
+	rc = ring_base(v, r, &base);
 	if (!rc)
 		rc = hv_vhost_tell_state(v->socket, VHOST_USER_SET_VRING_NUM, i, r->size);
 	if (!rc)

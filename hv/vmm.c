@@ -580,7 +580,8 @@ void hv_vmm_status(struct hv_vmm *vmm, struct vmctl_status *out)
 	*out = (struct vmctl_status){
 		.version = VMCTL_VERSION,
 		.features = VMCTL_F_STATE | VMCTL_F_NET | VMCTL_F_BALLOON | VMCTL_F_AGENT |
-			    VMCTL_F_FIRMWARE | VMCTL_F_WATCHDOG,
+			    VMCTL_F_FIRMWARE | VMCTL_F_WATCHDOG |
+			    (vmm->uffd >= 0 ? VMCTL_F_POSTCOPY : 0),
 		.state = vmm->state,
 		.pid = (uint32_t)getpid(),
 		.boots = vmm->boots,
@@ -679,12 +680,13 @@ void hv_vmm_serve(struct hv_vmm *vmm, const struct pollfd *p)
 
 /* --- creation ---------------------------------------------------------------------------------- */
 
-int hv_vmm_create(struct hv_vmm **out, int kvm_fd, int memory_fd, int lease_fd,
+int hv_vmm_create(struct hv_vmm **out, int kvm_fd, int memory_fd, int lease_fd, int uffd,
 		  const struct hv_vmm_ops *ops, void *opaque)
 {
 	struct hv_vmm *vmm = xcalloc(1, sizeof(*vmm));
 
-	*vmm = (struct hv_vmm){.kvm_fd = kvm_fd, .save_fd = -1, .ops = ops, .opaque = opaque};
+	*vmm = (struct hv_vmm){
+		.kvm_fd = kvm_fd, .uffd = uffd, .save_fd = -1, .ops = ops, .opaque = opaque};
 	vmm->state = VMCTL_STATE_NEW;
 	pthread_mutex_init(&vmm->life, NULL);
 	pthread_mutex_init(&vmm->lock, NULL);

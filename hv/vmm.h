@@ -31,7 +31,7 @@ struct hv_vmm_ops {
  * Maps memory and lease (borrows `kvm_fd` and `memory_fd`, `lease_fd` may be closed). No thread is
  * started before hv_vmm_watch, so that the process can lock itself up in between.
  */
-int hv_vmm_create(struct hv_vmm **out, int kvm_fd, int memory_fd, int lease_fd,
+int hv_vmm_create(struct hv_vmm **out, int kvm_fd, int memory_fd, int lease_fd, int uffd,
 		  const struct hv_vmm_ops *ops, void *opaque);
 int hv_vmm_watch(struct hv_vmm *vmm);
 
@@ -51,6 +51,9 @@ int hv_vmm_save(struct hv_vmm *vmm, int fd, uint32_t *bytes);
 /* -EBUSY in words: not now. */
 int hv_vmm_can_save(struct hv_vmm *vmm);
 int hv_vmm_load(struct hv_vmm *vmm, int fd, const struct vmctl_load *how);
+/* Before LOAD: *uffd is borrowed, *base as in FAULTS. -EOPNOTSUPP: none could be made. */
+int hv_vmm_postcopy(struct hv_vmm *vmm, int *uffd, uint64_t *base);
+int hv_vmm_postcopy_end(struct hv_vmm *vmm);
 int hv_vmm_get_cpu(struct hv_vmm *vmm, struct cpu_table *out);
 int hv_vmm_set_cpu(struct hv_vmm *vmm, const struct cpu_table *baseline);
 int hv_vmm_reset(struct hv_vmm *vmm);

@@ -23,6 +23,8 @@ struct hv_vhost;
 
 struct hv_vmm {
 	int kvm_fd, wake_fd;
+	int uffd;  /* userfaultfd(2), -1: none could be made, or it is used up */
+	bool lazy; /* POSTCOPY until POSTCOPY_END */
 	struct hv_gmem *gmem;
 	struct hv_lease *lease;
 	const struct hv_vmm_ops *ops;

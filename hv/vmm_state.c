@@ -214,6 +214,35 @@ int hv_vmm_load(struct hv_vmm *vmm, int fd, const struct vmctl_load *how)
 	return load_state(vmm, data, have, how->elapsed_ns);
 }
 
+/* --- before all of its memory has come ------------------------------------------------------------ */
+
+int hv_vmm_postcopy(struct hv_vmm *vmm, int *uffd, uint64_t *base)
+{
+	int rc;
+
+	if (vmm->state != VMCTL_STATE_CONFIGURED || vmm->lazy)
+		return fail(-EINVAL, "vm: post-copy is for a machine that is about to be loaded");
+	if (vmm->uffd < 0)
+		return fail(-EOPNOTSUPP, "vm: this host has no userfaultfd for it");
+	rc = hv_gmem_lazy_start(vmm->gmem, vmm->uffd, base);
+	if (rc)
+		return rc;
+	vmm->lazy = true;
+	*uffd = vmm->uffd; /* ours stays open: should the daemon die, who waits goes on waiting */
+	return 0;
+}
+
+int hv_vmm_postcopy_end(struct hv_vmm *vmm)
+{
+	int rc;
+
+	if (!vmm->lazy)
+		return fail(-EINVAL, "vm: all of its memory is there");
+	rc = hv_gmem_lazy_end(vmm->gmem, vmm->uffd);
+	vmm->lazy = rc;
+	return rc;
+}
+
 /* --- the log, the processor --------------------------------------------------------------------- */
 
 int hv_vmm_log_start(struct hv_vmm *vmm, int fd)

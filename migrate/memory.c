@@ -125,6 +125,29 @@ static bool test(const struct mig_dirty *d, uint64_t page)
 	return page < d->pages && d->words[page / 64] >> page % 64 & 1;
 }
 
+void mig_dirty_set(struct mig_dirty *d, const struct mig_range *r)
+{
+	for (uint64_t page = r->offset / MIG_PAGE; page < (r->offset + r->bytes) / MIG_PAGE;
+	     page++) {
+		if (page >= d->pages || test(d, page))
+			continue;
+		d->words[page / 64] |= 1ULL << page % 64;
+		d->count++;
+		d->at = MIN(d->at, page / 64);
+	}
+}
+
+bool mig_dirty_take_at(struct mig_dirty *d, uint64_t offset, uint64_t max, struct mig_range *out)
+{
+	uint64_t page = offset / MIG_PAGE, n = 0;
+
+	for (; n < max / MIG_PAGE && test(d, page + n); n++)
+		d->words[(page + n) / 64] &= ~(1ULL << (page + n) % 64);
+	d->count -= n;
+	*out = (struct mig_range){page * MIG_PAGE, n * MIG_PAGE};
+	return n;
+}
+
 bool mig_dirty_next(struct mig_dirty *d, uint64_t max, struct mig_range *out)
 {
 	uint64_t words = DIV_ROUND_UP(d->pages, 64), page, n = 0;
@@ -150,14 +173,14 @@ struct mig_sink {
 	uint8_t *touched; /* a byte for each 4 KiB: it is not what a fresh memory has there */
 };
 
-int mig_sink_create(struct mig_sink **out, int fd, uint64_t bytes)
+int mig_sink_create(struct mig_sink **out, int fd, uint64_t bytes, bool huge)
 {
 	uint8_t *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	struct mig_sink *s;
 
 	if (map == MAP_FAILED)
 		return fail(-errno, "guest memory: cannot be mapped: %s", strerror(errno));
-	(void)madvise(map, bytes, MADV_HUGEPAGE);
+	(void)madvise(map, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 	(void)madvise(map, bytes, MADV_DONTDUMP);
 	s = xcalloc(1, sizeof(*s));
 	s->fd = fd;

@@ -35,6 +35,10 @@ void mig_dirty_init(struct mig_dirty *d, uint64_t memory);
 void mig_dirty_free(struct mig_dirty *d);
 /* Moves what `log` has (as many words as `d`) over; what was there stays. */
 void mig_dirty_take(struct mig_dirty *d, uint64_t *log);
+/* A range is written, or not sent yet. */
+void mig_dirty_set(struct mig_dirty *d, const struct mig_range *range);
+/* The run of at most `max` bytes that begins at `offset`, a whole page, which is clear then; false: that page is clear. */
+bool mig_dirty_take_at(struct mig_dirty *d, uint64_t offset, uint64_t max, struct mig_range *out);
 /* The next run of at most `max` bytes, which is clear then; false: there is none. */
 bool mig_dirty_next(struct mig_dirty *d, uint64_t max, struct mig_range *out);
 
@@ -42,7 +46,8 @@ bool mig_dirty_next(struct mig_dirty *d, uint64_t max, struct mig_range *out);
 
 /* Written by several threads at once: different pages, each one's later bytes on the same stream or later. */
 struct mig_sink;
-int mig_sink_create(struct mig_sink **out, int fd, uint64_t bytes);
+/* `huge`: huge pages may be made. */
+int mig_sink_create(struct mig_sink **out, int fd, uint64_t bytes, bool huge);
 void mig_sink_destroy(struct mig_sink *sink);
 uint64_t mig_sink_bytes(const struct mig_sink *sink);
 /* Ranges that mig_ranges_decode let through. */

@@ -282,6 +282,16 @@ int mig_sender_room(struct mig_sender *s, unsigned wait_ms)
 	return rc;
 }
 
+unsigned mig_sender_queued(struct mig_sender *s)
+{
+	unsigned n;
+
+	pthread_mutex_lock(&s->lock);
+	n = s->count;
+	pthread_mutex_unlock(&s->lock);
+	return n;
+}
+
 uint64_t mig_sender_mark(struct mig_sender *s)
 {
 	uint64_t round;

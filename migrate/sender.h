@@ -29,6 +29,7 @@ void mig_sender_destroy(struct mig_sender *s);
 int mig_sender_push(struct mig_sender *s, const struct mig_range *range, bool fresh);
 /* 0: a range of up to MIG_SENDER_RANGE is queued without a wait; 1: not after `wait_ms`; its error. */
 int mig_sender_room(struct mig_sender *s, unsigned wait_ms);
+unsigned mig_sender_queued(struct mig_sender *s); /* ranges that no stream has taken yet */
 /* The end of a round: told on every stream behind what was queued; returns its number. */
 uint64_t mig_sender_mark(struct mig_sender *s);
 /* 0: all of the last round is in the target's memory; 1: not after `wait_ms`; its error. */

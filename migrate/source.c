@@ -12,6 +12,7 @@
 #include "base/peer_stream.h"
 #include "migrate/estimate.h"
 #include "migrate/memory.h"
+#include "migrate/post.h"
 #include "migrate/sender.h"
 
 #define LOOK_MS	       100u	   /* between looks at how far it is */
@@ -19,6 +20,7 @@
 #define RUN_BYTES      (256 * KiB)
 #define CHECKSUM_BYTES (256 * KiB) /* of memory that are read in a millisecond, at the least */
 #define CHECKSUM_MOST  (3600 * 1000u)
+#define POST_LEAST     (128 * KiB) /* less is sent while the guest stands still */
 #define SLOW_MS	       1000u
 #define STEADY_MS      500u /* a throttled guest has had that long before it is judged */
 
@@ -26,7 +28,8 @@ struct mig_source {
 	struct mig_source_options o;
 	struct mig_sender *sender;
 	struct mig_packer *packer;
-	struct mig_dirty dirty;
+	struct mig_post *post;
+	struct mig_dirty dirty; /* `post` has it, when there is one */
 	struct mig_estimate estimate;
 	struct mig_progress progress;
 	uint64_t look_ms, ping_ms, round_ns, round_sent, round_waited;
@@ -58,6 +61,7 @@ void mig_source_destroy(struct mig_source *s)
 {
 	if (!s)
 		return;
+	mig_post_destroy(s->post);
 	mig_sender_destroy(s->sender);
 	mig_packer_destroy(s->packer);
 	mig_dirty_free(&s->dirty);
@@ -70,6 +74,16 @@ void mig_source_cancel(struct mig_source *s)
 	peer_stream_cancel(s->o.control);
 	for (unsigned i = 0; i < s->o.streams_n; i++)
 		peer_stream_cancel(s->o.streams[i]);
+	if (s->o.wants) {
+		peer_stream_cancel(s->o.wants);
+		peer_stream_cancel(s->o.urgent);
+	}
+}
+
+void mig_source_max_downtime(struct mig_source *s, uint64_t ms)
+{
+	s->o.max_downtime_ms = ms;
+	s->estimate.max_downtime_ns = ms * NS_PER_MS;
 }
 
 void mig_source_constant(struct mig_source *s, uint64_t ns)
@@ -273,6 +287,7 @@ static int give_up(struct mig_source *s)
 
 int mig_source_rounds(struct mig_source *s)
 {
+	enum mig_verdict verdict;
 	int rc = 0;
 
 	if (!s->began) {
@@ -288,7 +303,10 @@ int mig_source_rounds(struct mig_source *s)
 		rc = sync_log(s);
 		if (rc < 0)
 			break;
-		switch (mig_estimate_decide(&s->estimate, s->dirty.count * MIG_PAGE)) {
+		verdict = mig_estimate_decide(&s->estimate, s->dirty.count * MIG_PAGE);
+		if (s->o.wants && !s->estimate.slow && s->dirty.count * MIG_PAGE > POST_LEAST)
+			return MIG_SOURCE_POST;
+		switch (verdict) {
 		case MIG_GO:
 			return 0;
 		case MIG_ROUND:
@@ -374,9 +392,10 @@ int mig_source_state(struct mig_source *s, const void *state, uint32_t bytes, bo
 		rc = peer_stream_send(s->o.control, FRAME_MIG_ROUND, 0, TAG_ROUND, &round,
 				      sizeof(round), NULL, 0);
 	timeout_ms += checksum_ms(s, verify);
-	(void)take_log(s);
-	if (rc == 0)
+	if (rc == 0 && !s->post) {
+		(void)take_log(s);
 		rc = send_here(s);
+	}
 	if (rc == 0)
 		rc = send_state(s, state, bytes, verify, TAG_STATE);
 	if (rc == 0 && s->marked)
@@ -385,6 +404,73 @@ int mig_source_state(struct mig_source *s, const void *state, uint32_t bytes, bo
 	if (rc == 0)
 		rc = peer_stream_answer(s->o.control, FRAME_MIG_STATE, TAG_STATE, timeout_ms,
 					&answer);
+	return rc;
+}
+
+/* --- post-copy ---------------------------------------------------------------------------------------- */
+
+static int send_stale(struct mig_source *s)
+{
+	struct mig_range *r = xcalloc(MIG_RANGES_MAX, sizeof(*r));
+	cleanup_free uint8_t *table = xmalloc(MIG_TABLE_BYTES(MIG_RANGES_MAX));
+	struct mig_dirty all;
+	unsigned n = 0;
+	bool more = true;
+	int rc = 0;
+
+	mig_dirty_init(&all, s->o.memory);
+	memcpy(all.words, s->dirty.words, DIV_ROUND_UP(all.pages, 64) * sizeof(*all.words));
+	while (rc == 0 && more) {
+		more = mig_dirty_next(&all, s->o.memory, &r[n]);
+		n += more;
+		if (n == 0 || (more && n < MIG_RANGES_MAX))
+			continue;
+		rc = peer_stream_send(s->o.control, FRAME_MIG_STALE, 0, 0, table,
+				      mig_ranges_encode(r, n, table), NULL, 0);
+		n = 0;
+	}
+	mig_dirty_free(&all);
+	free(r);
+	return rc;
+}
+
+int mig_source_post(struct mig_source *s, unsigned timeout_ms)
+{
+	const struct mig_post_options o = {
+		.memory_fd = s->o.memory_fd,
+		.memory = s->o.memory,
+		.dirty = &s->dirty,
+		.sender = s->sender,
+		.wants = s->o.wants,
+		.urgent = s->o.urgent,
+	};
+	struct frame answer;
+	le64 pages;
+	int rc;
+
+	MUST(s->o.wants && !s->post);
+	(void)take_log(s);
+	s->marked = 0;
+	pages = le64_of(s->dirty.count);
+	rc = send_stale(s);
+	if (rc == 0)
+		rc = peer_stream_call(s->o.control, FRAME_MIG_POST, &pages, sizeof(pages), NULL, 0,
+				      timeout_ms, &answer);
+	return rc < 0 ? rc : mig_post_create(&s->post, &o);
+}
+
+int mig_source_rest(struct mig_source *s)
+{
+	struct mig_sent sent;
+	int rc;
+
+	mig_post_push(s->post);
+	while ((rc = mig_post_wait(s->post, LOOK_MS)) == 1) {
+		mig_sender_sent(s->sender, &sent);
+		s->progress.sent = sent.bytes;
+		s->progress.remaining = mig_post_left(s->post);
+		(void)s->o.ops->progress(s->o.arg, &s->progress); /* there is no way back */
+	}
 	return rc;
 }
 

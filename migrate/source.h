@@ -38,6 +38,11 @@ struct mig_source_options {
 	struct peer_stream *control,
 		*streams[MIG_STREAMS_MAX]; /* BEGIN is answered, these have joined */
 	unsigned streams_n;
+	/*
+	 * Post-copy is asked for: two more streams that have joined behind these, for wishes and for what they are for;
+	 * else NULL.
+	 */
+	struct peer_stream *wants, *urgent;
 	uint64_t bandwidth; /* bytes a second, 0: as fast as it goes */
 	uint64_t max_downtime_ms;
 	uint64_t constant_ns; /* of the blackout, without pages */
@@ -51,13 +56,17 @@ void mig_source_destroy(struct mig_source *s);
 /* Any thread: what waits, or will wait, in here returns -ECANCELED. */
 void mig_source_cancel(struct mig_source *s);
 
+/* As in the options, for the rounds to come. */
+void mig_source_max_downtime(struct mig_source *s, uint64_t ms);
 /* What the blackout takes besides pages was measured anew: for the rounds to come. */
 void mig_source_constant(struct mig_source *s, uint64_t ns);
 
 /*
  * Rounds, until stopping the guest would be short enough; called again when it could not be stopped.
- * -ETIMEDOUT: it writes faster than it can be sent, at whatever share of the time.
+ * -ETIMEDOUT: it writes faster than it can be sent, at whatever share of the time. MIG_SOURCE_POST: post-copy was asked
+ * for, all was sent once, and much of it was written since.
  */
+#define MIG_SOURCE_POST 1
 int mig_source_rounds(struct mig_source *s);
 
 /* The guest stands still already: all that is there, in place of rounds; what was sent before is not sent again. */
@@ -71,6 +80,13 @@ int mig_source_last_pages(struct mig_source *s);
  */
 int mig_source_state(struct mig_source *s, const void *state, uint32_t bytes, bool verify,
 		     unsigned timeout_ms);
+/*
+ * Post-copy, in place of the last pages, when the state is saved and the log synced: what is left goes later, and no
+ * page that is written from now on goes at all. 0: the target waits for them, and gets what it asks for.
+ */
+int mig_source_post(struct mig_source *s, unsigned timeout_ms);
+/* The VM runs there: the rest goes. 0: all is there. */
+int mig_source_rest(struct mig_source *s);
 /* The lock is offered. 0: the VM runs there, they say. Only the lock knows. */
 int mig_source_offered(struct mig_source *s, const void *baggage, uint32_t bytes,
 		       unsigned timeout_ms);

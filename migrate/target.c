@@ -10,12 +10,16 @@
 #include "base/err.h"
 #include "base/peer_stream.h"
 #include "migrate/memory.h"
+#include "migrate/pager.h"
 
 struct mig_target {
 	struct mig_sink *sink;
 	struct peer_stream *control;
 	uint8_t token[MIG_TOKEN_BYTES];
-	unsigned streams;
+	unsigned
+		streams; /* for data; then, in post-copy, that for urgent pages and that for wishes */
+	unsigned lanes; /* all of them */
+	struct mig_dirty stale;
 	pthread_mutex_t lock; /* all below */
 	pthread_cond_t changed;
 	struct peer_stream *lane[MIG_STREAMS_MAX]; /* NULL: has not joined, or has left */
@@ -24,16 +28,19 @@ struct mig_target {
 	unsigned inside; /* threads in mig_target_lane */
 	uint64_t
 		heard; /* bytes on all data streams when the control stream was last found silent */
+	struct mig_pager *pager; /* the caller's */
+	bool asking;		 /* the stream for wishes is used */
 	struct err_info err;
 };
 
 int mig_target_create(struct mig_target **out, int memory_fd, uint64_t memory, unsigned streams,
-		      struct peer_stream *control)
+		      bool post, struct peer_stream *control)
 {
 	struct mig_target *t;
 	struct mig_sink *sink;
-	int rc = streams && streams <= MIG_STREAMS_MAX
-			 ? mig_sink_create(&sink, memory_fd, memory)
+	unsigned lanes = streams + (post ? MIG_POST_STREAMS : 0);
+	int rc = streams && streams <= MIG_STREAMS_MAX && lanes <= MIG_STREAMS_MAX
+			 ? mig_sink_create(&sink, memory_fd, memory, !post)
 			 : fail(-EBADMSG, "a migration over %u streams", streams);
 
 	if (rc < 0)
@@ -41,6 +48,8 @@ int mig_target_create(struct mig_target **out, int memory_fd, uint64_t memory, u
 	t = xcalloc(1, sizeof(*t));
 	t->sink = sink;
 	t->streams = streams;
+	t->lanes = lanes;
+	mig_dirty_init(&t->stale, memory);
 	t->control = control;
 	random_bytes(t->token, sizeof(t->token));
 	pthread_mutex_init(&t->lock, NULL);
@@ -54,9 +63,11 @@ void mig_target_cancel(struct mig_target *t, int err)
 	pthread_mutex_lock(&t->lock);
 	if (!t->err.err)
 		err_save(&t->err, err);
-	for (unsigned i = 0; i < t->streams; i++)
+	for (unsigned i = 0; i < t->lanes; i++)
 		if (t->lane[i])
 			peer_stream_cancel(t->lane[i]);
+	if (t->pager)
+		mig_pager_stop(t->pager, err_restore(&t->err));
 	peer_stream_cancel(t->control);
 	pthread_cond_broadcast(&t->changed);
 	pthread_mutex_unlock(&t->lock);
@@ -67,7 +78,8 @@ void mig_target_close(struct mig_target *t)
 	pthread_mutex_lock(&t->lock);
 	if (!t->err.err)
 		t->err = (struct err_info){.err = -ECANCELED, .message = "the migration is over"};
-	for (unsigned i = 0; i < t->streams; i++)
+	pthread_cond_broadcast(&t->changed);
+	for (unsigned i = 0; i < t->lanes; i++)
 		if (t->lane[i])
 			peer_stream_cancel(t->lane[i]);
 	pthread_mutex_unlock(&t->lock);
@@ -83,6 +95,7 @@ void mig_target_destroy(struct mig_target *t)
 		pthread_cond_wait(&t->changed, &t->lock);
 	pthread_mutex_unlock(&t->lock);
 	mig_sink_destroy(t->sink);
+	mig_dirty_free(&t->stale);
 	pthread_mutex_destroy(&t->lock);
 	pthread_cond_destroy(&t->changed);
 	free(t);
@@ -95,14 +108,28 @@ const uint8_t *mig_target_token(const struct mig_target *t)
 
 /* --- data streams -------------------------------------------------------------------------------- */
 
+static struct mig_pager *pager_of(struct mig_target *t)
+{
+	struct mig_pager *pager;
+
+	pthread_mutex_lock(&t->lock);
+	pager = t->pager;
+	pthread_mutex_unlock(&t->lock);
+	return pager;
+}
+
 static int take_pages(struct mig_target *t, const struct frame *f)
 {
 	cleanup_free struct mig_range *ranges = xcalloc(MIG_RANGES_MAX, sizeof(*ranges));
+	struct mig_pager *pager = pager_of(t);
 	const uint8_t *data;
 	int n = mig_ranges_decode(f, mig_sink_bytes(t->sink), ranges, &data);
 
 	if (n < 0)
 		return n;
+	if (pager)
+		return mig_pager_place(pager, ranges, (unsigned)n,
+				       f->type == FRAME_MIG_PAGES ? data : NULL);
 	if (f->type == FRAME_MIG_PAGES)
 		mig_sink_pages(t->sink, ranges, (unsigned)n, data);
 	else
@@ -143,7 +170,8 @@ static int serve_lane(struct mig_target *t, struct peer_stream *s, unsigned inde
 		/* Rounds may be far apart; the control stream knows whether anybody is there. */
 		rc = peer_stream_receive(s, &f, PEER_STREAM_MS);
 		if (rc == -ETIMEDOUT)
-			rc = 0;
+			rc = pager_of(t) ? rc
+					 : 0; /* which is told nothing more on the control stream */
 		else if (rc == 0 && !f.flags &&
 			 (f.type == FRAME_MIG_PAGES || f.type == FRAME_MIG_ABSENT))
 			rc = take_pages(t, &f);
@@ -155,6 +183,20 @@ static int serve_lane(struct mig_target *t, struct peer_stream *s, unsigned inde
 	return rc;
 }
 
+/* For wishes: mig_target_pages has it. */
+static int lend_lane(struct mig_target *t, struct peer_stream *s, uint64_t tag)
+{
+	int rc = answer(s, FRAME_MIG_JOIN, tag, 0);
+
+	pthread_mutex_lock(&t->lock);
+	while (rc == 0 && !t->err.err)
+		pthread_cond_wait(&t->changed, &t->lock);
+	while (t->asking)
+		pthread_cond_wait(&t->changed, &t->lock);
+	pthread_mutex_unlock(&t->lock);
+	return rc;
+}
+
 int mig_target_lane(struct mig_target *t, struct peer_stream *s, unsigned index, uint64_t tag)
 {
 	bool over;
@@ -163,8 +205,8 @@ int mig_target_lane(struct mig_target *t, struct peer_stream *s, unsigned index,
 	pthread_mutex_lock(&t->lock);
 	if (t->err.err)
 		rc = err_restore(&t->err);
-	else if (index >= t->streams || t->joined[index])
-		rc = fail(-EBADMSG, "data stream %u of %u joins once more", index, t->streams);
+	else if (index >= t->lanes || t->joined[index])
+		rc = fail(-EBADMSG, "data stream %u of %u joins once more", index, t->lanes);
 	if (rc == 0) {
 		t->joined[index] = true;
 		t->lane[index] = s;
@@ -173,7 +215,7 @@ int mig_target_lane(struct mig_target *t, struct peer_stream *s, unsigned index,
 	pthread_mutex_unlock(&t->lock);
 	if (rc < 0)
 		return rc;
-	rc = serve_lane(t, s, index, tag);
+	rc = index == t->streams + 1 ? lend_lane(t, s, tag) : serve_lane(t, s, index, tag);
 	pthread_mutex_lock(&t->lock);
 	t->lane[index] = NULL;
 	over = t->err.err;
@@ -217,6 +259,99 @@ static int load(struct mig_target *t, const struct mig_target_ops *ops, void *ar
 	return rc < 0 ? rc : answer(t->control, FRAME_MIG_STATE, tag, 0);
 }
 
+/* --- post-copy --------------------------------------------------------------------------------------- */
+
+static int take_stale(struct mig_target *t, const struct frame *f)
+{
+	cleanup_free struct mig_range *ranges = xcalloc(MIG_RANGES_MAX, sizeof(*ranges));
+	const uint8_t *data;
+	int n = mig_ranges_decode(f, mig_sink_bytes(t->sink), ranges, &data);
+
+	for (int i = 0; i < n; i++)
+		mig_dirty_set(&t->stale, &ranges[i]);
+	return MIN(n, 0);
+}
+
+static int begin_post(struct mig_target *t, const struct mig_target_ops *ops, void *arg,
+		      const struct frame *f)
+{
+	uint64_t pages, tag = f->tag;
+	bool joined;
+	int rc = mig_round_decode(f, &pages);
+
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&t->lock);
+	joined = t->lanes > t->streams && t->lane[t->streams] && t->lane[t->streams + 1];
+	pthread_mutex_unlock(&t->lock);
+	if (!ops->post || !joined || pages != t->stale.count)
+		return fail(-EBADMSG, "a post-copy that was not agreed on, of %llu pages",
+			    (unsigned long long)pages);
+	rc = ops->post(arg, &t->stale);
+	return rc < 0 ? rc : answer(t->control, FRAME_MIG_POST, tag, pages);
+}
+
+struct asking {
+	struct mig_target *t;
+	struct peer_stream *s;
+};
+
+static int ask(void *arg, const uint64_t *offsets, unsigned n)
+{
+	struct asking *a = arg;
+	le64 body[PEER_MIG_WANTS_MAX];
+	int rc;
+
+	if (!n)
+		return peer_stream_ping(a->s);
+	for (unsigned i = 0; i < n; i++)
+		body[i] = le64_of(offsets[i]);
+	rc = peer_stream_send(a->s, FRAME_MIG_WANT, 0, 0, body, n * (uint32_t)sizeof(*body), NULL,
+			      0);
+	return rc < 0 ? rc : peer_stream_flush(a->s);
+}
+
+static int say_whole(struct peer_stream *s)
+{
+	const le64 nothing = le64_of(0);
+	int rc = peer_stream_send(s, FRAME_MIG_WHOLE, 0, 0, &nothing, sizeof(nothing), NULL, 0);
+
+	return rc < 0 ? rc : peer_stream_flush(s);
+}
+
+void mig_target_lazy(struct mig_target *t, struct mig_pager *pager)
+{
+	pthread_mutex_lock(&t->lock);
+	t->pager = pager;
+	if (t->err.err)
+		mig_pager_stop(pager, err_restore(&t->err));
+	pthread_mutex_unlock(&t->lock);
+}
+
+int mig_target_pages(struct mig_target *t, struct mig_pager *pager)
+{
+	static const struct mig_pager_ops ops = {.ask = ask};
+	struct asking a = {.t = t};
+	int rc;
+
+	pthread_mutex_lock(&t->lock);
+	rc = t->err.err ? err_restore(&t->err) : 0;
+	a.s = t->lane[t->streams + 1];
+	t->asking = rc == 0;
+	pthread_mutex_unlock(&t->lock);
+	if (rc < 0)
+		return rc;
+	rc = mig_pager_run(pager, &ops, &a);
+	if (rc == 0)
+		(void)say_whole(
+			a.s); /* a source that does not hear of it has nothing that we lack */
+	pthread_mutex_lock(&t->lock);
+	t->asking = false;
+	pthread_cond_broadcast(&t->changed);
+	pthread_mutex_unlock(&t->lock);
+	return rc;
+}
+
 static int accept_it(const struct mig_target_ops *ops, void *arg, const struct frame *f,
 		     uint64_t *word)
 {
@@ -234,7 +369,7 @@ static bool lanes_live(struct mig_target *t)
 	bool lives;
 
 	pthread_mutex_lock(&t->lock);
-	for (unsigned i = 0; i < t->streams; i++) {
+	for (unsigned i = 0; i < t->streams + (t->lanes > t->streams); i++) {
 		if (!t->lane[i])
 			continue;
 		peer_stream_traffic(t->lane[i], &in, &out);
@@ -276,6 +411,10 @@ int mig_target_run(struct mig_target *t, const struct mig_target_ops *ops, void 
 			rc = await_round(t, &f);
 		} else if ((f.type == FRAME_MIG_PAGES || f.type == FRAME_MIG_ABSENT) && !loaded) {
 			rc = take_pages(t, &f);
+		} else if (f.type == FRAME_MIG_STALE && !loaded && !pager_of(t)) {
+			rc = take_stale(t, &f);
+		} else if (f.type == FRAME_MIG_POST && !loaded && !pager_of(t)) {
+			rc = begin_post(t, ops, arg, &f);
 		} else if (f.type == FRAME_MIG_STATE && !loaded) {
 			rc = load(t, ops, arg, &f);
 			loaded = rc == 0;

@@ -94,6 +94,24 @@ int mig_offered_decode(const struct frame *f, const uint8_t **baggage, uint32_t 
 	return 0;
 }
 
+int mig_want_decode(const struct frame *f, uint64_t memory, uint64_t *out)
+{
+	unsigned n = f->bytes / 8;
+
+	if (f->bytes % 8 || n > PEER_MIG_WANTS_MAX)
+		return fail(-EBADMSG, "%u bytes of wishes", f->bytes);
+	for (unsigned i = 0; i < n; i++) {
+		le64 v;
+
+		memcpy(&v, f->body + 8 * i, sizeof(v));
+		out[i] = le64_get(v);
+		if (out[i] % MIG_PAGE || out[i] >= memory)
+			return fail(-EBADMSG, "a wish for %llu of %llu bytes",
+				    (unsigned long long)out[i], (unsigned long long)memory);
+	}
+	return (int)n;
+}
+
 int mig_round_decode(const struct frame *f, uint64_t *round)
 {
 	le64 v;

@@ -21,7 +21,19 @@
  *	MIG_NET {the VM's name}                    answers
  *	MIG_FRAME, after all that                  puts it into the VM's tap
  *
- * Either side ends it before that by a BYE on the control stream, or by hanging up. After the offer only
+ * Post-copy, when it is allowed (BEGIN says so): two more streams, joined behind the data streams, one for pages that
+ * somebody waits for, one for asking for them. The guest standing still, in place of its last pages:
+ *	control stream:
+ *	MIG_STALE ...                              what is to come later
+ *	MIG_POST {pages}                           answers, when nobody can touch these any more
+ *	MIG_STATE, MIG_OFFERED                     as above
+ *	stream for asking:                         MIG_WANT {pages}, from then on
+ *	stream for those pages, data streams:
+ *	MIG_PAGES, MIG_ABSENT                      each page once
+ *	stream for asking:                         MIG_WHOLE: all are there, the source may forget them
+ * A stream that breaks before MIG_WHOLE ends the VM, there; its disks are as after a crash.
+ *
+ * Either side ends it before the offer by a BYE on the control stream, or by hanging up. After the offer only
  * the lock tells who runs the VM; the last answer may be lost.
  *
  * Ranges are of the guest's memory as a file (vmctl.h), in whole pages of MIG_PAGE.
@@ -37,12 +49,13 @@
 #include "base/frame.h"
 #include "base/util.h"
 
-#define MIG_VERSION	1
-#define MIG_PAGE	4096u
-#define MIG_RANGES_MAX	1024u	      /* in one frame */
-#define MIG_DATA_MAX	(256u * 1024) /* bytes of pages in one frame */
-#define MIG_STREAMS_MAX 16u	      /* data streams of a migration */
-#define MIG_TOKEN_BYTES 16u
+#define MIG_VERSION	 1
+#define MIG_PAGE	 4096u
+#define MIG_RANGES_MAX	 1024u	       /* in one frame */
+#define MIG_DATA_MAX	 (256u * 1024) /* bytes of pages in one frame */
+#define MIG_STREAMS_MAX	 16u	       /* data streams of a migration */
+#define MIG_TOKEN_BYTES	 16u
+#define MIG_POST_STREAMS 2u /* more, for post-copy */
 
 struct mig_ranges_head { /* MIG_PAGES and MIG_ABSENT begin so; n struct mig_wire_range; the bytes */
 	le32 n;		 /* 0x00 1 to MIG_RANGES_MAX */
@@ -103,6 +116,8 @@ void mig_join_encode(const uint8_t token[MIG_TOKEN_BYTES], unsigned stream, stru
 /* MIG_OFFERED: le64 0, then the baggage (clusterfs/cfs.h), which may be nothing. */
 int mig_offered_decode(const struct frame *f, const uint8_t **baggage, uint32_t *n);
 
+/* MIG_WANT: fills `out` (PEER_MIG_WANTS_MAX), returns how many, 0: a sign of life; or -EBADMSG. */
+int mig_want_decode(const struct frame *f, uint64_t memory, uint64_t *out);
 int mig_round_decode(const struct frame *f, uint64_t *round);
 
 struct mig_state {

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -153,10 +154,12 @@ static int break_rules(const struct options *o)
 
 static int run(const struct options *o)
 {
-	const int keep[] = {o->kvm, o->memory, o->lease, o->listen};
+	/* As root still: the kernel's own accesses are to wait, too. Without one there is no post-copy. */
+	const int uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	const int keep[] = {o->kvm, o->memory, o->lease, o->listen, uffd};
 	const struct hv_sandbox sandbox = {
 		.keep = keep,
-		.keep_n = ARRAY_SIZE(keep),
+		.keep_n = ARRAY_SIZE(keep) - (uffd < 0),
 		.change_user = o->uid >= 0,
 		.uid = (uid_t)o->uid,
 		.gid = (gid_t)o->gid,
@@ -171,7 +174,7 @@ static int run(const struct options *o)
 		return break_rules(o);
 	fcntl(o->listen, F_SETFL, O_NONBLOCK);
 	struct hv_control *control = hv_control_create(o->listen);
-	rc = hv_vmm_create(&vmm, o->kvm, o->memory, o->lease, &hv_control_vmm_ops, control);
+	rc = hv_vmm_create(&vmm, o->kvm, o->memory, o->lease, uffd, &hv_control_vmm_ops, control);
 	close(o->lease);
 	if (!rc)
 		rc = hv_vmm_watch(vmm);

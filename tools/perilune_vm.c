@@ -287,10 +287,18 @@ static const struct cli_option reboot_options[] = {
 
 static const struct cli_option migrate_options[] = {
 	{"to", CLI_TEXT, "HOST", "the host that is to run it, a member of its volume", true},
-	{"max-downtime", CLI_SIZE, "MS", "how long the guest may stand still, in ms (300)", false},
+	{"max-downtime", CLI_SIZE, "MS",
+	 "how long the guest may stand still, in ms (300, but 1500 on storage that stays slow)",
+	 false},
 	{"bandwidth", CLI_SIZE, "B", "bytes a second at most while it runs (as fast as it goes)",
 	 false},
-	{"streams", CLI_SIZE, "N", "connections for its memory, 1 to 16 (2)", false},
+	{"streams", CLI_SIZE, "N", "connections for its memory, 1 to 14 (2)", false},
+	{"postcopy", CLI_FLAG, NULL,
+	 "after one round, let it run there before the rest of its memory has come: however fast "
+	 "it writes; a "
+	 "link or host that"
+	 " dies meanwhile ends it, as a power cut would",
+	 false},
 	{"quick", CLI_FLAG, NULL,
 	 "it stands still first, then all of it moves: for a guest that writes too fast", false},
 	{"verify", CLI_FLAG, NULL, "compare all memory once more while it stands still", false},

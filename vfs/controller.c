@@ -283,6 +283,7 @@ int controller_create(struct controller **out, const struct controller_options *
 	ctl->listen_fd = ctl->next_fd = -1;
 	ctl->listen_watch.fn = accept_clients;
 	ctl->close_work.fn = close_work;
+	ctl->came_work.fn = quiesce_pages_came;
 	ctl->dev.loop = ctl->loop;
 	ctl->dev.name = ctl->name;
 	ctl->dev.sealed = o->sealed;

@@ -138,6 +138,16 @@ void controller_unquiesce(struct controller *ctl);
 void controller_log(struct controller *ctl, uint64_t *words, size_t bits);
 
 /*
+ * From now on pages of the guest's memory are touched only if `present` (bits as in controller_log, of all of the
+ * memory) says that they are there; a request for others waits, and want(want_arg, offset) is told of the page in the
+ * memory's file, in the I/O thread. Before a client comes. NULL: all are there; no bit is read any more when it returns.
+ */
+void controller_lazy(struct controller *ctl, const uint64_t *present,
+		     void (*want)(void *arg, uint64_t offset), void *want_arg);
+/* Any thread, the I/O thread too: pages have come. Waits for nothing. */
+void controller_pages_came(struct controller *ctl);
+
+/*
  * What the guest has set and a controller elsewhere must know: each LUN's write cache, reservations, pending unit
  * attentions, a loss that its next flush tells of. Of a quiesced controller; at most CONTROLLER_STATE_MAX bytes
  * into `state`, returns how many, or -ENOSPC. Loaded after all disks are attached, before a client comes;

@@ -41,7 +41,8 @@ struct controller {
 	unsigned disks;	   /* attached, or on their way out */
 	void (*closed)(void *arg);
 	void *closed_arg;
-	struct loop_work close_work;
+	struct loop_work close_work, came_work;
+	atomic_bool came; /* came_work is posted */
 	struct quiesce quiesce;
 };
 
@@ -49,6 +50,8 @@ struct controller {
 void quiesce_look(struct controller *ctl);
 void quiesce_disk_rested(struct vfs_disk *disk);
 void quiesce_quieter(struct vhost_device *dev);
+/* came_work: pages of a guest's memory. */
+void quiesce_pages_came(struct loop_work *work);
 /* The controller is being closed. */
 void quiesce_give_up(struct controller *ctl);
 

@@ -260,6 +260,53 @@ void controller_log(struct controller *ctl, uint64_t *words, size_t bits)
 	iothread_call(ctl->thread, call_log, &c);
 }
 
+/* --- before all of the guest's memory has come -------------------------------------------------------------- */
+
+struct lazy_call {
+	struct controller *ctl;
+	const uint64_t *present;
+	void (*want)(void *arg, uint64_t offset);
+	void *want_arg;
+};
+
+static int call_lazy(void *arg)
+{
+	struct lazy_call *c = arg;
+	struct vhost_device *dev = &c->ctl->dev;
+
+	dev->present = c->present;
+	dev->want = c->want;
+	dev->want_arg = c->want_arg;
+	if (dev->session) {
+		vhost_session_update_log(dev->session);
+		vhost_session_pages_came(dev->session);
+	}
+	return 0;
+}
+
+void controller_lazy(struct controller *ctl, const uint64_t *present,
+		     void (*want)(void *arg, uint64_t offset), void *want_arg)
+{
+	struct lazy_call c = {ctl, present, want, want_arg};
+
+	iothread_call(ctl->thread, call_lazy, &c);
+}
+
+void quiesce_pages_came(struct loop_work *work)
+{
+	struct controller *ctl = container_of(work, struct controller, came_work);
+
+	atomic_store(&ctl->came, false);
+	if (ctl->dev.session)
+		vhost_session_pages_came(ctl->dev.session);
+}
+
+void controller_pages_came(struct controller *ctl)
+{
+	if (!atomic_exchange(&ctl->came, true))
+		loop_post(ctl->loop, &ctl->came_work);
+}
+
 /* --- state --------------------------------------------------------------------------------------------------- */
 
 struct state_call {

@@ -99,6 +99,10 @@ struct vhost_device {
 	void (*quieter)(struct vhost_device *dev);
 	uint64_t *file_log; /* the host's dirty log (guest_mem.h), or NULL */
 	uint64_t file_log_bits;
+	const uint64_t *present; /* pages that are there (guest_mem.h), or NULL: all */
+	/* Somebody waits for the page at this offset. */
+	void (*want)(void *arg, uint64_t offset);
+	void *want_arg;
 	struct controller_stats stats; /* what requests add to */
 };
 
@@ -131,7 +135,9 @@ bool vhost_session_dead(const struct vhost_session *s);
 bool vhost_session_idle(const struct vhost_session *s);
 /* The device takes requests again. */
 void vhost_session_go_on(struct vhost_session *s);
-/* The device's logs have changed. */
+/* Pages have come: requests that waited for some are looked at again. */
+void vhost_session_pages_came(struct vhost_session *s);
+/* The device's logs, or the map of pages that are there, have changed. */
 void vhost_session_update_log(struct vhost_session *s);
 unsigned vhost_session_in_flight(const struct vhost_session *s);
 uint64_t vhost_session_features(const struct vhost_session *s);

@@ -66,6 +66,12 @@ void vhost_session_update_log(struct vhost_session *s)
 	s->memory->mem.log_bytes = on ? s->log_bytes : 0;
 	s->memory->mem.file_log = s->dev->file_log;
 	s->memory->mem.file_log_bits = s->dev->file_log_bits;
+	/* A huge page that is made of a few small ones would bring zeroes for those that are to come. */
+	for (unsigned i = 0; i < s->memory->mem.count && s->dev->present != s->memory->mem.present;
+	     i++)
+		(void)madvise(s->memory->map[i].base, s->memory->map[i].size,
+			      s->dev->present ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
+	s->memory->mem.present = s->dev->present;
 	for (unsigned i = 0; i < s->dev->rings; i++)
 		vhost_ring_update_log(&s->ring[i]);
 }

@@ -241,7 +241,19 @@ static void keep_pieces(struct vhost_req *req, const struct iovec *iov,
 	memcpy(req->iov, iov, n * sizeof(*iov));
 }
 
-/* Begins with a head that was popped (or taken again); NULL: it was answered already. */
+static void park(struct vhost_ring *ring, uint16_t head, bool replay, uint64_t absent)
+{
+	struct vhost_device *dev = ring->session->dev;
+
+	if (!ring->parked)
+		ring->parked = xcalloc(ring->size, sizeof(*ring->parked));
+	MUST(ring->parked_n < ring->size); /* no head is there twice */
+	ring->parked[ring->parked_n++] = (struct vhost_parked){head, replay};
+	if (dev->want)
+		dev->want(dev->want_arg, absent);
+}
+
+/* Begins with a head that was taken; NULL: it was answered already, or waits. */
 static struct vhost_req *begin(struct vhost_ring *ring, uint16_t head, bool replay)
 {
 	struct vhost_session *s = ring->session;
@@ -249,16 +261,12 @@ static struct vhost_req *begin(struct vhost_ring *ring, uint16_t head, bool repl
 	struct vring_chain chain;
 	int rc;
 
-	if (req->busy) {
-		/* Twice the same: the first is still under way and will be answered too. */
-		log_warn("vhost", "%s: ring %u: head %u is offered twice", s->dev->name,
-			 ring->index, head);
-		vring_push(&ring->q, head, 0);
-		loop_defer(ring_loop(ring), &ring->work);
+	rc = vring_read_chain(&ring->q, &s->memory->mem, head, s->scratch, ARRAY_SIZE(s->scratch),
+			      &chain);
+	if (rc == -EAGAIN) {
+		park(ring, head, replay, chain.absent);
 		return NULL;
 	}
-	if (!replay)
-		inflight_take(&ring->inflight, head);
 	req->ring = ring;
 	req->memory = s->memory;
 	req->head = head;
@@ -268,8 +276,6 @@ static struct vhost_req *begin(struct vhost_ring *ring, uint16_t head, bool repl
 	s->in_flight++;
 	ring->in_flight++;
 	vhost_session_ref(s);
-	rc = vring_read_chain(&ring->q, &s->memory->mem, head, s->scratch, ARRAY_SIZE(s->scratch),
-			      &chain);
 	if (rc < 0) {
 		chain.out = chain.in = 0;
 		keep_pieces(req, s->scratch, &chain);
@@ -279,6 +285,46 @@ static struct vhost_req *begin(struct vhost_ring *ring, uint16_t head, bool repl
 		return NULL;
 	}
 	keep_pieces(req, s->scratch, &chain);
+	return req;
+}
+
+static bool is_parked(const struct vhost_ring *ring, uint16_t head)
+{
+	for (unsigned i = 0; i < ring->parked_n; i++)
+		if (ring->parked[i].head == head)
+			return true;
+	return false;
+}
+
+/* Takes a head that was popped (or one that the daemon before had taken); NULL as above. */
+static struct vhost_req *take_up(struct vhost_ring *ring, uint16_t head, bool replay)
+{
+	if (request_of(ring, head)->busy || is_parked(ring, head)) {
+		/* Twice the same: the first is still under way and will be answered too. */
+		log_warn("vhost", "%s: ring %u: head %u is offered twice", ring->session->dev->name,
+			 ring->index, head);
+		vring_push(&ring->q, head, 0);
+		loop_defer(ring_loop(ring), &ring->work);
+		return NULL;
+	}
+	if (!replay)
+		inflight_take(&ring->inflight, head);
+	return begin(ring, head, replay);
+}
+
+/* The next of those that waited for pages. */
+static struct vhost_req *take_parked(struct vhost_ring *ring)
+{
+	struct vhost_req *req = NULL;
+
+	while (!req && ring->parked_ready) {
+		struct vhost_parked p = ring->parked[0];
+
+		ring->parked_ready--;
+		ring->parked_n--;
+		memmove(ring->parked, ring->parked + 1, ring->parked_n * sizeof(p));
+		req = begin(ring, p.head, p.replay);
+	}
 	return req;
 }
 
@@ -331,12 +377,12 @@ static void publish(struct vhost_ring *ring)
 
 static struct vhost_req *take_next(struct vhost_ring *ring)
 {
-	struct vhost_req *req = NULL;
+	struct vhost_req *req = take_parked(ring);
 	uint16_t head;
 
 	while (!req && ring->replay_at < ring->replay_count) {
 		head = ring->replay[ring->replay_at++];
-		req = begin(ring, head, true);
+		req = take_up(ring, head, true);
 	}
 	while (!req && !ring->session->dev->quiet) {
 		int rc = vring_pop(&ring->q, &head);
@@ -345,7 +391,7 @@ static struct vhost_req *take_next(struct vhost_ring *ring)
 			vhost_ring_break(ring, rc);
 		if (rc <= 0)
 			return NULL;
-		req = begin(ring, head, false);
+		req = take_up(ring, head, false);
 	}
 	return req;
 }
@@ -401,6 +447,20 @@ static void again(struct vhost_ring *ring)
 	io_uring_prep_nop(loop_sqe(ring_loop(ring), &ring->again_op));
 }
 
+/* A ring that was taken back: what it had taken is done, but what only waits for events needs no buffers. */
+static void take_last(struct vhost_ring *ring)
+{
+	struct vhost_device *dev = ring->session->dev;
+	struct vhost_req *req;
+
+	if (dev->ops->manual_ring && dev->ops->manual_ring(dev, ring->index)) {
+		ring->parked_n = ring->parked_ready = 0;
+		return;
+	}
+	while ((req = take_parked(ring)))
+		dev->ops->request(dev, ring->session, req);
+}
+
 static void ring_work(struct loop_work *work)
 {
 	struct vhost_ring *ring = container_of(work, struct vhost_ring, work);
@@ -413,7 +473,7 @@ static void ring_work(struct loop_work *work)
 	if (ring_runs(ring) && ring->want_take) {
 		ring->want_take = false;
 		ring->taking = true;
-		if (dev->quiet && ring->replay_at == ring->replay_count) {
+		if (dev->quiet && ring->replay_at == ring->replay_count && !ring->parked_ready) {
 			ring->want_take = true;
 		} else if (dev->ops->manual_ring && dev->ops->manual_ring(dev, ring->index)) {
 			vring_want_kicks(&ring->q, &s->memory->mem);
@@ -423,6 +483,10 @@ static void ring_work(struct loop_work *work)
 		}
 		ring->taking = false;
 		publish(ring); /* what was answered at once */
+	}
+	if (!ring->started && ring->parked_ready) { /* it is to be drained */
+		take_last(ring);
+		publish(ring);
 	}
 	/* What was read since may have been the zeroes that the guard put there. */
 	if (vhost_session_check_memory(s))
@@ -579,7 +643,7 @@ void vhost_ring_call_fd(struct vhost_ring *ring, int fd)
 
 bool vhost_ring_idle(const struct vhost_ring *ring)
 {
-	return !ring->in_flight && !ring->q.unpublished;
+	return !ring->in_flight && !ring->parked_n && !ring->q.unpublished;
 }
 
 void vhost_ring_release(struct vhost_ring *ring, bool clean)
@@ -590,6 +654,9 @@ void vhost_ring_release(struct vhost_ring *ring, bool clean)
 		inflight_end(&ring->inflight);
 	free(ring->requests);
 	free(ring->replay);
+	free(ring->parked);
+	ring->parked = NULL;
+	ring->parked_n = ring->parked_ready = 0;
 	ring->requests = NULL;
 	ring->replay = NULL;
 	ring->replay_at = ring->replay_count = 0;

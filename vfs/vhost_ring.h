@@ -31,6 +31,15 @@ struct vhost_ring {
 	unsigned replay_at, replay_count;
 	uint8_t *requests; /* `size` structs of the device */
 	unsigned in_flight;
+	/*
+	 * Taken, and waiting for pages that have not come yet: parked[0..parked_n), the oldest first; as many of
+	 * these as parked_ready says are to be tried again.
+	 */
+	struct vhost_parked {
+		uint16_t head;
+		bool replay;
+	} * parked;
+	unsigned parked_n, parked_ready;
 	struct loop_work work;
 	struct loop_op call_op, again_op;
 	bool call_busy, call_again, again_busy;

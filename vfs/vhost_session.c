@@ -117,6 +117,17 @@ void vhost_session_go_on(struct vhost_session *s)
 			vhost_ring_poke(&s->ring[i]);
 }
 
+void vhost_session_pages_came(struct vhost_session *s)
+{
+	for (unsigned i = 0; i < s->dev->rings && !s->dead; i++) {
+		struct vhost_ring *ring = &s->ring[i];
+
+		ring->parked_ready = ring->parked_n;
+		if (ring->parked_n)
+			vhost_ring_poke(ring);
+	}
+}
+
 unsigned vhost_session_in_flight(const struct vhost_session *s)
 {
 	return s->in_flight;

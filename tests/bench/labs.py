@@ -22,7 +22,7 @@ def lab(kind):
         close()
         programs = {f'/usr/bin/{n}': BUILD / p for n, p in (('until_seen', 'tests/bench/until_seen'), ('vmm_run', 'tests/hosts/vmm_run'),
                                                             ('raw_server', 'tests/client/raw_server'))}
-        made = Lab(f'bench-{kind}', hosts=[HostSpec(state='3G')] if kind == 'host' else [HostSpec(), HostSpec()],
+        made = Lab(f'bench-{kind}', hosts=[HostSpec(state='3G', memory='3G')] if kind == 'host' else [HostSpec(), HostSpec()],
                    luns=[] if kind == 'host' else [Lun('2G')], guest=False, programs=programs)
         _now.update(kind=kind, lab=made.up())
     return _now['lab']
@@ -102,11 +102,11 @@ def guest_io():
     return out
 
 
-def qemu(kernel, initrd, disk, aio='io_uring', extra=''):
-    """QEMU's words for a machine with the devices that ours has: one processor, 256 MiB, virtio-scsi, rng, pvpanic, serial."""
+def qemu(kernel, initrd, disk, aio='io_uring', extra='', memory=256, serial='-serial stdio', append=''):
+    """QEMU's words for a machine with the devices that ours has: one processor, virtio-scsi, rng, pvpanic, serial."""
     initrd = f'-initrd {initrd}' if initrd else ''
-    return (f'qemu-system-x86_64 -accel kvm -cpu host -machine q35,memory-backend=mem -object memory-backend-memfd,id=mem,size=256M '
-            f'-smp 1 -m 256 -nodefaults -no-user-config -display none -no-reboot -serial stdio -kernel {kernel} {initrd} '
-            f'-append "{APPEND}" -object iothread,id=io -device virtio-scsi-pci,id=s,iothread=io '
+    return (f'qemu-system-x86_64 -accel kvm -cpu host -machine q35,memory-backend=mem -object memory-backend-memfd,id=mem,size={memory}M '
+            f'-smp 1 -m {memory} -nodefaults -no-user-config -display none -no-reboot {serial} -kernel {kernel} {initrd} '
+            f'-append "{APPEND} {append}" -object iothread,id=io -device virtio-scsi-pci,id=s,iothread=io '
             f'-drive file={disk},format=raw,cache=none,aio={aio},if=none,id=d -device scsi-hd,drive=d '
             f'-device virtio-rng-pci -device pvpanic-pci {extra}')

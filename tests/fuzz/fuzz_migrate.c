@@ -25,7 +25,7 @@ static struct mig_sink *sink(void)
 	if (s)
 		return s;
 	fd = memfd_create("guest", MFD_CLOEXEC);
-	MUST(fd >= 0 && ftruncate(fd, MEMORY) == 0 && mig_sink_create(&s, fd, MEMORY) == 0);
+	MUST(fd >= 0 && ftruncate(fd, MEMORY) == 0 && mig_sink_create(&s, fd, MEMORY, true) == 0);
 	return s;
 }
 
@@ -55,14 +55,21 @@ static void ranges(const struct frame *f)
 
 static void decode(const struct frame *f)
 {
+	static struct mig_range stale[MIG_RANGES_MAX];
+	static struct mig_dirty dirty;
+	uint64_t wants[PEER_MIG_WANTS_MAX];
 	uint8_t token[MIG_TOKEN_BYTES];
 	struct mig_net_frame frame;
+	const uint8_t *bytes;
+	struct mig_range r;
 	struct mig_state state;
 	const uint8_t *baggage;
 	uint64_t round;
 	unsigned stream;
 	uint32_t n;
 
+	if (!dirty.words)
+		mig_dirty_init(&dirty, MEMORY);
 	if (f->type == FRAME_MIG_PAGES || f->type == FRAME_MIG_ABSENT)
 		ranges(f);
 	if (f->type == FRAME_MIG_JOIN && mig_join_decode(f, token, &stream) == 0)
@@ -71,6 +78,13 @@ static void decode(const struct frame *f)
 		MUST(baggage + n == f->body + f->bytes);
 	if (f->type == FRAME_MIG_FRAME && mig_frame_decode(f, &frame) == 0)
 		MUST(frame.n && frame.bytes + frame.n == f->body + f->bytes);
+	if (f->type == FRAME_MIG_STALE &&
+	    (n = (uint32_t)MAX(0, mig_ranges_decode(f, MEMORY, stale, &bytes))))
+		for (uint32_t i = 0; i < n; i++)
+			mig_dirty_set(&dirty, &stale[i]);
+	if (f->type == FRAME_MIG_WANT)
+		for (int i = mig_want_decode(f, MEMORY, wants); i > 0; i--)
+			(void)mig_dirty_take_at(&dirty, wants[i - 1], 64 * KiB, &r);
 	if (f->type == FRAME_MIG_ROUND)
 		(void)mig_round_decode(f, &round);
 	if (f->type == FRAME_MIG_STATE && mig_state_decode(f, &state) == 0)

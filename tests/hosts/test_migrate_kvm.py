@@ -103,3 +103,47 @@ def test_clocks_of_a_guest_that_is_slowed_down(cluster, lun):
     for h in (h1, h2):
         assert 'bad' not in h.run('vm', 'console', 'g', '--log').out
     where.ok('vm', 'kill', 'g')
+
+
+def lazily(source, target):
+    d = source.json('vm', 'migrate', 'g', '--to', target.name, '--postcopy', '--max-downtime', '5000', '--bandwidth', '1M', timeout=120)
+    if d['postcopy']:
+        until(lambda: any('all of its memory has come' in e['text'] for e in target.json('event', 'list')))
+    return d['postcopy']
+
+
+def test_a_storm_goes_on_before_all_memory_has_come(pair):
+    """Post-copy with a processor: vCPUs wait for pages in the kernel, the disk's requests in the controller."""
+    h1, h2 = pair
+    create(h1)
+    h1.ok('vm', 'start', 'g')
+    with Shell(h1) as shell:
+        shell.expect('ready')
+        shell.run('s 512', 's on')
+        shell.expect('s ')
+    went = []
+    for source, target in ((h1, h2), (h2, h1)):
+        went.append(lazily(source, target))
+        with Shell(target) as shell:
+            shell.at = os.path.getsize(shell.log)
+            shell.expect('s ')
+    assert any(went)
+    with Shell(h1) as shell:
+        shell.at = os.path.getsize(shell.log)
+        shell.run('e', 'e ')
+        shell.run('v', 'v ok')
+    h1.ok('vm', 'kill', 'g')
+
+
+def test_memory_and_registers_before_all_memory_has_come(pair):
+    h1, h2 = pair
+    path = pathlib.Path(h1.dir).parent / 'mover'
+    path.write_bytes(c_kernel('mover', 16 << 20))
+    h1.ok('vm', 'create', 'g', '--volume', 'v1', '--memory', '16M', '--cpus', '2', '--kernel', path)
+    h1.ok('vm', 'start', 'g')
+    for source, target in ((h1, h2), (h2, h1)):
+        assert lazily(source, target)
+        assert 'are you there' in target.ok('vm', 'console', 'g', stdin='are you there\n').out
+    for h in pair:
+        assert 'bad' not in h.ok('vm', 'console', 'g', '--log').out
+    h1.ok('vm', 'kill', 'g')

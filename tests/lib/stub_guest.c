@@ -13,7 +13,6 @@
 
 #define PAGE	 4096u
 #define BRAIN_AT (2u << 20) /* behind what a kernel takes */
-#define RINGS_AT (4u << 20)
 #define DATA_AT	 (6u << 20) /* a page of request and answer, and one of data, for each slot */
 #define PAGES_AT (8u << 20)
 #define SLOTS	 8u
@@ -46,7 +45,7 @@ static struct brain *brain(const struct stub_guest *g)
 
 static uint64_t pages_of(const struct stub_guest *g)
 {
-	uint64_t known = (RINGS_AT - BRAIN_AT - sizeof(struct brain)) / sizeof(uint32_t);
+	uint64_t known = (STUB_RINGS_AT - BRAIN_AT - sizeof(struct brain)) / sizeof(uint32_t);
 
 	return MIN((g->bytes - PAGES_AT) / PAGE, known);
 }
@@ -249,7 +248,7 @@ static void disk_step(struct stub_guest *g)
 			begin(g, i, r >> 40 & 1 || !b->block[block] ? WRITE : READ, block);
 	}
 	/* The ring's event field: no interrupts are waited for, it looks by itself. */
-	wrote(g, g->mem + RINGS_AT, g->front.data_offset - RINGS_AT);
+	wrote(g, g->mem + STUB_RINGS_AT, g->front.data_offset - STUB_RINGS_AT);
 	if (g->front.q[2].avail_idx != old)
 		front_kick(&g->front, 2, old);
 }
@@ -301,7 +300,7 @@ void stub_guest_init(struct stub_guest *g, int mem_fd, uint8_t *mem, uint64_t by
 {
 	g->mem = mem;
 	g->bytes = bytes;
-	front_init_in(&g->front, STUB_QUEUES, STUB_QUEUE_SIZE, mem_fd, mem, bytes, RINGS_AT);
+	front_init_in(&g->front, STUB_QUEUES, STUB_QUEUE_SIZE, mem_fd, mem, bytes, STUB_RINGS_AT);
 	MUST(g->front.data_offset <= DATA_AT);
 }
 
@@ -311,8 +310,8 @@ void stub_guest_boot(struct stub_guest *g)
 	uint32_t boots = b->magic == MAGIC ? b->boots : 0;
 	char text[64];
 
-	memset(b, 0, RINGS_AT - BRAIN_AT);
-	memset(g->mem + RINGS_AT, 0, PAGES_AT - RINGS_AT);
+	memset(b, 0, STUB_RINGS_AT - BRAIN_AT);
+	memset(g->mem + STUB_RINGS_AT, 0, PAGES_AT - STUB_RINGS_AT);
 	wrote(g, b, PAGES_AT - BRAIN_AT);
 	b->magic = MAGIC;
 	b->boots = boots + 1;

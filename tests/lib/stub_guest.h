@@ -16,6 +16,7 @@
 #define STUB_QUEUES	3  /* control, event, one for requests */
 #define STUB_QUEUE_SIZE 64 /* descriptors */
 #define STUB_MEMORY_MIN (16u << 20)
+#define STUB_RINGS_AT	(4u << 20) /* up to front.data_offset */
 
 struct stub_guest {
 	uint8_t *mem;

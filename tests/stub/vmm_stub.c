@@ -13,6 +13,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <linux/virtio_balloon.h>
 #include <poll.h>
 #include <pthread.h>
@@ -23,9 +24,11 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -57,6 +60,8 @@ struct stub {
 		unsigned n;
 	} tap[VMCTL_DEVICES_MAX]; /* held, no more; what waits in them is the daemon's to read */
 	uint64_t target;	  /* of its balloon, which is obeyed at once */
+	int uffd;
+	bool lazy;
 
 	pthread_t thread;
 	pthread_mutex_t lock;
@@ -243,11 +248,22 @@ static void drop_backend(struct stub *s)
 	s->status.devices_connected = 0;
 }
 
+/* A back-end's own mapping would show zeroes where the rings are to come. */
+static void await_rings(struct stub *s)
+{
+	const volatile uint8_t *p = s->guest.mem;
+
+	for (uint64_t at = 0; s->lazy && at < s->guest.front.data_offset - STUB_RINGS_AT;
+	     at += 4096)
+		(void)p[STUB_RINGS_AT + at];
+}
+
 static int give_rings(struct stub *s)
 {
 	int rc = 0;
 
 	if (s->backend && !s->rings) {
+		await_rings(s);
 		rc = front_start_rings(&s->guest.front);
 		s->rings = rc == 0;
 		for (unsigned i = 0; i < STUB_QUEUES && s->rings; i++)
@@ -449,6 +465,35 @@ static int log_stop(struct stub *s)
 	return 0;
 }
 
+/* --- post-copy ------------------------------------------------------------------------------------- */
+
+static int postcopy(struct stub *s, uint32_t tag)
+{
+	struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_MISSING_SHMEM};
+	struct uffdio_register reg = {
+		.range = {.start = (uintptr_t)s->guest.mem, .len = s->bytes},
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	struct vmctl_msg *m;
+
+	if (s->status.state != VMCTL_STATE_CONFIGURED)
+		return wrong_state(s, "postcopy");
+	madvise(s->guest.mem, s->bytes, MADV_NOHUGEPAGE);
+	if (ioctl(s->uffd, UFFDIO_API, &api) < 0 || ioctl(s->uffd, UFFDIO_REGISTER, &reg) < 0)
+		return fail(-errno, "postcopy: %s", strerror(errno));
+	s->lazy = true;
+	m = xcalloc(1, sizeof(*m));
+	m->type = VMCTL_FAULTS;
+	m->tag = tag;
+	m->faults.base = (uintptr_t)s->guest.mem;
+	m->fds[0] = s->uffd;
+	m->fds_n = 1;
+	send_msg(s, m);
+	free(m);
+	note_life(s, "waits for pages");
+	return 0;
+}
+
 struct saved {
 	uint64_t magic, memory_bytes, checksum, boots;
 	uint8_t driver[STUB_DRIVER_BYTES];
@@ -488,7 +533,7 @@ static int load(struct stub *s, int fd, uint64_t bytes)
 	    state.magic != STATE_MAGIC || state.memory_bytes != s->bytes)
 		return fail(-EUCLEAN, "load: no state of this machine");
 	rc = mig_memory_checksum(s->memory_fd, s->bytes, &sum);
-	if (rc == 0 && sum != state.checksum) {
+	if (rc == 0 && !s->lazy && sum != state.checksum) {
 		note(s, "violations", "other memory than was saved");
 		rc = fail(-EUCLEAN, "load: other memory than was saved");
 	}
@@ -663,6 +708,15 @@ static void obey(struct stub *s, const struct vmctl_msg *m)
 		break;
 	case VMCTL_SET_CPU:
 		set_cpu(s, &m->cpu);
+		break;
+	case VMCTL_POSTCOPY:
+		rc = postcopy(s, m->tag);
+		if (rc == 0)
+			return;
+		break;
+	case VMCTL_POSTCOPY_END:
+		s->lazy = false;
+		note_life(s, "has all pages");
 		break;
 	case VMCTL_GET_CPU:
 		tell_cpu(s, m->tag);
@@ -864,8 +918,10 @@ int main(int argc, char **argv)
 		       fd_option(argc, argv, "--lease"), 0);
 	MUST(mem != MAP_FAILED && s.lease != MAP_FAILED);
 	s.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	s.uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 	s.status = (struct vmctl_status){.version = VMCTL_VERSION,
-					 .features = VMCTL_F_STATE | VMCTL_F_NET | VMCTL_F_BALLOON,
+					 .features = VMCTL_F_STATE | VMCTL_F_NET | VMCTL_F_BALLOON |
+						     (s.uffd >= 0 ? VMCTL_F_POSTCOPY : 0),
 					 .state = VMCTL_STATE_NEW,
 					 .pid = (uint32_t)getpid()};
 	pthread_mutex_init(&s.lock, NULL);

@@ -200,8 +200,8 @@ static int setup_with(void **state, uint64_t memory)
 		memset(w->from.map + p * MIG_PAGE, (int)(p % 250), MIG_PAGE);
 	w->log = xcalloc(memory / MIG_PAGE / 64, 8);
 	streams_pair(&w->control[0], &w->control[1]);
-	assert_int_equal(mig_target_create(&w->target, w->to.fd, memory, STREAMS, w->control[1]),
-			 0);
+	assert_int_equal(
+		mig_target_create(&w->target, w->to.fd, memory, STREAMS, false, w->control[1]), 0);
 	for (unsigned i = 0; i < STREAMS; i++) {
 		struct lane *l = xcalloc(1, sizeof(*l));
 

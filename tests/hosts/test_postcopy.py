@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Post-copy: a guest that writes faster than its memory goes runs on the target before all of it has come. The guests
+(stublib.py) check each page and block they left; what dies meanwhile ends the VM, which nobody else runs."""
+import os, signal, subprocess
+
+import pytest
+
+from hostlib import BIN, until
+from netlib import Net
+from stublib import StubCluster, alive, counts, create, goes_on, keys, show
+from test_migrate import begin, cluster, lun, pair, stop_at  # noqa: F401 (fixtures)
+from test_migrate_kills import World
+
+FAST = ('--postcopy', '--bandwidth', '24M')     # a round of its 24 MiB takes a second
+
+
+def moved(p):
+    said = p.communicate(timeout=90)[0]
+    assert p.returncode == 0, said
+
+
+def busy(host):
+    """It writes all of its pages all the time."""
+    keys(host, '6')
+    until(lambda: counts(host)[1] > 10000, what='a guest that writes much')
+
+
+def whole(host):
+    until(lambda: any('all of its memory has come' in e['text'] for e in host.json('event', 'list')), what='all of its memory')
+
+
+def test_runs_before_all_has_come(pair):
+    h1, h2 = pair
+    busy(h1)
+    wait, go_on = stop_at(h1, 'source.rest')    # nothing goes but what is asked for
+    p = begin(h1, h2, *FAST)
+    wait()
+    until(lambda: show(h2)['state'] == 'running' and show(h2)['host'] == 'h2')
+    goes_on(h2)                                 # it reads pages and does requests of which none was there
+    before = counts(h2)
+    e = h2.fails('busy', 'vm', 'migrate', 'g', '--to', 'h1')
+    assert 'memory is coming still' in e['message']
+    until(lambda: counts(h2)[1] > before[1] + 1000)
+    assert not any('all of its memory' in e['text'] for e in h2.json('event', 'list'))
+    go_on()
+    moved(p)
+    whole(h2)
+    goes_on(h2)
+    assert show(h1)['pid'] is None and show(h1)['host'] == 'h2'
+    moved(begin(h2, h1, *FAST))                 # and back, without a stop
+    whole(h1)
+    goes_on(h1)
+
+
+def test_reboots_and_ends_before_all_has_come(pair):
+    h1, h2 = pair
+    busy(h1)
+    wait, go_on = stop_at(h1, 'source.rest')
+    p = begin(h1, h2, *FAST)
+    wait()
+    goes_on(h2)
+    keys(h2, 'r')                               # its kernel goes nowhere before all pages are there
+    go_on()
+    moved(p)
+    whole(h2)
+    until(lambda: any('rebooted' in e['text'] for e in h2.json('event', 'list')))
+    goes_on(h2)
+    busy(h2)
+    wait, go_on = stop_at(h2, 'source.rest')
+    p = begin(h2, h1, *FAST)
+    wait()
+    goes_on(h1)
+    h1.ok('vm', 'kill', 'g')
+    go_on()
+    assert 'came to host h1' in p.communicate(timeout=60)[0] and p.returncode
+    h2.ok('vm', 'start', 'g')
+    goes_on(h2)
+
+
+# --- deaths
+
+
+def one_death(world, actor, step):
+    source = world.settle()
+    target = next(h for h in world.hosts if h is not source)
+    busy(source)
+    host = source if step.startswith('source') else target
+    _, go_on = stop_at(host, step)
+    reached = host.dir / 'steps' / (step + '.reached')
+    p = begin(source, target, *FAST)
+    try:
+        until(lambda: reached.exists() or p.poll() is not None, 60, 0.005, what=step)
+        assert reached.exists(), p.communicate()[0]
+        if step == 'source.rest':
+            until(lambda: show(target)['host'] == target.name and show(target)['state'] == 'running')
+        pid = world.vmm(target)
+        if actor == 'source-daemon':
+            source.kill()
+        elif actor == 'target-daemon':
+            target.kill()
+        elif actor == 'target-vmm':
+            os.kill(pid, signal.SIGKILL)
+        elif actor == 'source-vmm':
+            old = world.vmm(source)
+            if old:
+                os.kill(old, signal.SIGKILL)
+        else:
+            world.net.cable('down')
+        go_on()
+        reached.unlink()
+        if actor == 'link':
+            p.wait(60)
+            world.net.cable('up')
+        if actor.endswith('-daemon'):
+            (source if actor == 'source-daemon' else target).start()
+        p.wait(60)
+    finally:
+        p.kill()
+        said = p.communicate()[0]
+    if step == 'source.rest' and actor != 'source-vmm':
+        # Nobody has all of its memory: it does not live, on neither host.
+        until(lambda: not alive(pid), what='an end of the monitor that lacks memory')
+        until(lambda: {show(h)['state'] for h in world.hosts} <= {'stopped', 'crashed'}, 60, what=f'the VM stopped ({said})')
+    where = world.settle()
+    assert not world.cluster.violations(), (actor, step, said)
+    return where
+
+
+@pytest.fixture
+def world():
+    with Net() as net, StubCluster() as made:
+        yield World(made, net)
+
+
+@pytest.mark.parametrize('actor', ['source-daemon', 'target-daemon', 'source-vmm', 'target-vmm', 'link'])
+def test_somebody_dies_before_all_has_come(world, actor):
+    one_death(world, actor, 'source.rest')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('step', ['source.post', 'source.offered', 'source.moved', 'source.whole', 'target.lazy', 'target.loaded', 'target.accepted', 'target.resumed'])
+def test_somebody_dies_at_a_step(world, step):
+    for actor in ('source-daemon', 'target-daemon', 'source-vmm', 'target-vmm', 'link'):
+        one_death(world, actor, step)

@@ -3,13 +3,16 @@
 #include "host/vm_frames.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
+#include <linux/if_tun.h>
 #include <linux/virtio_net.h>
 #include <net/if.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -66,6 +69,17 @@ struct source {
 	uint8_t frame[TAP_HEADER + 65536 + 64];
 };
 
+/* What the VMM hands over is a queue of that very tap, and nothing that could hold us. */
+static bool is_tap(struct host_vm *vm, unsigned net, int fd)
+{
+	struct ifreq r = {0};
+	int flags = fcntl(fd, F_GETFL);
+
+	return ioctl(fd, TUNGETIFF, &r) == 0 && vm->tap[net][0] &&
+	       !strncmp(r.ifr_name, vm->tap[net], sizeof(r.ifr_name)) && flags >= 0 &&
+	       fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0;
+}
+
 static void take_taps(struct source *s)
 {
 	struct vmctl_msg *msg = xcalloc(2, sizeof(*msg));
@@ -76,7 +90,8 @@ static void take_taps(struct source *s)
 		msg[1].fds_n = 0;
 		bool good = vm_call_for(s->vm, &msg[0], VMCTL_NET_TAPS, &msg[1], VM_CALL_MS) == 0;
 		for (unsigned k = 0; k < msg[1].fds_n; k++) {
-			if (!good || s->taps == ARRAY_SIZE(s->tap)) {
+			if (!good || s->taps == ARRAY_SIZE(s->tap) ||
+			    !is_tap(s->vm, i, msg[1].fds[k])) {
 				close(msg[1].fds[k]);
 				continue;
 			}
@@ -102,16 +117,22 @@ static bool pass_on(struct source *s, unsigned net, uint32_t bytes)
 	return ours;
 }
 
-/* What waits; true: there was something for the guest alone. */
-static bool drain(struct source *s)
+/*
+ * What waits, but no longer than that: frames may come faster than they go. True: there was something for the guest
+ * alone.
+ */
+static bool drain(struct source *s, uint64_t until_ms)
 {
 	bool any = false;
 
 	for (unsigned i = 0; i < s->taps; i++) {
-		ssize_t n;
+		ssize_t n = 1;
 
-		while ((n = read(s->tap[i].fd, s->frame, sizeof(s->frame))) > TAP_HEADER + 14)
-			any = pass_on(s, s->tap[i].net, (uint32_t)n) || any;
+		while (n > 0 && clock_boot_ms() < until_ms) {
+			n = read(s->tap[i].fd, s->frame, sizeof(s->frame));
+			if (n > TAP_HEADER + ETH_HLEN)
+				any = pass_on(s, s->tap[i].net, (uint32_t)n) || any;
+		}
 	}
 	(void)peer_stream_flush(s->stream);
 	return any;
@@ -127,7 +148,7 @@ static void listen_on(struct source *s)
 			p[i] = (struct pollfd){.fd = s->tap[i].fd, .events = POLLIN};
 		(void)poll(p, s->taps, QUIET_MS / 4);
 		now = clock_boot_ms();
-		if (drain(s))
+		if (drain(s, begin + LISTEN_MAX_MS))
 			last = now;
 	}
 }
@@ -140,13 +161,13 @@ void vm_frames_send(struct host_vm *vm, struct peer_stream *stream)
 	s->stream = stream;
 	take_taps(s);
 	if (s->taps) {
-		(void)drain(s);
+		(void)drain(s, clock_boot_ms() + LISTEN_MAX_MS);
 		s->runs_there = true;
 		listen_on(s);
 		for (unsigned i = 0; i < vm->def.nets; i++)
 			if (vm->def.net[i].bridge[0] && vm->tap[i][0])
 				(void)tap_leave(vm->tap[i]);
-		(void)drain(s);
+		(void)drain(s, clock_boot_ms() + LISTEN_MAX_MS);
 	}
 	log_info("migrate", "vm %s: %u frames were sent after it", vm->name, s->sent);
 	for (unsigned i = 0; i < s->taps; i++)

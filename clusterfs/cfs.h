@@ -138,6 +138,8 @@ void cfs_look(struct cfs *fs, unsigned wait_ms);
 void cfs_names(struct cfs *fs, char *name, char *id);
 /* This host's life on the volume; whether another one is over, and replayed. */
 void cfs_life(const struct cfs *fs, unsigned *slot, uint32_t *epoch);
+/* It went on in the life of a daemon that ended without unmounting. */
+bool cfs_resumed(const struct cfs *fs);
 bool cfs_life_over(struct cfs *fs, unsigned slot, uint32_t epoch);
 /* Another host took this one's place: nothing that fails with -ESTALE can be done again by this mount. */
 bool cfs_evicted(const struct cfs *fs);
@@ -361,11 +363,14 @@ int cfs_vm_decline(struct cfs *fs, const char *path);
 int cfs_vm_save(struct cfs_vm_lock *lock, const struct cfs_saved *state);
 /*
  * Takes up the VM that cfs_vm_where said to be saved with `state`: to restore it, or to throw that away. 0: the VM is
- * ours, and `state` nobody's. -ENOENT: somebody else was quicker. Other errors: not known; try again until it
- * is, and run nothing meanwhile.
+ * ours, and `state` nobody's. -ENOENT: somebody else was quicker. Other errors: while *tried (false at first, handed
+ * in again with each try) is false nothing has changed; else it is not known: try again until it is, and run nothing
+ * meanwhile, or cfs_vm_owe.
  */
-int cfs_vm_restore(struct cfs *fs, const char *path, const struct cfs_saved *state,
+int cfs_vm_restore(struct cfs *fs, const char *path, const struct cfs_saved *state, bool *tried,
 		   struct cfs_vm_lock **out);
+/* Should its lock name us it is given up, as one is that cfs_vm_unlock could not give up. */
+void cfs_vm_owe(struct cfs *fs, const char *path);
 
 /* --- whole volume, unmounted (check.c, dump.c) ------------------------------------------------------------------ */
 

@@ -136,7 +136,6 @@ static int agree_on_kind(struct check *c, uint64_t vbn, struct cfs_inode_block *
 	return 1; /* the entry is wrong */
 }
 
-/* The inode is found, and is where it belongs. */
 /* A saved VM needs the file that its lock names; only its owner can say that the state may go. */
 static int check_saved(struct check *c, uint64_t vbn, const char *what)
 {
@@ -161,6 +160,7 @@ static int check_saved(struct check *c, uint64_t vbn, const char *what)
 	return MIN(rc, 0);
 }
 
+/* The inode is found, and is where it belongs. */
 static int accept(struct check *c, uint64_t vbn, struct cfs_inode_block *n, bool in_trash)
 {
 	bool changed = false;

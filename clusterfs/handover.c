@@ -285,7 +285,7 @@ int cfs_vm_accept(struct cfs *fs, const char *path, unsigned slot, uint32_t epoc
 	return rc < 0 ? fail_prefix(rc, "VM %s:%s", fs->name, path) : 0;
 }
 
-int cfs_vm_restore(struct cfs *fs, const char *path, const struct cfs_saved *state,
+int cfs_vm_restore(struct cfs *fs, const char *path, const struct cfs_saved *state, bool *tried,
 		   struct cfs_vm_lock **out)
 {
 	struct cfs_lock *l;
@@ -296,7 +296,7 @@ int cfs_vm_restore(struct cfs *fs, const char *path, const struct cfs_saved *sta
 	if (cfs_vm_is_taken(l))
 		rc = fail(-EBUSY, "runs on this host already");
 	else
-		rc = cfs_lock_wake(l, state);
+		rc = cfs_lock_wake(l, state, tried);
 	if (rc == 0)
 		*out = cfs_vm_new(fs, l);
 	cfs_lock_put(l);

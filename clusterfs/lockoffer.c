@@ -229,7 +229,7 @@ int cfs_lock_lay_down(struct cfs_lock *l, const struct cfs_saved *state)
 	return rc == -EILSEQ ? fail(-EIO, "its lock was changed by somebody else") : rc;
 }
 
-int cfs_lock_wake(struct cfs_lock *l, const struct cfs_saved *state)
+int cfs_lock_wake(struct cfs_lock *l, const struct cfs_saved *state, bool *tried)
 {
 	const struct cfs *fs = l->fs;
 	struct cfs_lock_record r, next;
@@ -240,9 +240,10 @@ int cfs_lock_wake(struct cfs_lock *l, const struct cfs_saved *state)
 		if (rc < 0)
 			return rc;
 		/* Ours: an attempt that was given up as unknown has come through. */
-		if (!ours(l, &r) && !(cfs_lock_is_saved(&r) && is_state(&r, state)))
+		if (!(*tried && ours(l, &r)) && !(cfs_lock_is_saved(&r) && is_state(&r, state)))
 			return elsewhere(l, &r);
 		make_active(&r, fs->slot, fs->epoch, &next);
+		*tried = true;
 		rc = swap(l, &r, &next);
 	}
 	if (rc == -EILSEQ)

@@ -32,6 +32,7 @@ struct cfs_lock {
 	uint64_t wishers; /* slots that wish for it, a bit each: to be told */
 	bool vm_taken;	  /* a VM's own: this host runs it, in this life of the daemon (vmlock.c) */
 	bool owed;	  /* a VM's own, which could not be given up: tried again (vmlock.c) */
+	bool owed_long;	  /* ... not at the first try */
 	bool leaving;	  /* a VM's own: it is being offered, nothing more is taken in its name */
 	unsigned
 		taking; /* a VM's own: threads that take a lock in its name; the offer waits for them */
@@ -130,7 +131,7 @@ int cfs_lock_take_up(struct cfs_lock *l, unsigned slot, uint32_t epoch,
 int cfs_lock_decline(struct cfs_lock *l);
 /* The same of one that is saved: laid down with its state, and taken up without it. */
 int cfs_lock_lay_down(struct cfs_lock *l, const struct cfs_saved *state);
-int cfs_lock_wake(struct cfs_lock *l, const struct cfs_saved *state);
+int cfs_lock_wake(struct cfs_lock *l, const struct cfs_saved *state, bool *tried);
 
 /* release.c */
 void *cfs_release_main(void *arg);

@@ -129,6 +129,7 @@ static int bring_up(struct cfs *fs)
 
 	if (rc < 0)
 		return rc;
+	fs->resumed = resumed;
 	rc = cfs_label_refresh(fs); /* it may have changed before our claim was seen */
 	if (rc == 0)
 		rc = cfs_cache_create(fs, cache);

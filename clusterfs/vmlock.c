@@ -75,6 +75,7 @@ static void set_owed(struct cfs_lock *l, bool owed)
 		t->owed_ms = t->owed_pause_ms = 0;
 	t->owed += (unsigned)owed - (unsigned)l->owed;
 	l->owed = owed;
+	l->owed_long = false;
 }
 
 /* The lock is in use by the caller, or pinned. */
@@ -96,7 +97,8 @@ bool cfs_vm_is_taken(struct cfs_lock *l)
 	return taken;
 }
 
-static bool is_owed(struct cfs *fs, uint64_t vbn)
+/* *so_long (may be NULL): an attempt to give it up has failed. */
+static bool is_owed(struct cfs *fs, uint64_t vbn, bool *so_long)
 {
 	struct cfs_lock *l;
 	bool owed;
@@ -104,8 +106,21 @@ static bool is_owed(struct cfs *fs, uint64_t vbn)
 	pthread_mutex_lock(&fs->locks->mutex);
 	l = cfs_locks_find(fs->locks, vbn);
 	owed = l && l->owed;
+	if (so_long)
+		*so_long = owed && l->owed_long;
 	pthread_mutex_unlock(&fs->locks->mutex);
 	return owed;
+}
+
+static void note_failed(struct cfs *fs, uint64_t vbn)
+{
+	struct cfs_lock *l;
+
+	pthread_mutex_lock(&fs->locks->mutex);
+	l = cfs_locks_find(fs->locks, vbn);
+	if (l)
+		l->owed_long = l->owed;
+	pthread_mutex_unlock(&fs->locks->mutex);
 }
 
 struct cfs_vm_lock *cfs_vm_new(struct cfs *fs, struct cfs_lock *lock)
@@ -164,7 +179,7 @@ int cfs_vm_lock(struct cfs *fs, const char *path, unsigned wait_ms, struct cfs_v
 	if (rc < 0)
 		return rc;
 	/* Only we write that, so what was read is so: taken twice, or not adopted after a restart. */
-	if (runs_here(fs, vbn, &r) && !is_owed(fs, vbn))
+	if (runs_here(fs, vbn, &r) && !is_owed(fs, vbn, NULL))
 		return here_already(fs, path);
 	return take(fs, path, vbn, wait_ms, out);
 }
@@ -299,8 +314,28 @@ int cfs_vm_unlock(struct cfs_vm_lock *vm)
 	cfs_lock_unpin(vm->lock); /* it is kept, being owed */
 	if (rc == 0)
 		rc = give_up(lock, &owner, UNLOCK_WAIT_MS);
+	if (rc < 0)
+		note_failed(vm->fs, vm->vbn);
 	free(vm);
 	return rc;
+}
+
+void cfs_vm_owe(struct cfs *fs, const char *path)
+{
+	struct cfs_lock *l;
+	uint64_t vbn;
+
+	if (cfs_vm_find(fs, path, &vbn) < 0)
+		return;
+	pthread_mutex_lock(&fs->locks->mutex);
+	l = cfs_locks_find(fs->locks, vbn);
+	if (!l)
+		l = cfs_locks_make(fs->locks, vbn);
+	if (!l->vm_taken) {
+		set_owed(l, true);
+		l->owed_long = true;
+	}
+	pthread_mutex_unlock(&fs->locks->mutex);
 }
 
 /* --- given up later ---------------------------------------------------------------------------------- */
@@ -385,6 +420,7 @@ int cfs_vm_where(struct cfs *fs, const char *path, struct cfs_vm_where *out)
 {
 	struct cfs_lock_record r;
 	uint64_t vbn;
+	bool owed;
 	int rc = cfs_vm_find(fs, path, &vbn);
 
 	memset(out, 0, sizeof(*out));
@@ -401,8 +437,8 @@ int cfs_vm_where(struct cfs *fs, const char *path, struct cfs_vm_where *out)
 	if (out->slot >= CFS_MAX_SLOTS || cfs_slot_life(fs, out->slot, out->epoch) == CFS_LIFE_DEAD)
 		return 0;
 	out->here = runs_here(fs, vbn, &r);
-	if (out->here && is_owed(fs, vbn)) {
-		*out = (struct cfs_vm_where){.owed = true};
+	if (out->here && is_owed(fs, vbn, &owed)) {
+		*out = (struct cfs_vm_where){.owed = owed};
 		return 0;
 	}
 	out->state = CFS_VM_RUNS;

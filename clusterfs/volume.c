@@ -118,6 +118,11 @@ void cfs_life(const struct cfs *fs, unsigned *slot, uint32_t *epoch)
 	*epoch = fs->epoch;
 }
 
+bool cfs_resumed(const struct cfs *fs)
+{
+	return fs->resumed;
+}
+
 bool cfs_life_over(struct cfs *fs, unsigned slot, uint32_t epoch)
 {
 	return slot < CFS_MAX_SLOTS && cfs_slot_life(fs, slot, epoch) == CFS_LIFE_DEAD;

@@ -73,6 +73,7 @@ struct cfs {
 
 	unsigned slot; /* our slot and epoch; fixed from mount to unmount */
 	uint32_t epoch;
+	bool resumed; /* ... and a daemon before us had them */
 	/* End of the lease, CLOCK_BOOTTIME ns: 0 before the first confirmed beat, may lapse and come
 	 * back under the same epoch. In memory that VMMs map read-only (cfs_lease_fd). */
 	_Atomic uint64_t *lease_end;

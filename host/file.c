@@ -17,6 +17,7 @@
 #include "host/daemon.h"
 #include "host/names.h"
 #include "host/verbs.h"
+#include "host/vm_saved.h"
 #include "host/volume.h"
 
 #define COPY_BYTES (1 * MiB)
@@ -220,15 +221,54 @@ static int file_get(struct host_call *call)
 	return rc;
 }
 
+/*
+ * /vms/NAME/state is all that there is of a saved VM's memory, and may become that at any time: only of a VM
+ * that is off, and stays so meanwhile, it is a file like others. *lock: NULL for all others.
+ */
+static int hold_state(struct host_volume *v, const char *path, struct cfs_vm_lock **lock)
+{
+	cleanup_free char *copy = xstrdup(path);
+	char *at, *vms = strtok_r(copy, "/", &at), *name = strtok_r(NULL, "/", &at),
+		  *file = strtok_r(NULL, "/", &at);
+	int rc;
+
+	*lock = NULL;
+	if (!file || strtok_r(NULL, "/", &at) || strcmp(vms, VM_DIR + 1) != 0 ||
+	    strcmp(file, VM_STATE_FILE) != 0)
+		return 0;
+	rc = vm_hold(v, name, lock);
+	if (rc == -ENOENT) { /* no VM, but a directory */
+		err_clear();
+		rc = 0;
+	}
+	return rc;
+}
+
+/* Returns `rc`. */
+static int let_state(struct cfs_vm_lock *lock, int rc)
+{
+	struct err_info why;
+
+	if (!lock)
+		return rc;
+	err_save(&why, rc);
+	(void)cfs_vm_unlock(lock);
+	return err_restore(&why);
+}
+
 static int file_put(struct host_call *call)
 {
 	struct host_volume *v;
+	struct cfs_vm_lock *lock;
 	const char *path;
 	int rc = host_need_object(call, "path", &v, &path);
 
 	if (rc < 0)
 		return rc;
-	rc = host_write_file(host_volume_fs(v), path, CFS_FILE, call->body_fd);
+	rc = hold_state(v, path, &lock);
+	if (rc == 0)
+		rc = host_write_file(host_volume_fs(v), path, CFS_FILE, call->body_fd);
+	rc = let_state(lock, rc);
 	host_volume_put(v);
 	return rc;
 }
@@ -236,13 +276,16 @@ static int file_put(struct host_call *call)
 static int file_rm(struct host_call *call)
 {
 	struct host_volume *v;
+	struct cfs_vm_lock *lock;
 	struct cfs_stat st;
 	const char *path;
 	int rc = host_need_object(call, "path", &v, &path);
 
 	if (rc < 0)
 		return rc;
-	rc = cfs_stat(host_volume_fs(v), path, &st);
+	rc = hold_state(v, path, &lock);
+	if (rc == 0)
+		rc = cfs_stat(host_volume_fs(v), path, &st);
 	if (rc == 0 && (st.kind == CFS_DISK || st.kind == CFS_VM))
 		rc = fail(-EPERM, "%s: is a %s; say perilune %s delete", path,
 			  host_kind_name(st.kind), host_kind_name(st.kind));
@@ -250,6 +293,7 @@ static int file_rm(struct host_call *call)
 		rc = cfs_unlink(host_volume_fs(v), path);
 	if (rc == 0)
 		rc = cfs_sync_names(host_volume_fs(v));
+	rc = let_state(lock, rc);
 	host_volume_put(v);
 	return rc;
 }

@@ -156,6 +156,58 @@ static void adopt_one(struct host_vms *all, struct host_volume *volume, const ch
 	free(def);
 }
 
+/* --- locks that a verb had for a moment ------------------------------------------------------------ */
+
+static int add_name(void *arg, const char *name, const struct cfs_stat *stat)
+{
+	if (stat->kind == CFS_DIR)
+		json_array_append_new(arg, json_string(name));
+	return 0;
+}
+
+/*
+ * Who changes, renames or deletes a VM that is off has its lock meanwhile. Such a verb that died with its daemon
+ * leaves a lock that names us, and no record: a VM that runs has one from before it has its lock until after
+ * that. What this daemon has taken itself is -EBUSY.
+ */
+static void give_up_stray(struct cfs *fs, const char *name)
+{
+	cleanup_free char *path = vm_path(name, "vm");
+	struct cfs_vm_where where;
+	struct cfs_vm_lock *lock;
+	int rc = cfs_vm_where(fs, path, &where);
+
+	if (rc == 0 && !where.here)
+		return;
+	if (rc == 0)
+		rc = cfs_vm_adopt(fs, path, &lock);
+	if (rc == 0)
+		rc = cfs_vm_unlock(lock);
+	if (rc == 0)
+		log_info("host", "vm %s: given up: a verb that died with its daemon had it", name);
+	else if (rc != -EBUSY && rc != -ENOENT)
+		log_warn("host", "vm %s: its lock: %s", name, err_message(rc));
+	err_clear();
+}
+
+static void give_up_strays(struct host_volume *volume, const struct found *f)
+{
+	struct cfs *fs = host_volume_fs(volume);
+	json_t *names = json_array(), *name;
+	size_t i;
+
+	(void)cfs_readdir(fs, VM_DIR, add_name, names);
+	err_clear();
+	json_array_foreach(names, i, name)
+	{
+		cleanup_free char *key = xasprintf("%s%s", f->prefix, json_string_value(name));
+
+		if (!json_object_get(f->records, key))
+			give_up_stray(fs, json_string_value(name));
+	}
+	json_decref(names);
+}
+
 /* All at once: each in its own thread. */
 void host_vms_adopt(struct host_vms *all, struct host_volume *volume)
 {
@@ -170,6 +222,8 @@ void host_vms_adopt(struct host_vms *all, struct host_volume *volume)
 		(void)str_format(f.prefix, sizeof(f.prefix), "%s/", id);
 		(void)host_db_each(all->host->db, HOST_VMS, find_record, &f);
 		json_object_foreach(f.records, key, record) adopt_one(all, volume, key, record);
+		if (cfs_resumed(host_volume_fs(volume)))
+			give_up_strays(volume, &f);
 		for (unsigned i = 0; json_object_size(f.records) && (vm = nth(all, i)); i++) {
 			if (vm->volume == volume)
 				(void)vm_wait_started(vm, ADOPT_MS);

@@ -190,6 +190,14 @@ void vm_kill_soon(struct host_vm *vm)
 	vm_wake(vm);
 }
 
+void vm_give_up_soon(struct host_vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->killed |= !vm->committed;
+	pthread_mutex_unlock(&vm->lock);
+	vm_wake(vm);
+}
+
 /* --- changes ---------------------------------------------------------------------------------- */
 
 /* The lock is held. */

@@ -190,16 +190,40 @@ static void close_state(struct reading *r)
 
 /* --- the lock --------------------------------------------------------------------------------------- */
 
-/* 0: the VM is ours; else it is not, for sure. Nothing runs meanwhile. */
+/* From here on a start that is given up would end a guest that is nowhere else. */
+static int commit(struct host_vm *vm)
+{
+	bool ending = atomic_load(&vm->all->host->ending) || vm_is_ending(vm);
+
+	pthread_mutex_lock(&vm->lock);
+	ending |= vm->killed;
+	vm->committed = !ending;
+	pthread_mutex_unlock(&vm->lock);
+	return ending ? fail(-ECANCELED, "the restore was given up") : 0;
+}
+
+static bool is_killed(struct host_vm *vm)
+{
+	bool killed;
+
+	pthread_mutex_lock(&vm->lock);
+	killed = vm->killed;
+	pthread_mutex_unlock(&vm->lock);
+	return killed;
+}
+
+/* 0: the VM is ours; else it is not, for sure, or (unsettled) the next daemon asks. Nothing runs meanwhile. */
 static int take_up(struct host_vm *vm, const struct cfs_saved *state)
 {
 	cleanup_free char *path = vm_path(vm->name, "vm");
-	bool said = false;
+	bool said = false, tried = false;
 	int rc;
 
 	for (;;) {
-		rc = cfs_vm_restore(host_volume_fs(vm->volume), path, state, &vm->vm_lock);
+		rc = cfs_vm_restore(host_volume_fs(vm->volume), path, state, &tried, &vm->vm_lock);
 		if (rc == 0 || rc == -ENOENT || rc == -EBUSY || atomic_load(&vm->lost))
+			break;
+		if (!tried && is_killed(vm)) /* nothing has changed */
 			break;
 		vm->unsettled = atomic_load(&vm->all->host->ending);
 		if (vm->unsettled) /* the next daemon asks */
@@ -265,6 +289,8 @@ static int restore(struct host_vm *vm, const struct cfs_saved *state)
 	step(r, "restore.loaded");
 	if (vm->pid && vm_process_ended(vm)) /* the state is good for another try */
 		rc = fail(-EHOSTDOWN, "its monitor died");
+	if (rc == 0)
+		rc = commit(vm);
 	if (rc < 0)
 		rc = fail_prefix(rc, "vm %s: not restored, it stays saved", vm->name);
 	else
@@ -304,13 +330,21 @@ int vm_saved_hold(struct host_volume *volume, const char *name, struct cfs_vm_lo
 	struct cfs *fs = host_volume_fs(volume);
 	struct vm_def *def;
 	struct cfs_vm_where where;
+	bool tried = false;
 	int rc = cfs_vm_where(fs, path, &where);
 
 	if (rc < 0)
 		return rc;
 	if (where.state != CFS_VM_SAVED)
 		return vm_hold(volume, name, lock);
-	rc = cfs_vm_restore(fs, path, &where.saved, lock);
+	rc = cfs_vm_restore(fs, path, &where.saved, &tried, lock);
+	if (rc < 0 && tried) { /* it may come through still */
+		struct err_info why;
+
+		err_save(&why, rc);
+		cfs_vm_owe(fs, path);
+		rc = err_restore(&why);
+	}
 	if (rc < 0)
 		return rc;
 	def = xcalloc(1, sizeof(*def));

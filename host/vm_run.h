@@ -91,6 +91,7 @@ struct host_vm {
 	bool panicked;
 	bool held;	      /* `vm pause`: stands still until `vm resume`, whatever else */
 	bool killed;	      /* it is to end: also a start that waits is given up */
+	bool committed;	      /* ... not any more: it goes on from a state that is used up now */
 	const char *changing; /* what works on its disks or definition, in words: vm_change_begin */
 	bool lasting;	      /* ... and others do not wait for it */
 	bool closing;	      /* its disks are being closed, for good */
@@ -199,6 +200,8 @@ void vm_put(struct host_vm *vm);
 int vm_ask(struct host_vm *vm, enum vm_ask ask, unsigned timeout_ms);
 /* It ends as soon as its supervisor does not wait for something else; see vm_wait_ended. */
 void vm_kill_soon(struct host_vm *vm);
+/* Nobody waits for its start any more: the same, unless it goes on from a state that nobody else has by now. */
+void vm_give_up_soon(struct host_vm *vm);
 /*
  * One at a time works on a VM's disks or its definition: `what` says so in words ("a disk is being
  * attached") and is constant. It is begun and ended in any thread, which waits at most `timeout_ms` for a

@@ -29,6 +29,7 @@ struct saving {
 	struct host_call *call; /* NULL: nobody looks */
 	struct cfs_file *file;
 	bool ran;
+	bool made; /* the file is there, or a part of it */
 	uint8_t *state;
 	uint32_t state_bytes;
 	char *meta;
@@ -50,6 +51,7 @@ static int open_file(struct saving *s)
 	int rc;
 
 	vm_saved_remove(s->vm);
+	s->made = true;
 	rc = cfs_create(fs, path, CFS_FILE, 0);
 	if (rc == 0)
 		rc = cfs_open(fs, path, CFS_OPEN_WRITE, 0, &s->file);
@@ -206,9 +208,9 @@ static int lay_down(struct saving *s)
 			  : 0;
 }
 
-static int save_here(struct host_vm *vm, void *arg)
+static int take_down(struct saving *s)
 {
-	struct saving *s = arg;
+	struct host_vm *vm = s->vm;
 	int rc = check(vm);
 
 	if (rc == 0)
@@ -233,21 +235,28 @@ static int save_here(struct host_vm *vm, void *arg)
 	return rc < 0 ? goes_on(s, rc) : lay_down(s);
 }
 
-/* --- from the beginning to the end ------------------------------------------------------------------ */
-
-static void clean_up(struct saving *s, int rc)
+/*
+ * What failed leaves no file. But only he who has the lock for sure may say so: while that is not known (the
+ * daemon ends) the lock may name the file.
+ */
+static int save_here(struct host_vm *vm, void *arg)
 {
+	struct saving *s = arg;
 	struct err_info why;
+	int rc = take_down(s);
 
+	if (rc == 0)
+		return 0;
 	err_save(&why, rc);
 	if (s->file)
 		(void)cfs_close(s->file);
-	if (rc < 0 && !s->vm->moved)
-		vm_saved_remove(s->vm);
-	free(s->state);
-	free(s->meta);
-	(void)err_restore(&why);
+	s->file = NULL;
+	if (s->made && !vm->moved && !vm->unsettled)
+		vm_saved_remove(vm);
+	return err_restore(&why);
 }
+
+/* --- from the beginning to the end ------------------------------------------------------------------ */
 
 int vm_save_it(struct host_vm *vm, struct host_call *call, uint64_t *bytes)
 {
@@ -258,7 +267,8 @@ int vm_save_it(struct host_vm *vm, struct host_call *call, uint64_t *bytes)
 	if (rc < 0)
 		return rc;
 	rc = vm_do(vm, save_here, &s);
-	clean_up(&s, rc);
+	free(s.state);
+	free(s.meta);
 	if (rc < 0) {
 		struct err_info why;
 

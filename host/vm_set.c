@@ -170,6 +170,7 @@ static int set_stopped(struct change *c)
 			rc = apply(c, def);
 		if (rc == 0)
 			rc = vm_def_replace(fs, c->name, def);
+		host_step(c->call->host, "set.held");
 		(void)cfs_vm_unlock(lock);
 	}
 	free(def);

@@ -144,6 +144,8 @@ int vm_bring_up(struct host_vm *vm)
 	if (rc == 0)
 		rc = given_up(vm);
 	if (rc == 0)
+		vm_saved_remove(vm); /* what a save, or a restore, that was cut off left */
+	if (rc == 0)
 		rc = vm_nets_check(&vm->def, vm->name);
 	vm_set_step(vm, "opening the disks");
 	if (rc == 0)
@@ -240,11 +242,12 @@ int vm_adopt(struct host_vm *vm, json_t *record)
 	if (rc == 0 && json_is_true(json_object_get(record, "arriving"))) {
 		vm->loaded = true;
 		(void)vm_remember(vm);
-		vm_saved_remove(vm); /* if it came from there */
 	}
 	if (rc == 0 && status.state == VMCTL_STATE_RUNNING && vm->held)
 		rc = vm_call_plain(vm, VMCTL_PAUSE, VM_CALL_MS);
 	if (rc == 0)
 		vm_catch_up(vm, &status);
+	if (rc == 0)
+		vm_saved_remove(vm); /* if it came from there, or was being saved */
 	return rc;
 }

@@ -36,24 +36,31 @@
 /* --- finding -------------------------------------------------------------------------------------- */
 
 struct search {
+	struct host_vms *vms;
 	const char *name;
 	struct host_volumes *volumes;
 	struct host_volume *hit;
 	char other[64];
 };
 
-static int has_vm(struct host_volume *volume, const char *name)
+/* One that is here is there, whatever its storage says. */
+static int has_vm(struct host_vms *vms, struct host_volume *volume, const char *name)
 {
 	cleanup_free char *path = vm_path(name, "vm");
+	struct host_vm *vm = vm_find(vms, volume, name);
 	struct cfs_stat st;
 
+	if (vm) {
+		vm_put(vm);
+		return 0;
+	}
 	return cfs_stat(host_volume_fs(volume), path, &st);
 }
 
 static int search_one(void *arg, struct host_volume *volume)
 {
 	struct search *s = arg;
-	int rc = has_vm(volume, s->name);
+	int rc = has_vm(s->vms, volume, s->name);
 
 	if (rc == -ENOENT) {
 		err_clear();
@@ -69,7 +76,7 @@ static int search_one(void *arg, struct host_volume *volume)
 
 int vm_named(struct host_call *call, struct host_volume **volume, const char **name)
 {
-	struct search s = {.volumes = call->host->volumes};
+	struct search s = {.vms = call->host->vms, .volumes = call->host->volumes};
 	const char *text, *colon;
 	char volume_name[64];
 	int rc = host_arg_need(call, "name", &text);
@@ -88,7 +95,7 @@ int vm_named(struct host_call *call, struct host_volume **volume, const char **n
 		rc = host_volume_get(call->host->volumes, volume_name, volume);
 		if (rc < 0)
 			return rc;
-		rc = has_vm(*volume, *name);
+		rc = has_vm(call->host->vms, *volume, *name);
 		if (rc < 0)
 			host_volume_put(*volume);
 	} else {
@@ -320,7 +327,7 @@ static int follow_start(struct host_call *call, struct host_vm *vm)
 		pthread_mutex_unlock(&vm->lock);
 		go_on = host_progress(call, 0, 0, step);
 		if (go_on < 0) {
-			vm_kill_soon(vm);
+			vm_give_up_soon(vm);
 			return go_on;
 		}
 	}

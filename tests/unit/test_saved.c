@@ -47,7 +47,9 @@ static void save(struct roam *w, unsigned i, const struct cfs_saved *state)
 
 static void wake(struct roam *w, unsigned i, const struct cfs_saved *state)
 {
-	ok(cfs_vm_restore(roam_fs(w, i), "/vm", state, &w->vm[i]));
+	bool tried = false;
+
+	ok(cfs_vm_restore(roam_fs(w, i), "/vm", state, &tried, &w->vm[i]));
 	roam_open_disks(w, i);
 	roam_read_back(w, i);
 	roam_write_round(w, i);
@@ -55,6 +57,7 @@ static void wake(struct roam *w, unsigned i, const struct cfs_saved *state)
 
 static void test_there_and_back(void **state)
 {
+	bool tried = false;
 	struct cfs_saved s, other;
 	struct cfs_vm_lock *vm;
 	struct cfs_file *file;
@@ -79,13 +82,13 @@ static void test_there_and_back(void **state)
 	}
 	assert_int_equal(roam_take_up(&w, A, B), -ENOENT);
 	/* Only with the state it was saved with. */
-	assert_int_equal(cfs_vm_restore(roam_fs(&w, B), "/vm", &other, &vm), -ENOENT);
+	assert_int_equal(cfs_vm_restore(roam_fs(&w, B), "/vm", &other, &tried, &vm), -ENOENT);
 	wake(&w, B, &s);
-	assert_int_equal(cfs_vm_restore(roam_fs(&w, B), "/vm", &s, &vm), -EBUSY);
-	assert_int_equal(cfs_vm_restore(roam_fs(&w, A), "/vm", &s, &vm), -ENOENT);
+	assert_int_equal(cfs_vm_restore(roam_fs(&w, B), "/vm", &s, &tried, &vm), -EBUSY);
+	assert_int_equal(cfs_vm_restore(roam_fs(&w, A), "/vm", &s, &tried, &vm), -ENOENT);
 	/* A second state; the first is nothing any more. */
 	save(&w, B, &other);
-	assert_int_equal(cfs_vm_restore(roam_fs(&w, A), "/vm", &s, &vm), -ENOENT);
+	assert_int_equal(cfs_vm_restore(roam_fs(&w, A), "/vm", &s, &tried, &vm), -ENOENT);
 	assert_saved(&w, &other);
 	wake(&w, A, &other);
 	roam_end(&w, A);
@@ -136,6 +139,7 @@ static void test_dead_saver(void **state)
 /* A restorer that dies: stale as any VM's lock, and without the state. */
 static void test_dead_restorer(void **state)
 {
+	bool tried = false;
 	struct cfs_saved s;
 	struct cfs_vm_lock *vm;
 	struct cfs_vm_where where;
@@ -153,7 +157,7 @@ static void test_dead_restorer(void **state)
 	roam_wait_over(&w, C, slot, epoch);
 	ok(cfs_vm_where(roam_fs(&w, C), "/vm", &where));
 	assert_int_equal(where.state, CFS_VM_STOPPED);
-	assert_int_equal(cfs_vm_restore(roam_fs(&w, C), "/vm", &s, &vm), -ENOENT);
+	assert_int_equal(cfs_vm_restore(roam_fs(&w, C), "/vm", &s, &tried, &vm), -ENOENT);
 	ok(cfs_vm_lock(roam_fs(&w, C), "/vm", 20000, &w.vm[C]));
 	roam_open_disks(&w, C);
 	roam_read_back(&w, C);
@@ -173,10 +177,11 @@ struct racer {
 static void *race_restore(void *arg)
 {
 	struct racer *r = arg;
+	bool tried = false;
 
 	pthread_barrier_wait(r->start);
 	usleep(r->delay_us);
-	r->rc = cfs_vm_restore(roam_fs(r->w, B), "/vm", r->state, &r->w->vm[B]);
+	r->rc = cfs_vm_restore(roam_fs(r->w, B), "/vm", r->state, &tried, &r->w->vm[B]);
 	return NULL;
 }
 
@@ -194,6 +199,7 @@ static void test_race(void **state)
 	for (unsigned i = 0; i < 100; i++) {
 		struct racer r = {.w = &w, .start = &start, .state = &s, .delay_us = i * 7 % 200};
 		pthread_t thread;
+		bool tried = false;
 		int rc;
 
 		s.id[0] = (uint8_t)i; /* as if another file each time */
@@ -201,7 +207,7 @@ static void test_race(void **state)
 		assert_int_equal(pthread_create(&thread, NULL, race_restore, &r), 0);
 		pthread_barrier_wait(&start);
 		usleep(i * 13 % 200);
-		rc = cfs_vm_restore(roam_fs(&w, A), "/vm", &s, &w.vm[A]);
+		rc = cfs_vm_restore(roam_fs(&w, A), "/vm", &s, &tried, &w.vm[A]);
 		pthread_join(thread, NULL);
 		assert_true(rc == 0 || rc == -ENOENT);
 		assert_int_equal(r.rc, rc == 0 ? -ENOENT : 0); /* exactly one */
@@ -282,7 +288,7 @@ static void test_lost_answers(void **state)
 	for (unsigned i = 0; i < turns; i++) {
 		unsigned k = i % ARRAY_SIZE(faults);
 		unsigned id = strike(vm, faults[k].kind, faults[k].value, faults[k].ms);
-		bool is;
+		bool is, tried = false;
 		int rc;
 
 		s.id[0] = (uint8_t)i;
@@ -297,7 +303,7 @@ static void test_lost_answers(void **state)
 		roam_forget(&w, A);
 		id = strike(vm, faults[k].kind, faults[k].value, faults[k].ms);
 		do
-			rc = cfs_vm_restore(roam_fs(&w, A), "/vm", &s, &w.vm[A]);
+			rc = cfs_vm_restore(roam_fs(&w, A), "/vm", &s, &tried, &w.vm[A]);
 		while (again(rc));
 		fault_clear(id);
 		ok(rc);

@@ -100,7 +100,9 @@ def keys(host, text, name='g'):
 
 
 def alive(pid):
+    """Any thread of it: the first may be a zombie while others still end."""
     try:
-        return open(f'/proc/{pid}/stat').read().rsplit(')', 1)[1].split()[0] != 'Z'
-    except FileNotFoundError:
+        zombie = open(f'/proc/{pid}/stat').read().rsplit(')', 1)[1].split()[0] == 'Z'
+        return not zombie or len(os.listdir(f'/proc/{pid}/task')) > 1
+    except (FileNotFoundError, ProcessLookupError):
         return False

@@ -111,6 +111,11 @@ void cgroup_forget(const struct cgroup *g)
 	for (unsigned i = 0; i < CGROUPS; i++) {
 		group_dir(i, g, path, sizeof(path));
 		(void)rmdir(path);
+		if (!*g->pool)
+			continue;
+		pool_dir(i, g->pool, path,
+			 sizeof(path)); /* the last one of its pool takes that along */
+		(void)rmdir(path);
 	}
 }
 

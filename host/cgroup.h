@@ -29,7 +29,7 @@ struct cgroup_cpu {
 void cgroup_make(const struct cgroup *g, char files[CGROUPS][CGROUP_PATH]);
 /* Moves a process into it, made if need be. -ENOENT: nowhere. */
 int cgroup_move(const struct cgroup *g, pid_t pid);
-/* An empty one goes, others stay. */
+/* An empty one goes, and its pool's if that is empty then; others stay. */
 void cgroup_forget(const struct cgroup *g);
 /* -ENOENT: there is no such group with a say over processors, though more than the usual was wanted. */
 int cgroup_cpu(const struct cgroup *g, const struct cgroup_cpu *cpu);

@@ -124,6 +124,7 @@ static int pool_set(struct host_call *call)
 		rc = store(call->host, name, &cpu);
 	if (rc == 0)
 		rc = host_pool_apply(call->host, name);
+	cgroup_forget(&(struct cgroup){.pool = name}); /* made again for its first VM */
 	if (rc == 0)
 		host_event(call->host->events, "pool", name, "weight %u, limit %u %%", cpu.weight,
 			   cpu.limit);

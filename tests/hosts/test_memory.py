@@ -190,10 +190,12 @@ def has_cpu_groups(host):
 
 
 def test_weights_limits_pools_and_affinity(host):
+    web = f'web{os.getpid()}'                                           # groups are the machine's, and others test, too
+    inside = f'pool-{web}/'
     create(host, 'g', '32M', ('v1:/a.disk',), '--cpus', '2')
     if not has_cpu_groups(host):
         host.ok('vm', 'start', 'g')
-        for words in (['--cpu-weight', '300'], ['--cpu-limit', '50'], ['--pool', 'web']):
+        for words in (['--cpu-weight', '300'], ['--cpu-limit', '50'], ['--pool', web]):
             assert 'control group' in host.fails('failed', 'vm', 'set', 'g', *words)['message']
         host.ok('vm', 'set', 'g', '--cpu-affinity', '0')
         return
@@ -204,19 +206,20 @@ def test_weights_limits_pools_and_affinity(host):
     assert weight(host, 'g') == 50 and limit(host, 'g') is None
     host.ok('vm', 'set', 'g', '--cpu-reservation', '80')                # kept by a weight
     assert weight(host, 'g') in (79, 80)
-    host.ok('pool', 'set', 'web', '--cpu-limit', '120', '--cpu-weight', '200')
-    host.ok('vm', 'set', 'g', '--pool', 'web', '--cpu-limit', '70', '--cpu-reservation', '0')
-    assert in_group(host, 'g', 'pool-web/') and limit(host, 'g', 'pool-web/') == 70
-    pool = next(p for p in host.json('pool', 'list') if p['name'] == 'web')
-    assert pool == {'name': 'web', 'cpu_weight': 200, 'cpu_limit': 120, 'vms': ['g']}
+    host.ok('pool', 'set', web, '--cpu-limit', '120', '--cpu-weight', '200')
+    host.ok('vm', 'set', 'g', '--pool', web, '--cpu-limit', '70', '--cpu-reservation', '0')
+    assert in_group(host, 'g', inside) and limit(host, 'g', inside) == 70
+    pool = next(p for p in host.json('pool', 'list') if p['name'] == web)
+    assert pool == {'name': web, 'cpu_weight': 200, 'cpu_limit': 120, 'vms': ['g']}
     host.kill()
     host.start()
     until(lambda: show(host)['state'] == 'running')
-    assert in_group(host, 'g', 'pool-web/') and limit(host, 'g', 'pool-web/') == 70
+    assert in_group(host, 'g', inside) and limit(host, 'g', inside) == 70
     host.ok('vm', 'set', 'g', '--pool', 'none')
     assert in_group(host, 'g') and limit(host, 'g') == 70
-    host.ok('pool', 'set', 'web', '--cpu-limit', '0', '--cpu-weight', '100')
+    host.ok('pool', 'set', web, '--cpu-limit', '0', '--cpu-weight', '100')
     assert host.json('pool', 'list') == []
+    assert not list(pathlib.Path('/sys/fs/cgroup').glob(f'**/perilune/{inside}'))
     host.fails('usage', 'pool', 'set', '../up', '--cpu-limit', '10')
     host.fails('usage', 'vm', 'set', 'g', '--pool', 'a/b')
 

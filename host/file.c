@@ -233,7 +233,7 @@ static int hold_state(struct host_volume *v, const char *path, struct cfs_vm_loc
 	int rc;
 
 	*lock = NULL;
-	if (!file || strtok_r(NULL, "/", &at) || strcmp(vms, VM_DIR + 1) != 0 ||
+	if (!file || strtok_r(NULL, "/", &at) || strcmp(vms, &VM_DIR[1]) != 0 ||
 	    strcmp(file, VM_STATE_FILE) != 0)
 		return 0;
 	rc = vm_hold(v, name, lock);

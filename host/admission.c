@@ -54,8 +54,8 @@ int host_admit(struct host_vms *all, const struct vm_share *share, const char *n
 		if (vm == except)
 			continue;
 		pthread_mutex_lock(&vm->lock);
-		taken += vm_share_reserved(&vm->def.share);
-		cpu += vm->def.share.cpu_reserved;
+		taken += MAX(vm_share_reserved(&vm->def.share), vm->claim.memory);
+		cpu += MAX(vm->def.share.cpu_reserved, vm->claim.cpu);
 		pthread_mutex_unlock(&vm->lock);
 	}
 	have = host_memory_for_vms(total);

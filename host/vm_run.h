@@ -116,6 +116,10 @@ struct host_vm {
 	atomic_bool incomplete; /* its memory is coming still: nobody may copy it */
 
 	bool arriving; /* guarded by host_vms's lock: another host runs it still */
+	struct {
+		uint64_t memory; /* bytes */
+		unsigned cpu;	 /* per cent of a processor */
+	} claim; /* guarded by host_vms's lock: `vm set` gives it a higher reservation; 0: it does not */
 
 	/* The supervisor's alone. */
 	bool loaded;	/* it came from another host, and its VMM has never had a kernel */

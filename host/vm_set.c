@@ -4,6 +4,7 @@
  * definition comes first: a daemon that dies in between is followed by one that reads it.
  */
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -74,6 +75,21 @@ static int check_groups(const struct vm_def *def)
 		    "weights, limits and pools here; see perilune host check");
 }
 
+/* The kernel takes what has one processor at least that is there and may be used: this thread tries it. */
+static int check_processors(const struct vm_def *def, const char *name)
+{
+	cpu_set_t own, wanted;
+	int rc = vm_share_cpus(def->share.cpus_allowed, &wanted);
+
+	if (rc < 0 || !def->share.cpus_allowed[0] || sched_getaffinity(0, sizeof(own), &own) < 0)
+		return rc;
+	if (sched_setaffinity(0, sizeof(wanted), &wanted) < 0)
+		return fail(-EINVAL, "vm %s: this host has no processor of %s", name,
+			    def->share.cpus_allowed);
+	(void)sched_setaffinity(0, sizeof(own), &own);
+	return 0;
+}
+
 static bool same_cpus(const struct vm_share *a, const struct vm_share *b)
 {
 	return a->cpu_weight == b->cpu_weight && a->cpu_limit == b->cpu_limit &&
@@ -89,7 +105,7 @@ static int do_cpus(struct host_vm *vm, void *arg)
 	return rc == 0 ? vm_remember(vm) : rc; /* the next daemon looks for it in its pool */
 }
 
-/* More than before must fit. */
+/* More than before must fit, and counts from now on: others look before the definition is written. */
 static int admit(struct host_vm *vm, const struct vm_def *def, const struct vm_share *was)
 {
 	int rc;
@@ -99,8 +115,26 @@ static int admit(struct host_vm *vm, const struct vm_def *def, const struct vm_s
 		return 0;
 	pthread_mutex_lock(&vm->all->lock);
 	rc = host_admit(vm->all, &def->share, vm->name, vm);
+	if (rc == 0) {
+		vm->claim.memory = vm_share_reserved(&def->share);
+		vm->claim.cpu = def->share.cpu_reserved;
+	}
 	pthread_mutex_unlock(&vm->all->lock);
 	return rc;
+}
+
+/* It has what it was admitted for, or will not. */
+static void take(struct host_vm *vm, const struct vm_share *share)
+{
+	pthread_mutex_lock(&vm->all->lock);
+	if (share) {
+		pthread_mutex_lock(&vm->lock);
+		vm->def.share = *share;
+		pthread_mutex_unlock(&vm->lock);
+	}
+	vm->claim.memory = 0;
+	vm->claim.cpu = 0;
+	pthread_mutex_unlock(&vm->all->lock);
 }
 
 static int change_running(struct change *c, struct host_vm *vm, struct vm_def *def)
@@ -129,14 +163,17 @@ static int change_running(struct change *c, struct host_vm *vm, struct vm_def *d
 	if (rc == 0)
 		rc = check_groups(def);
 	if (rc == 0)
-		rc = admit(vm, def, &was);
+		rc = check_processors(def, c->name);
 	if (rc == 0)
-		rc = vm_def_replace(host_volume_fs(vm->volume), vm->name, def);
+		rc = admit(vm, def, &was);
 	if (rc < 0)
 		return rc;
-	pthread_mutex_lock(&vm->lock);
-	vm->def.share = def->share;
-	pthread_mutex_unlock(&vm->lock);
+	host_step(c->call->host, "set.admitted");
+	rc = vm_def_replace(host_volume_fs(vm->volume), vm->name, def);
+	take(vm, rc == 0 ? &def->share : NULL);
+	if (rc < 0)
+		return rc;
+	host_step(c->call->host, "set.written");
 	vm_wake(vm);
 	return same_cpus(&was, &def->share) ? 0 : vm_do(vm, do_cpus, NULL);
 }

@@ -223,8 +223,11 @@ int vm_adopt(struct host_vm *vm, json_t *record)
 	if (rc == -ENOENT &&
 	    !vm->vm_lock) /* it moved, or another host started it: nothing of it is ours */
 		return not_ours(vm, rc);
-	if (rc == 0)
+	if (rc ==
+	    0) { /* its definition is read: the daemon may have ended in the middle of vm set */
+		vm_try_cpus(vm);
 		rc = vm_disks_insist(vm);
+	}
 	if (rc < 0 && vm_is_ending(vm) && !atomic_load(&vm->lost))
 		return 0; /* as the supervisor's first turn finds it: killed, let go, dead */
 	if (rc == 0)

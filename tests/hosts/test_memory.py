@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What VMs get of their host's memory: definitions, targets, migrations. Monitors are programs (vmm_stub.c), whose guests
 obey a balloon at once; the device itself: test_balloon.py, real guests: tests/lab/test_memory.py."""
-import os, pathlib
+import os, pathlib, subprocess
 
 import pytest
 
-from hostlib import until
+from hostlib import BIN, until
 from stublib import StubCluster, create, goes_on, show
 
 MiB = 1 << 20
@@ -149,6 +149,52 @@ def test_what_is_reserved_must_be_there(cluster, host):
     assert show(h2, 'a')['state'] == 'running'
 
 
+def test_two_that_reserve_at_once_do_not_both_get_it(host):
+    """One is admitted, and its definition is not written yet."""
+    drill(host, 1024, 900)
+    for vm in 'abc':
+        create(host, vm, '256M', () if vm != 'a' else ('v1:/a.disk',))
+        host.ok('vm', 'set', vm, '--memory-reservation', '0')
+    host.ok('vm', 'set', 'c', '--memory-max', '640M', '--memory-reservation', '640M')
+    for vm in 'ab':
+        host.ok('vm', 'start', vm)
+    step = host.dir / 'steps' / 'set.admitted'
+    step.write_text('')
+    first = subprocess.Popen([BIN / 'perilune', '--connect', host.dir, 'vm', 'set', 'a', '--memory-reservation', '256M'],
+                             stdout=subprocess.DEVNULL)
+    try:
+        until(lambda: step.with_suffix('.admitted.reached').exists())
+        host.ok('vm', 'start', 'c')                                     # both fit: 896
+        host.ok('vm', 'kill', 'c')
+        host.ok('vm', 'set', 'c', '--memory-max', '642M', '--memory-reservation', '642M')
+        assert '640 left' in host.fails('no-space', 'vm', 'start', 'c')['message']
+        step.unlink()
+        assert first.wait(60) == 0
+    finally:
+        step.unlink(missing_ok=True)
+        first.wait()
+    assert show(host, 'a')['memory_reservation'] == 256 * MiB
+    host.fails('no-space', 'vm', 'start', 'c')
+    host.ok('vm', 'set', 'a', '--memory-reservation', '254M')
+    host.ok('vm', 'start', 'c')
+
+
+def test_processors_that_are_not_there(host):
+    create(host)
+    host.ok('vm', 'set', 'g', '--cpu-affinity', '1000')                 # off: other hosts may have it
+    host.ok('vm', 'set', 'g', '--cpu-affinity', '0')
+    host.ok('vm', 'start', 'g')
+    assert 'no processor' in host.fails('usage', 'vm', 'set', 'g', '--cpu-affinity', '1000')['message']
+    assert show(host)['cpu_affinity'] == '0'
+    host.kill()
+    host.start()
+    until(lambda: show(host)['state'] == 'running')
+    assert show(host)['cpu_affinity'] == '0' and os.sched_getaffinity(show(host)['pid']) == {0}
+    host.ok('vm', 'set', 'g', '--cpu-affinity', '0,1000')
+    assert os.sched_getaffinity(show(host)['pid']) == {0}
+    assert os.sched_getaffinity(host.proc.pid) == os.sched_getaffinity(0)
+
+
 def test_processors_reserved(host):
     n = len(os.sched_getaffinity(0))
     create(host, 'a', '32M', ('v1:/a.disk',), '--cpus', '2')
@@ -229,6 +275,31 @@ def test_weights_limits_pools_and_affinity(host):
     assert 'no processor' in host.fails('usage', 'vm', 'set', 'g', '--cpu-affinity', '1000')['message']
     host.ok('vm', 'set', 'g', '--cpu-affinity', 'all')
     assert os.sched_getaffinity(pid) == os.sched_getaffinity(0)
+
+
+def test_a_daemon_that_dies_in_the_middle_of_vm_set(host):
+    """The definition says it; the next daemon does it."""
+    if not has_cpu_groups(host):
+        pytest.skip('no control group that shares processors')
+    create(host, 'g', '32M', ('v1:/a.disk',), '--cpus', '2')
+    host.ok('vm', 'start', 'g')
+    step = host.dir / 'steps' / 'set.written'
+    step.parent.mkdir(exist_ok=True)
+    step.write_text('')
+    task = subprocess.Popen([BIN / 'perilune', '--connect', host.dir, 'vm', 'set', 'g', '--pool', 'web', '--cpu-limit', '70'],
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: step.with_suffix('.written.reached').exists())
+        assert in_group(host, 'g')
+        host.kill()
+    finally:
+        step.unlink()
+        task.kill()
+        task.wait()
+    host.start()
+    until(lambda: show(host)['state'] == 'running')
+    assert show(host)['pool'] == 'web' and in_group(host, 'g', 'pool-web/') and limit(host, 'g', 'pool-web/') == 70
+    host.ok('vm', 'kill', 'g')
 
 
 def test_top(host):

@@ -27,7 +27,9 @@
 	15000 /* for the target's word, when it has the lock: it opens disks, or ends the VM */
 #define LISTEN_MS     500 /* of that, between looks at the lock */
 #define SETTLE_MS     50  /* between looks at who has the lock */
-#define BAGGAGE_BYTES (256 * 1024)
+#define BAGGAGE_BYTES (256 * KiB)
+#define BAGGAGE_DISK \
+	(16 * KiB) /* more for each disk: its inode and map, or the target reads them one by one */
 
 /* --- tried while it runs ------------------------------------------------------------------------------------ */
 
@@ -156,7 +158,9 @@ static void offer(struct leaving *l)
 	int rc = cfs_vm_offer(l->vm->vm_lock, l->slot, l->epoch);
 
 	vm_leaving_step(l, "source.offered");
-	if (rc == 0 && cfs_vm_baggage(l->vm->vm_lock, BAGGAGE_BYTES, &baggage, &size) < 0)
+	if (rc == 0 &&
+	    cfs_vm_baggage(l->vm->vm_lock, BAGGAGE_BYTES + l->vm->def.disks * BAGGAGE_DISK,
+			   &baggage, &size) < 0)
 		size = 0;
 	if (rc == 0)
 		rc = mig_source_offered(l->move.source, baggage, (uint32_t)MIN(size, UINT32_MAX),

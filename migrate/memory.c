@@ -61,6 +61,20 @@ static int read_all(int fd, void *dst, uint64_t n, uint64_t offset)
 	return 0;
 }
 
+/* Those that are not zero, with their places. */
+static void add_pages(XXH3_state_t *state, const void *data, uint64_t offset, uint64_t n)
+{
+	for (uint64_t at = 0; at < n; at += MIG_PAGE) {
+		const uint8_t *page = (const uint8_t *)data + at;
+		const le64 place = le64_of(offset + at);
+
+		if (mig_is_zero(page, MIG_PAGE))
+			continue;
+		XXH3_64bits_update(state, &place, sizeof(place));
+		XXH3_64bits_update(state, page, MIG_PAGE);
+	}
+}
+
 int mig_memory_checksum(int fd, uint64_t bytes, uint64_t *out)
 {
 	cleanup_free uint64_t *page = xaligned(MIG_PAGE, READ_BYTES);
@@ -70,16 +84,15 @@ int mig_memory_checksum(int fd, uint64_t bytes, uint64_t *out)
 
 	MUST(state);
 	XXH3_64bits_reset(state);
+	/* A range is asked for once, it may be all of the memory: lseek walks to its end. */
 	while ((rc = mig_memory_next(fd, bytes, r.offset + r.bytes, &r)) == 1) {
-		r.bytes = MIN(r.bytes, READ_BYTES);
-		rc = read_all(fd, page, r.bytes, r.offset);
-		for (uint64_t at = 0; rc == 0 && at < r.bytes; at += MIG_PAGE) {
-			const le64 place = le64_of(r.offset + at);
+		uint64_t n = 0;
 
-			if (mig_is_zero((uint8_t *)page + at, MIG_PAGE))
-				continue;
-			XXH3_64bits_update(state, &place, sizeof(place));
-			XXH3_64bits_update(state, (uint8_t *)page + at, MIG_PAGE);
+		for (uint64_t from = 0; rc >= 0 && from < r.bytes; from += n) {
+			n = MIN(r.bytes - from, READ_BYTES);
+			rc = read_all(fd, page, n, r.offset + from);
+			if (rc == 0)
+				add_pages(state, page, r.offset + from, n);
 		}
 		if (rc < 0)
 			break;

@@ -151,7 +151,7 @@ int net_link_get(const char *name, struct net_link *out)
 
 /* --- changing ----------------------------------------------------------------------------------------- */
 
-int net_link_prepare(int index, const uint8_t mac[6], unsigned mtu)
+int net_link_prepare(int index, const uint8_t mac[6], unsigned mtu, unsigned frames)
 {
 	const uint8_t none = IN6_ADDR_GEN_MODE_NONE;
 	struct rtattr *families, *inet6;
@@ -161,6 +161,7 @@ int net_link_prepare(int index, const uint8_t mac[6], unsigned mtu)
 	begin(&r, RTM_SETLINK, 0, AF_UNSPEC, index);
 	add(&r, IFLA_ADDRESS, mac, 6);
 	add(&r, IFLA_MTU, &mtu, sizeof(mtu));
+	add(&r, IFLA_TXQLEN, &frames, sizeof(frames));
 	rc = talk(&r, NULL, 0);
 	if (rc < 0)
 		return rc;

@@ -22,8 +22,8 @@ struct net_link {
 };
 int net_link_get(const char *name, struct net_link *out);
 
-/* Address, MTU and no addresses of this host's own (it is the guest's end of a cable). */
-int net_link_prepare(int index, const uint8_t mac[6], unsigned mtu);
+/* Address, MTU, how many frames may wait in it, and no addresses of this host's own (it is the guest's end of a cable). */
+int net_link_prepare(int index, const uint8_t mac[6], unsigned mtu, unsigned frames);
 /* Becomes a port of the bridge; 0: of none. */
 int net_link_master(int index, int bridge);
 int net_link_up(int index);

@@ -19,6 +19,11 @@
 
 #define TUN	 "/dev/net/tun"
 #define TEMPLATE "plnet%d" /* the kernel counts */
+/*
+ * Frames that wait, in all queues together, while a guest stands still; the kernel's usual are 1000 a queue. Not
+ * more: it is the host's memory, and a guest need not ever read them.
+ */
+#define FRAMES 8000u
 
 bool tap_good_name(const char *name)
 {
@@ -142,7 +147,7 @@ static int join(const struct tap_place *place, const struct net_link *bridge, co
 	const uint8_t own[6] = {0xfe, mac[1], mac[2], mac[3], mac[4], mac[5]};
 	int index = (int)if_nametoindex(t->name), rc;
 
-	rc = net_link_prepare(index, own, bridge->mtu);
+	rc = net_link_prepare(index, own, bridge->mtu, FRAMES / t->queues);
 	if (rc == 0)
 		rc = net_link_master(index, bridge->index);
 	if (rc == 0 && place->vlan)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hosts on networks of their own, with a cable that can be pulled."""
-import os, subprocess
+import json, os, subprocess
 
 import pytest
 
@@ -88,8 +88,15 @@ class Lan:
         out = subprocess.run(['ip', '-n', self.ns[i], '-o', 'link', 'show', 'master', 'br0'], check=True, stdout=subprocess.PIPE, text=True).stdout
         return [line.split(':')[1].strip() for line in out.splitlines() if 'plnet' in line]
 
-    def pinger(self, address, interval=10, wait=5000):
-        return Pinger(['ip', 'netns', 'exec', self.switch, f'{BUILD}/tests/hosts/pinger', address, str(interval), str(wait)])
+    def pinger(self, address, interval=10, wait=5000, most=None):
+        return Pinger(['ip', 'netns', 'exec', self.switch, f'{BUILD}/tests/hosts/pinger', address, str(interval), str(wait),
+                       *([str(most)] if most else [])])
+
+    def went(self, device, ns):
+        """Frames that a device gave away, and those that it dropped instead."""
+        out = subprocess.run(['ip', '-n', ns, '-j', '-s', 'link', 'show', device], check=True, stdout=subprocess.PIPE, text=True).stdout
+        tx = json.loads(out)[0]['stats64']['tx']
+        return tx['packets'], tx['dropped']
 
 
 class Pinger:

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * pinger.c: an outside observer. pinger ADDRESS INTERVAL_MS WAIT_MS: sends an ICMP echo request each interval
- * until standard input ends or a line comes, waits that long for the last answers, then says
+ * pinger.c: an outside observer. pinger ADDRESS INTERVAL_MS WAIT_MS [N]: sends an ICMP echo request each interval, N in
+ * all, until standard input ends or a line comes, waits that long for the last answers, then says
  *
  *	sent N lost N longest MS
  *
@@ -29,6 +29,7 @@ struct pinger {
 	int fd;
 	uint16_t id;
 	unsigned sent, answered, first; /* the number of what was answered first */
+	bool all;			/* count from number 0 */
 	bool seen[SENT_MAX];
 	uint64_t last_ns, longest_ns;
 };
@@ -84,7 +85,7 @@ static void receive_all(struct pinger *p)
 			continue;
 		p->seen[number] = true;
 		if (!p->answered++) {
-			p->first = number;
+			p->first = p->all ? 0 : number;
 			puts("first");
 			fflush(stdout);
 		} else if (now - p->last_ns > p->longest_ns) {
@@ -121,9 +122,13 @@ int main(int argc, char **argv)
 	struct sockaddr_in to = {.sin_family = AF_INET};
 	static struct pinger p;
 	uint64_t interval, next;
+	unsigned most = argc == 5 ? (unsigned)atoi(argv[4]) : SENT_MAX;
+	const int buffer = 16 << 20;
+	bool stopped;
 
-	if (argc != 4 || inet_pton(AF_INET, argv[1], &to.sin_addr) != 1) {
-		fputs("usage: pinger ADDRESS INTERVAL_MS WAIT_MS\n", stderr);
+	if (argc < 4 || argc > 5 || most > SENT_MAX ||
+	    inet_pton(AF_INET, argv[1], &to.sin_addr) != 1) {
+		fputs("usage: pinger ADDRESS INTERVAL_MS WAIT_MS [N]\n", stderr);
 		return 2;
 	}
 	interval = strtoull(argv[2], NULL, 10) * 1000000;
@@ -133,11 +138,16 @@ int main(int argc, char **argv)
 		perror("pinger");
 		return 1;
 	}
+	(void)setsockopt(p.fd, SOL_SOCKET, SO_RCVBUFFORCE, &buffer, sizeof(buffer));
+	p.all = argc == 5;
 	next = now_ns();
 	do {
 		send_one(&p);
 		next += interval;
-	} while (!wait_until(&p, next, true) && p.sent < SENT_MAX);
+		stopped = wait_until(&p, next, true);
+	} while (!stopped && p.sent < most);
+	if (!stopped && most < SENT_MAX)
+		(void)wait_until(&p, UINT64_MAX, true);
 	next = now_ns() + strtoull(argv[3], NULL, 10) * 1000000;
 	while (p.answered < p.sent - p.first && now_ns() < next)
 		wait_until(&p, now_ns() + 10000000, false);

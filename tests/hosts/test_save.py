@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vm save` and `vm restore`, without KVM: the stub's guest knows its pages and blocks again, its monitor compares a checksum
 over all memory; what ran twice stands in the stubs' book."""
-import os, signal
+import os, re, signal
 
 import pytest
-from hostlib import until
-from stublib import StubCluster, alive, counts, create, goes_on, keys, show
+from hostlib import perilune, until
+from stublib import StubCluster, alive, counts, create, goes_on, keys, lock_range, show
 
 STATE = '/vms/g/state'
 
@@ -70,6 +70,33 @@ def test_there_and_elsewhere(hosts):
     assert r.code == 2 and 'is not saved' in r.err, r
     b.ok('vm', 'start', 'g')
     assert 'boot 1' in b.ok('vm', 'console', 'g', '--log').out
+    goes_on(b)
+    end(hosts)
+
+
+def test_a_check_knows_the_state_of_a_saved_vm(cluster, hosts):
+    a, b = hosts
+    lun = cluster.dir / 'lun0'
+    lock = int(lock_range(a).split('-')[0]) // 4096
+    a.ok('vm', 'save', 'g')
+    for h in hosts:
+        h.ok('volume', 'unmount', 'v1')
+    r = perilune('--json', 'volume', 'check', lun)
+    assert r.code == 0 and r.json['clean'] and r.json['findings'] == [], r
+    words = perilune('debug', 'dump', lun, '--block', lock).out
+    inode = int(re.search(r'state saved in the file of inode\D*(\d+)', words).group(1))
+    raw = lun.read_bytes()[inode * 4096:(inode + 1) * 4096]
+    with open(lun, 'r+b') as f:
+        f.seek(inode * 4096 + 200)
+        f.write(b'\xff' * 16)
+    r = perilune('--json', 'volume', 'check', lun)
+    assert r.code == 7 and any('--discard-state' in f['text'] for f in r.json['findings']), r.json
+    with open(lun, 'r+b') as f:
+        f.seek(inode * 4096)
+        f.write(raw)
+    for h in hosts:
+        h.ok('volume', 'mount', lun)
+    b.ok('vm', 'restore', 'g')              # a check takes nothing away
     goes_on(b)
     end(hosts)
 

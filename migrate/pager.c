@@ -14,6 +14,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/peer_stream.h"
 #include "migrate/memory.h"
@@ -285,19 +286,21 @@ int mig_pager_run(struct mig_pager *p, const struct mig_pager_ops *ops, void *ar
 	struct pollfd fds[2] = {{.fd = p->faults, .events = POLLIN},
 				{.fd = p->wake_fd, .events = POLLIN}};
 	struct uffdio_range all = {.start = p->base, .len = p->bytes};
+	uint64_t sign_ms = clock_boot_ms() + PEER_STREAM_PING;
 	eventfd_t n;
 	int rc = 0;
 
 	while (rc == 0 && atomic_load(&p->left)) {
-		int ready = poll(fds, 2, (int)PEER_STREAM_PING);
-
+		(void)poll(fds, 2, (int)PEER_STREAM_PING);
 		if (fds[1].revents)
 			(void)eventfd_read(p->wake_fd, &n);
 		rc = take_faults(p);
 		if (rc == 0)
 			rc = ask(p, ops, arg);
-		if (rc == 0 && ready == 0)
+		if (rc == 0 && clock_boot_ms() >= sign_ms) {
 			rc = ops->ask(arg, NULL, 0);
+			sign_ms = clock_boot_ms() + PEER_STREAM_PING;
+		}
 	}
 	if (atomic_load(&p->left))
 		return rc;

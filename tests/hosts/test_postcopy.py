@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Post-copy: a guest that writes much runs on the target before all of its memory has come. The guests
 (stublib.py) check each page and block they left; what dies meanwhile ends the VM, which nobody else runs."""
-import os, signal, subprocess
+import os, signal, subprocess, time
 
 import pytest
 
@@ -53,6 +53,25 @@ def test_runs_before_all_has_come(pair):
     moved(begin(h2, h1, *FAST))                 # and back, without a stop
     whole(h1)
     goes_on(h1)
+
+
+@pytest.mark.slow
+def test_a_guest_that_asks_for_nothing(pair):
+    """The source hears of no wish for longer than it waits for one who is gone (8 s): the target tells that it lives."""
+    h1, h2 = pair
+    busy(h1)
+    wait, go_on = stop_at(h1, 'source.rest')
+    p = begin(h1, h2, *FAST)
+    wait()
+    goes_on(h2)
+    h2.ok('vm', 'pause', 'g')
+    time.sleep(11)
+    h2.ok('vm', 'resume', 'g')
+    goes_on(h2)
+    go_on()
+    moved(p)
+    whole(h2)
+    goes_on(h2)
 
 
 def test_reboots_and_ends_before_all_has_come(pair):

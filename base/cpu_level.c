@@ -24,8 +24,9 @@ struct bits {
 };
 
 static const struct bits table_of[] = {
-	/* fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2 */
-	{1, 0x1, 0, CPU_EDX, 0x078bfbff},
+	/* fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2; no vme, which
+	   the psABI does not ask for and not every processor has */
+	{1, 0x1, 0, CPU_EDX, 0x078bfbfd},
 	{1, 0x80000001, 0, CPU_EDX, BIT(11) | BIT(20) | BIT(29)}, /* syscall nx lm */
 	/* sse3 ssse3 cx16 sse4_1 sse4_2 popcnt */
 	{2, 0x1, 0, CPU_ECX, BIT(0) | BIT(9) | BIT(13) | BIT(19) | BIT(20) | BIT(23)},

@@ -160,6 +160,8 @@ void host_stop(struct host *host)
 	host_api_stop(host->api);
 	host_balancer_stop(host->balancer);
 	host_tasks_destroy(host->tasks);
+	host_migrations_refuse(host->migrations);
+	host_vms_await_memory(host->vms);
 	host_migrations_quiesce(host->migrations);
 	host_volumes_quiesce(host->volumes);
 	host_vms_destroy(host->vms);

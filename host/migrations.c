@@ -54,6 +54,15 @@ int host_migrations_create(struct host *host, struct host_migrations **out)
 	return 0;
 }
 
+void host_migrations_refuse(struct host_migrations *m)
+{
+	if (!m)
+		return;
+	pthread_mutex_lock(&m->lock);
+	m->ending = true;
+	pthread_mutex_unlock(&m->lock);
+}
+
 void host_migrations_quiesce(struct host_migrations *m)
 {
 	struct host_stream *s;

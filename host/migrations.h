@@ -15,6 +15,8 @@ struct mig_target;
 struct peer_stream;
 
 int host_migrations_create(struct host *host, struct host_migrations **out);
+/* No more are taken from now on; those that are here go on. */
+void host_migrations_refuse(struct host_migrations *m);
 /* No more are taken, all are cancelled; returns when the last has ended. */
 void host_migrations_quiesce(struct host_migrations *m);
 void host_migrations_destroy(struct host_migrations *m);

@@ -7,8 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/pool.h"
@@ -97,6 +99,34 @@ static void let_all_go(struct host_vms *all)
 		vm_put(vms[i]);
 	}
 	free(vms);
+}
+
+static bool one_is_incomplete(struct host_vms *all)
+{
+	struct host_vm *vm;
+	bool any = false;
+
+	pthread_mutex_lock(&all->lock);
+	list_for_each (vm, &all->list, link) {
+		pthread_mutex_lock(&vm->lock);
+		any |= vm->phase != VM_ENDED && atomic_load(&vm->incomplete);
+		pthread_mutex_unlock(&vm->lock);
+	}
+	pthread_mutex_unlock(&all->lock);
+	return any;
+}
+
+void host_vms_await_memory(struct host_vms *all)
+{
+	const struct timespec pause = {.tv_nsec = (long)(20 * NS_PER_MS)};
+	bool said = false;
+
+	while (all && one_is_incomplete(all)) {
+		if (!said)
+			log_info("host", "stops when all memory of VMs that came has come");
+		said = true;
+		(void)nanosleep(&pause, NULL);
+	}
 }
 
 void host_vms_destroy(struct host_vms *all)

@@ -21,6 +21,11 @@ int host_vms_create(struct host *host, struct host_vms **out);
 /* Lets all VMs go, running: the next daemon takes them up. */
 void host_vms_destroy(struct host_vms *vms);
 /*
+ * Returns when no VM here waits for memory from another host (post-copy): the next daemon could not fetch it. As long as
+ * that takes; it ends when the source or the way to it is gone. `vms` may be NULL.
+ */
+void host_vms_await_memory(struct host_vms *vms);
+/*
  * A volume was mounted: VMs of a former daemon of this host that still run are taken up; locks that
  * name this host but no living VMM are given up. Returns when each serves, or after a few seconds.
  */

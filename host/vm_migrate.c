@@ -517,7 +517,11 @@ static int take_options(struct leaving *l)
 		rc = fail(-EINVAL, "--streams: 1 to %u", MIG_STREAMS_MAX - MIG_POST_STREAMS);
 	l->verify = host_arg_bool(call, "verify");
 	l->quick = host_arg_bool(call, "quick");
-	l->postcopy = host_arg_bool(call, "postcopy") && !l->quick;
+	l->postcopy = host_arg_bool(call, "postcopy");
+	if (rc == 0 && l->postcopy && (l->quick || l->verify))
+		rc = fail(-EINVAL,
+			  "--postcopy: not with --%s: the guest runs before all of its memory came",
+			  l->quick ? "quick" : "verify");
 	return rc;
 }
 

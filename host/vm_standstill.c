@@ -234,6 +234,9 @@ static int went_there(struct leaving *l)
 	}
 	if (!l->word.err || (rc == 0 && is_theirs(l, &where) && !refused))
 		return 0;
+	if (rc < 0 && l->post &&
+	    !refused) /* if it is they, they take the rest; else the streams are over */
+		return 0;
 	if (rc < 0)
 		return fail_prefix(rc, "vm %s: it is not known who runs it", vm->name);
 	if (where.state == CFS_VM_STOPPED)
@@ -286,22 +289,30 @@ static int give_over(struct leaving *l)
 	uint64_t steps = host_volume_steps(vm->volume);
 	int rc;
 
+	if (l->post) { /* from here on nobody breaks the streams: the rest may be all that the guest has */
+		pthread_mutex_lock(&vm->lock);
+		l->move.post = !l->move.stop;
+		rc = l->move.post ? 0 : -EINTR;
+		pthread_mutex_unlock(&vm->lock);
+		if (rc < 0)
+			return stays(l, vm_leaving_stop(l));
+	}
 	offer(l);
 	l->stood.offer = lap(l);
 	l->stood.all = l->lap_ns - l->stood.all;
 	l->lun_steps += host_volume_steps(vm->volume) - steps + mig_source_word(l->move.source);
 	rc = vm_settle(vm);
+	if (rc == 0 && l->post) {
+		pthread_mutex_lock(&vm->lock);
+		l->move.post = false;
+		pthread_mutex_unlock(&vm->lock);
+	}
 	if (rc == 0)
 		return stays(l,
 			     fail(-EHOSTUNREACH, "vm %s: host %s did not take it; it runs on here",
 				  vm->name, l->to));
 	if (vm->unsettled)
 		return rc;
-	if (l->post) {
-		pthread_mutex_lock(&vm->lock);
-		l->move.post = true;
-		pthread_mutex_unlock(&vm->lock);
-	}
 	vm->moved = true;
 	vm->orphan = rc != -ENOENT;
 	vm_leaving_step(l, "source.moved");

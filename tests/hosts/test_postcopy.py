@@ -74,6 +74,27 @@ def test_a_guest_that_asks_for_nothing(pair):
     goes_on(h2)
 
 
+def test_a_daemon_that_is_stopped_waits_for_the_rest(pair):
+    h1, h2 = pair
+    busy(h1)
+    wait, go_on = stop_at(h1, 'source.rest')
+    p = begin(h1, h2, *FAST)
+    wait()
+    goes_on(h2)
+    pid = show(h2)['pid']
+    h2.proc.terminate()
+    until(lambda: 'stops when all memory' in h2.log.read_text(), what='the daemon, told to stop')
+    go_on()
+    moved(p)
+    assert h2.proc.wait(60) == 0
+    assert alive(pid)
+    h2.start()
+    until(lambda: show(h2)['state'] == 'running')
+    assert show(h2)['pid'] == pid
+    goes_on(h2)
+    h2.fails('usage', 'vm', 'migrate', 'g', '--to', 'h1', '--postcopy', '--verify')
+
+
 def test_reboots_and_ends_before_all_has_come(pair):
     h1, h2 = pair
     busy(h1)

@@ -65,6 +65,21 @@ static void test_what_is_left(void **state)
 	assert_int_equal(cpu_table_get(&t, 0xd, 0, CPU_EAX), 7);
 }
 
+/* What no level asks for is not missed, and not shown: a guest moves between such hosts. */
+static void test_without_virtual_8086(void **state)
+{
+	struct cpu_table t;
+
+	(void)state;
+	make_host(&t, 0);
+	add(&t, 1, 0, 0, 0, 0xfffab223 & ~BIT(5), 0x0f8bfbfd);
+	assert_int_equal(cpu_level_apply(&t, "x86-64-v3"), 0);
+	assert_int_equal(cpu_table_get(&t, 1, 0, CPU_EDX), 0x078bfbfd);
+	make_host(&t, 0);
+	assert_int_equal(cpu_level_apply(&t, "x86-64-v3"), 0);
+	assert_int_equal(cpu_table_get(&t, 1, 0, CPU_EDX), 0x078bfbfd);
+}
+
 static void test_what_is_missing(void **state)
 {
 	struct cpu_table t;
@@ -110,6 +125,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_what_is_left),
+		cmocka_unit_test(test_without_virtual_8086),
 		cmocka_unit_test(test_what_is_missing),
 		cmocka_unit_test(test_unlike_hosts_agree),
 	};

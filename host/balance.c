@@ -87,7 +87,7 @@ int balance_last_resort(const struct balance_vm *vm, unsigned n)
 	for (unsigned i = 0; i < n; i++) {
 		const struct balance_vm *v = &vm[i];
 
-		if (v->reserved >= v->memory)
+		if (v->reserved >= v->memory || v->stays)
 			continue;
 		if (least < 0 || v->shares < vm[least].shares ||
 		    (v->shares == vm[least].shares && v->used > vm[least].used))

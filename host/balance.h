@@ -21,6 +21,7 @@ struct balance_vm {
 	unsigned shares;   /* 1 and more */
 	bool obeys;	   /* its guest has a driver for its balloon */
 	bool asked;	   /* a short while ago: what it has beyond its target comes back soon */
+	bool stays;	   /* it can't be saved just now */
 	uint64_t want;	   /* out: what it is to have from now on */
 };
 
@@ -33,7 +34,7 @@ void balance_marks(uint64_t total, struct balance_host *host);
 /* Fills `want` of each. Returns how many bytes to `high` nobody can give; 0 unless it is below `low`. */
 uint64_t balance(const struct balance_host *host, struct balance_vm *vm, unsigned n);
 
-/* Of those that are not all reserved the one with the least shares, of several the largest; -1: none. */
+/* Of those that can be saved and are not all reserved the one with the least shares, of several the largest; -1: none. */
 int balance_last_resort(const struct balance_vm *vm, unsigned n);
 
 #endif

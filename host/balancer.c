@@ -22,8 +22,10 @@
 #include "host/vm_saved.h"
 #include "host/volume.h"
 
-#define LOOK_MS	   2000
-#define VMS_MAX	   512
+#define LOOK_MS 2000
+#define VMS_MAX 512
+#define UNSAVED_MS \
+	300000		 /* one that could not be saved is left out for so long: others are tried */
 #define ASKED_MS   20000 /* a guest gives what it was asked for within that, or it counts no more */
 #define LAST_PART  4	 /* of `low`: below that memory all but runs out */
 #define LAST_LOOKS 5	 /* so often in a row, and nobody can give: the last resort */
@@ -83,6 +85,8 @@ static void measure(struct host_vm *vm, struct balance_vm *b)
 		.obeys = vm->usage.balloon_ns && vm->usage.balloon.ready &&
 			 vm->phase == VM_RUNNING && !vm->move,
 		.asked = vm->asked_ns && now - vm->asked_ns < ASKED_MS * NS_PER_MS,
+		.stays = vm->move || atomic_load(&vm->incomplete) ||
+			 (vm->unsaved_ns && now - vm->unsaved_ns < UNSAVED_MS * NS_PER_MS),
 	};
 	pthread_mutex_unlock(&vm->lock);
 }
@@ -130,6 +134,9 @@ static void save_one(struct host_balancer *m, struct host_vm *vm, uint64_t used)
 		return;
 	}
 	host_event(m->host->events, "vm", object, "not saved: %s", err_message(rc));
+	pthread_mutex_lock(&vm->lock);
+	vm->unsaved_ns = clock_boot_ns(); /* the next one, next time */
+	pthread_mutex_unlock(&vm->lock);
 	(void)host_db_put(m->host->db, HOST_PARKED, object, NULL);
 }
 

@@ -106,6 +106,7 @@ struct host_vm {
 	struct vm_usage usage;	     /* as of the supervisor's last look */
 	uint64_t balance_target;     /* bytes at most, since the host lacks memory; 0: its own */
 	uint64_t asked_ns;	     /* when that was lowered last */
+	uint64_t unsaved_ns;	     /* when saving it for want of memory failed last; 0: never */
 	int client[CONSOLE_CLIENTS]; /* consoles' sockets for the supervisor; -1 */
 
 	int wake_fd;		/* eventfd: look at ask, killed, client, full, gone, lost */

@@ -164,6 +164,10 @@ static void the_least_goes_last(void **state)
 	assert_int_equal(balance_last_resort(vm, 2), 1);
 	assert_int_equal(balance_last_resort(vm + 3, 1), -1);
 	assert_int_equal(balance_last_resort(vm, 0), -1);
+	vm[2].stays = true; /* one that can't be saved is no candidate: the next one is */
+	assert_int_equal(balance_last_resort(vm, 4), 1);
+	vm[0].stays = vm[1].stays = true;
+	assert_int_equal(balance_last_resort(vm, 4), -1);
 }
 
 int main(void)

@@ -27,7 +27,14 @@ static void the_usual_share_is_written_as_nothing(void **state)
 	vm_share_record(&s, MAX_BYTES, doc);
 	assert_int_equal(json_object_size(doc), 0);
 	vm_share_parse(&again, MAX_BYTES, doc); /* as definitions of before have it */
-	assert_memory_equal(&s, &again, sizeof(s));
+	assert_int_equal(again.memory, s.memory);
+	assert_int_equal(again.memory_reserved, s.memory_reserved);
+	assert_int_equal(again.memory_shares, s.memory_shares);
+	assert_int_equal(again.cpu_weight, s.cpu_weight);
+	assert_int_equal(again.cpu_limit, s.cpu_limit);
+	assert_int_equal(again.cpu_reserved, s.cpu_reserved);
+	assert_string_equal(again.cpus_allowed, s.cpus_allowed);
+	assert_string_equal(again.pool, s.pool);
 	json_decref(doc);
 }
 
@@ -49,7 +56,14 @@ static void all_of_it_is_kept(void **state)
 	assert_int_equal(vm_share_reserved(&s), 0);
 	vm_share_record(&s, MAX_BYTES, doc);
 	vm_share_parse(&again, MAX_BYTES, doc);
-	assert_memory_equal(&s, &again, sizeof(s));
+	assert_int_equal(again.memory, s.memory);
+	assert_int_equal(again.memory_reserved, s.memory_reserved);
+	assert_int_equal(again.memory_shares, s.memory_shares);
+	assert_int_equal(again.cpu_weight, s.cpu_weight);
+	assert_int_equal(again.cpu_limit, s.cpu_limit);
+	assert_int_equal(again.cpu_reserved, s.cpu_reserved);
+	assert_string_equal(again.cpus_allowed, s.cpus_allowed);
+	assert_string_equal(again.pool, s.pool);
 	json_decref(doc);
 }
 

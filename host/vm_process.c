@@ -140,7 +140,9 @@ int process_start(const struct process_options *o, pid_t *pid, int *pid_fd)
 			NULL,
 			NULL,
 			NULL,
+			NULL,
 			NULL};
+	unsigned n = 11;
 	const struct cgroup group = {o->pool, o->id};
 	struct child *c = xcalloc(1, sizeof(*c));
 	int rc;
@@ -156,11 +158,13 @@ int process_start(const struct process_options *o, pid_t *pid, int *pid_fd)
 	argv[6] = lease;
 	argv[8] = listener;
 	if (geteuid() == 0) {
-		argv[11] = "--uid";
-		argv[12] = user;
-		argv[13] = "--gid";
-		argv[14] = user;
+		argv[n++] = "--uid";
+		argv[n++] = user;
+		argv[n++] = "--gid";
+		argv[n++] = user;
 	}
+	if (o->postcopy)
+		argv[n++] = "--postcopy";
 	c->o = o;
 	c->argv = argv;
 	cgroup_make(&group, c->cgroup);

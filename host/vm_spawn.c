@@ -183,6 +183,7 @@ static int start_process(struct host_vm *vm, int kvm, int lease, int listener)
 		.name = vm->name,
 		.log = log,
 		.uid_hash = hash_of(vm->id),
+		.postcopy = vm->arriving,
 		.kvm = kvm,
 		.memory = vm->memory_fd,
 		.lease = lease,

@@ -26,7 +26,7 @@
 
 static const char usage[] =
 	"usage: perilune-vmm --kvm FD --memory FD --lease FD --listen FD [--id NAME]\n"
-	"                    [--uid N --gid N] [--verbose]\n"
+	"                    [--uid N --gid N] [--postcopy] [--verbose]\n"
 	"\n"
 	"Runs one virtual machine for perilund, which starts it. Descriptors are inherited:\n"
 	"\n"
@@ -36,6 +36,7 @@ static const char usage[] =
 	"  --listen FD   a listening unix stream socket, for perilund to connect to\n"
 	"  --id NAME     the vm's name, for messages\n"
 	"  --uid, --gid  become this user and group\n"
+	"  --postcopy    its memory may come while it runs: keeps a userfaultfd for that\n"
 	"  --cpu         only tell what processor a guest could see, as bytes in hex; needs --kvm\n"
 	"\n"
 	"Example, as perilund does it:\n"
@@ -45,7 +46,7 @@ struct options {
 	int kvm, memory, lease, listen;
 	const char *id;
 	long uid, gid;
-	bool tell_cpu;
+	bool tell_cpu, postcopy;
 	int self_test; /* for the sandbox's test: breaks the rules on purpose: 'T' open, 'C' KVM_ENABLE_CAP */
 };
 
@@ -69,13 +70,21 @@ static int parse_fd(const char *name, const char *text, int *out)
 }
 
 static const struct option long_options[] = {
-	{"kvm", required_argument, NULL, 'k'},	   {"memory", required_argument, NULL, 'm'},
-	{"lease", required_argument, NULL, 'l'},   {"listen", required_argument, NULL, 's'},
-	{"id", required_argument, NULL, 'i'},	   {"uid", required_argument, NULL, 'u'},
-	{"gid", required_argument, NULL, 'g'},	   {"cpu", no_argument, NULL, 'c'},
-	{"verbose", no_argument, NULL, 'v'},	   {"help", no_argument, NULL, 'h'},
-	{"version", no_argument, NULL, 'V'},	   {"self-test-open", no_argument, NULL, 'T'},
-	{"self-test-cap", no_argument, NULL, 'C'}, {NULL, 0, NULL, 0},
+	{"kvm", required_argument, NULL, 'k'},
+	{"memory", required_argument, NULL, 'm'},
+	{"lease", required_argument, NULL, 'l'},
+	{"listen", required_argument, NULL, 's'},
+	{"id", required_argument, NULL, 'i'},
+	{"uid", required_argument, NULL, 'u'},
+	{"gid", required_argument, NULL, 'g'},
+	{"cpu", no_argument, NULL, 'c'},
+	{"verbose", no_argument, NULL, 'v'},
+	{"help", no_argument, NULL, 'h'},
+	{"version", no_argument, NULL, 'V'},
+	{"self-test-open", no_argument, NULL, 'T'},
+	{"self-test-cap", no_argument, NULL, 'C'},
+	{"postcopy", no_argument, NULL, 'p'},
+	{NULL, 0, NULL, 0},
 };
 
 static int parse_option(struct options *o, int c)
@@ -98,6 +107,9 @@ static int parse_option(struct options *o, int c)
 		return parse_number(optarg, &o->gid);
 	case 'c':
 		o->tell_cpu = true;
+		return 0;
+	case 'p':
+		o->postcopy = true;
 		return 0;
 	case 'v':
 		log_set_level(LOG_DEBUG);
@@ -155,7 +167,7 @@ static int break_rules(const struct options *o)
 static int run(const struct options *o)
 {
 	/* As root still: the kernel's own accesses are to wait, too. Without one there is no post-copy. */
-	const int uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	const int uffd = o->postcopy ? (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK) : -1;
 	const int keep[] = {o->kvm, o->memory, o->lease, o->listen, uffd};
 	const struct hv_sandbox sandbox = {
 		.keep = keep,

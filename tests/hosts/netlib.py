@@ -57,11 +57,12 @@ class Lan:
 
     def __enter__(self):
         try:
-            for n in (self.switch, *self.ns):
+            for i, n in enumerate((self.switch, *self.ns)):
                 self.ip('netns', 'add', n)
                 self.made.append(n)
                 self.ip('link', 'set', 'lo', 'up', ns=n)
-                self.ip('link', 'add', 'br0', 'type', 'bridge', ns=n)
+                # an address of its own: else it has the lowest of its ports', and changes it as they come and go
+                self.ip('link', 'add', 'br0', 'address', f'02:0b:00:00:00:{i:02x}', 'type', 'bridge', ns=n)
                 self.ip('link', 'set', 'br0', 'up', ns=n)
             self.ip('addr', 'add', '10.99.0.1/24', 'dev', 'br0', ns=self.switch)
             for i, n in enumerate(self.ns):

@@ -7,7 +7,7 @@ import os, signal, subprocess, time
 import pytest
 from hostlib import BIN, until
 from netlib import Net
-from stublib import StubCluster, StubHost, create, goes_on, show
+from stublib import StubCluster, StubHost, counts, create, goes_on, show
 
 SOURCE = ['begun', 'round', 'paused', 'drained', 'saved', 'loaded', 'offered', 'told', 'moved']
 TARGET = ['asked', 'configured', 'state', 'loaded', 'called', 'accepted', 'disks', 'resumed']
@@ -51,6 +51,17 @@ class World:
                 return here[0]
             return not here and states <= {'stopped', 'crashed'}
         where = until(one, 60, what='the VM on one host, or stopped')
+        before = counts(where) if where is not True else None
+
+        def gone_on(host):
+            now = counts(host)
+            return now and now[0] > (before or (0,))[0]
+
+        if where is not True:
+            # One whose memory was coming still (post-copy) may end yet, when its host sees that no more will come.
+            until(lambda: show(where)['pid'] is None or gone_on(where), 30, what='the guest going on, or its end')
+            if show(where)['pid'] is None:
+                where = until(one, 60, what='the VM stopped')
         if where is True:
             where = self.hosts[0]
             where.ok('vm', 'start', 'g')

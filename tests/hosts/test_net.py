@@ -93,6 +93,7 @@ def test_two_devices_and_a_tap_that_was_there(net, vm):
     h = net.hosts[0]
     net.ip('tuntap', 'add', 'mytap', 'mode', 'tap', 'vnet_hdr', ns=net.ns[0])
     try:
+        net.ip('link', 'set', 'mytap', 'address', '02:00:00:00:00:0a', ns=net.ns[0])     # a low one: no bridge may take it
         net.ip('link', 'set', 'mytap', 'master', 'br0', ns=net.ns[0])
         nets = create(net, vm, f'tap=mytap,mac={MACS[0]}', 'bridge=br0')['nets']
         assert int(nets[1]['mac'][:2], 16) & 3 == 2                         # locally administered, of one interface

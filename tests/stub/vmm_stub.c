@@ -905,9 +905,13 @@ int main(int argc, char **argv)
 	s.name = name_of(argc, argv);
 	name_host(&s, argc, argv);
 	(void)str_format(s.dir, sizeof(s.dir), "%s", dir ? dir : "");
-	for (int i = 1; i < argc; i++)
+	s.uffd = -1;
+	for (int i = 1; i < argc; i++) {
 		if (!strcmp(argv[i], "--cpu"))
 			return print_cpu(&s);
+		if (!strcmp(argv[i], "--postcopy"))
+			s.uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	}
 	if (fstat(s.memory_fd, &st) < 0 || (uint64_t)st.st_size < STUB_MEMORY_MIN) {
 		fputs("vmm_stub: --memory: at least 16 MiB\n", stderr);
 		return 2;
@@ -918,7 +922,6 @@ int main(int argc, char **argv)
 		       fd_option(argc, argv, "--lease"), 0);
 	MUST(mem != MAP_FAILED && s.lease != MAP_FAILED);
 	s.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	s.uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 	s.status = (struct vmctl_status){.version = VMCTL_VERSION,
 					 .features = VMCTL_F_STATE | VMCTL_F_NET | VMCTL_F_BALLOON |
 						     (s.uffd >= 0 ? VMCTL_F_POSTCOPY : 0),

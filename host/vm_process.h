@@ -21,7 +21,7 @@ struct process_options {
 	const char *name; /* the VM's, for its messages */
 	const char *log;  /* file for what it says; begun anew */
 	uint64_t uid_hash;
-	bool postcopy; /* its memory may come while it runs */
+	bool postcopy;			  /* its memory may come while it runs */
 	int kvm, memory, lease, listener; /* inherited under these numbers, and nothing else */
 };
 /* *pid_fd is the caller's. A program that cannot be run is this call's error. */

@@ -147,7 +147,8 @@ def test_sandbox(host):
     for fd in os.listdir(f'/proc/{pid}/fd'):
         link = os.readlink(f'/proc/{pid}/fd/{fd}')
         assert link in ('/dev/null', '/dev/kvm', '/memfd:guest (deleted)') or link.endswith('.log') or \
-            link.startswith(('socket:', 'anon_inode:kvm-', 'anon_inode:[eventfd]', '/memfd:perilune-inflight')), link
+            link.startswith(('socket:', 'anon_inode:kvm-', 'anon_inode:[eventfd]', '/memfd:perilune-inflight')) or \
+            link == 'anon_inode:[timerfd]', link                        # the watchdog's
     for ns in ('pid', 'net', 'mnt', 'ipc'):
         assert os.readlink(f'/proc/{pid}/ns/{ns}') != os.readlink(f'/proc/self/ns/{ns}'), ns
     assert os.getsid(pid) != os.getsid(host.proc.pid)

@@ -471,6 +471,9 @@ static struct run next_vmm(const struct run *r)
 	next.conn = say_hello(&next, VMCTL_KIND_CONTROL, 0);
 	m = (struct vmctl_msg){.type = VMCTL_CONFIG, .config = r->config};
 	ask(&next, &m, "CONFIG");
+	m = (struct vmctl_msg){.type = VMCTL_SET_MACHINE,
+			       .machine = {r->nested, VMCTL_WATCHDOG_RESET}};
+	ask(&next, &m, "SET_MACHINE");
 	return next;
 }
 

@@ -92,7 +92,7 @@ static int take_numbers(struct host_call *call, struct vm_def *d, const char *na
 {
 	const char *append = host_arg(call, "append");
 	uint64_t cpus, memory;
-	bool said;
+	bool said = false;
 	int rc = host_arg_u64(call, "memory", 0, &memory);
 
 	if (rc == 0)

@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include "base/crash.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -158,6 +159,7 @@ int main(int argc, char **argv)
 
 	if (rc >= 0)
 		return rc;
+	crash_tell();
 	/* Threads inherit the mask: signals come to sigwait below and nowhere else. */
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);

@@ -573,15 +573,14 @@ static int check_entry(struct thin *thin, const struct cfs_entry *e)
 }
 
 /*
- * How many bytes from `p` on are in state `want` and lie together on the LUN; *entries counts the
- * entries touched. Bounded by the request, the leaf and THIN_RUN_BYTES.
+ * How many bytes from `p` on are in state `want` and lie together on the LUN. Bounded by the request, the leaf
+ * and THIN_RUN_BYTES.
  */
 static uint64_t run_length(struct thin *thin, const struct leaf *leaf, const struct place *p,
-			   enum cfs_grain want, unsigned *entries)
+			   enum cfs_grain want)
 {
 	uint64_t max = MIN(p->left, THIN_RUN_BYTES), n = 0, in_unit = p->in_unit, expect = 0;
 
-	*entries = 0;
 	for (unsigned slot = p->slot; slot < CFS_LEAF_ENTRIES && n < max; slot++) {
 		struct cfs_entry e;
 		uint64_t vbn;
@@ -592,8 +591,6 @@ static uint64_t run_length(struct thin *thin, const struct leaf *leaf, const str
 		    (vbn != expect || check_entry(thin, &e) < 0))
 			break;
 		expect = vbn + CFS_UNIT_BLOCKS;
-		uint64_t start = n;
-
 		while (in_unit < CFS_UNIT && n < max &&
 		       cfs_entry_grain(&e, (unsigned)(in_unit / THIN_GRAIN)) == want) {
 			uint64_t step = THIN_GRAIN - in_unit % THIN_GRAIN;
@@ -601,8 +598,6 @@ static uint64_t run_length(struct thin *thin, const struct leaf *leaf, const str
 			in_unit += step;
 			n += step;
 		}
-		if (n > start)
-			(*entries)++;
 		if (in_unit < CFS_UNIT)
 			break;
 		in_unit = 0;
@@ -617,7 +612,6 @@ struct run {
 	struct cfs_entry e;
 	enum cfs_grain state;
 	uint64_t bytes;
-	unsigned entries;
 };
 
 /* STEP_MORE with leaf->buf NULL: nothing is mapped in the whole leaf; only a write makes one. */
@@ -634,7 +628,7 @@ static int look(struct vfs_req *req, struct run *r)
 	if (check_entry(thin, &r->e) < 0)
 		return -EIO;
 	r->state = cfs_entry_grain(&r->e, (unsigned)(r->p.in_unit / THIN_GRAIN));
-	r->bytes = run_length(thin, r->leaf, &r->p, r->state, &r->entries);
+	r->bytes = run_length(thin, r->leaf, &r->p, r->state);
 	return STEP_MORE;
 }
 
@@ -642,11 +636,13 @@ static void submit_plain(struct vfs_req *req, const struct run *r, uint64_t vbn)
 {
 	struct thin *thin = thin_req(req)->thin;
 	struct piece *piece = piece_new(thin, req, r->leaf);
+	uint64_t bytes;
 
 	piece->kind = PIECE_PLAIN;
+	/* More buffers than it has room for end it early: it has to do with the entries it reaches alone. */
+	bytes = take_iov(req, piece, r->bytes, (int)THIN_PIECE_IOV);
 	piece_aim(piece, req->op == VFS_READ ? BLK_READ : BLK_WRITE, vbn, r->p.in_unit, r->p.slot,
-		  r->entries);
-	take_iov(req, piece, r->bytes, (int)THIN_PIECE_IOV);
+		  (unsigned)DIV_ROUND_UP(r->p.in_unit + bytes, CFS_UNIT));
 	piece_submit(piece);
 }
 

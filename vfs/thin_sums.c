@@ -20,6 +20,7 @@ static const void *next_sector(const struct piece *p, int *index, size_t *at)
 static void take_sums(const struct piece *p, int *index, size_t *at, unsigned from, unsigned end,
 		      struct cfs_sums *out)
 {
+	MUST(from <= end && end <= CFS_UNIT / CFS_SECTOR);
 	cfs_sums_init(out);
 	for (unsigned s = from; s < end; s++)
 		cfs_sums_add(out, s, next_sector(p, index, at));

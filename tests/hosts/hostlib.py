@@ -48,6 +48,7 @@ class Host:
         self.prefix = list(prefix)  # words before the daemon's own, such as `ip netns exec NS`
         self.log = cluster.dir / f'{name}.log'
         self.proc = None
+        self.may_crash = False
 
     @property
     def socket(self):
@@ -98,6 +99,10 @@ class Host:
         if self.proc:
             self.proc.wait(20)
 
+    def crashed(self):
+        """Whether a daemon here died of its own fault (base/crash.h)."""
+        return self.log.exists() and 'perilund: signal ' in self.log.read_text(errors='replace')
+
     def stop(self, timeout=30):
         self.proc.terminate()
         assert self.proc.wait(timeout) == 0, self.log.read_text()[-3000:]
@@ -133,7 +138,9 @@ class Cluster:
         if kind and os.environ.get('PERILUNE_KEEP'):
             print(f'kept: {self.dir}')
         else:
+            crashed = [h.log.read_text()[-5000:] for h in self.hosts.values() if h.crashed() and not h.may_crash]
             shutil.rmtree(self.dir, ignore_errors=True)
+            assert not crashed, crashed
 
     def vmms(self):
         """VMMs of this cluster's hosts: their sockets lie in its directories."""

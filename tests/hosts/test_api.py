@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The API by hand: curl works, garbage is answered, and the daemon lives."""
-import json, random, socket, stat, subprocess, threading
+import json, random, signal, socket, stat, subprocess, threading
 
 
 def curl(host, path, *options, data=None):
@@ -113,3 +113,12 @@ def test_a_hung_lun_does_not_keep_tasks_from_answering(cluster):
     for t in calls:
         t.join()
     assert [t['state'] for t in host.json('task', 'list')].count('done') >= 1
+
+
+def test_who_dies_of_its_own_fault_says_where(cluster):
+    host = cluster.host()
+    host.may_crash = True
+    host.signal(signal.SIGSEGV)
+    assert host.proc.wait(20) == -signal.SIGSEGV
+    said = host.log.read_text()
+    assert 'perilund: signal 11 at address 0x' in said and 'perilund(+0x' in said, said

@@ -107,30 +107,34 @@ static void job_run(struct loop_work *work)
 	vfs_submit(j->rig->disk, &j->req);
 }
 
+static void cut(struct rig_job *j, uint8_t *buf, uint64_t length)
+{
+	uint64_t part = j->rig->part ? j->rig->part : length / 3 / 512 * 512,
+		 least = ROUND_UP(DIV_ROUND_UP(length, RIG_PARTS), 512);
+
+	part = MAX(part, least);
+	while (length) {
+		uint64_t n = !j->rig->part && j->req.iovcnt == 2 ? length : MIN(part, length);
+
+		j->iov[j->req.iovcnt++] = (struct iovec){buf, n};
+		buf += n;
+		length -= n;
+	}
+}
+
 void rig_start(struct rig_job *j, struct rig *r, enum vfs_op op, uint64_t offset, uint64_t length,
 	       void *buf, unsigned flags)
 {
-	uint64_t a = length / 3 / 512 * 512, b = a;
-	uint8_t *at = buf;
-
 	memset(&j->req, 0, sizeof(j->req));
 	j->req.op = op;
 	j->req.flags = flags;
 	j->req.offset = offset;
 	j->req.length = length;
 	j->req.iov = j->iov;
-	j->req.iovcnt = 0;
-	if (at && a) {
-		j->iov[0] = (struct iovec){at, a};
-		j->iov[1] = (struct iovec){at + a, b};
-		j->iov[2] = (struct iovec){at + a + b, length - a - b};
-		j->req.iovcnt = 3;
-	} else if (at) {
-		j->iov[0] = (struct iovec){at, length};
-		j->req.iovcnt = 1;
-	}
-	j->req.done = job_done;
 	j->rig = r;
+	if (buf)
+		cut(j, buf, length);
+	j->req.done = job_done;
 	j->done = false;
 	pthread_mutex_init(&j->lock, NULL);
 	pthread_cond_init(&j->cond, NULL);

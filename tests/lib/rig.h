@@ -29,7 +29,11 @@ struct rig {
 	struct vfs_chans *chans;
 	struct vfs_disk *disk;
 	_Atomic unsigned lost; /* events of that kind */
+	unsigned
+		part; /* bytes, a multiple of 512: so long are a request's buffers; 0: it has three */
 };
+
+#define RIG_PARTS 256 /* buffers of a request; they get longer if that is not enough */
 
 /*
  * Mounts the volume on `blk`, makes the disk of `size` bytes if it is not there, opens it. 0 or a negative
@@ -42,7 +46,7 @@ int rig_close(struct rig *rig);
 /* One request; more of them may be in flight. Aligned to 64: allocate with xaligned. */
 struct rig_job {
 	struct vfs_req req;
-	struct iovec iov[3];
+	struct iovec iov[RIG_PARTS];
 	struct loop_work work;
 	struct rig *rig;
 	int res;
@@ -50,7 +54,7 @@ struct rig_job {
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
 };
-/* `buf` (may be NULL, else of `length` bytes) goes in three parts, as guests do. */
+/* `buf` (may be NULL, else of `length` bytes) goes in parts, as guests do. */
 void rig_start(struct rig_job *job, struct rig *rig, enum vfs_op op, uint64_t offset,
 	       uint64_t length, void *buf, unsigned flags);
 /* Waits; the answer. */

@@ -106,6 +106,7 @@ void thin_bench_random(struct rig_job *j, struct rig *r, unsigned lane, unsigned
 	}
 	if (*op == VFS_DISCARD || *op == VFS_WRITE_ZEROES)
 		memset(model + offset, 0, length);
+	r->part = rand_r(seed) % 2 ? 0 : 512 * (1 + (unsigned)rand_r(seed) % 16);
 	rig_start(j, r, *op, offset, length, *op == VFS_READ || *op == VFS_WRITE ? buf : NULL,
 		  rand_r(seed) % 20 == 0 ? VFS_FUA : 0);
 }

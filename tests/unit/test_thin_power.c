@@ -599,6 +599,31 @@ static void test_overwritten_in_part(void **state)
 	thin_bench_teardown(r);
 }
 
+/* The same, of a write over several units in more buffers than a piece has room for. */
+static void test_overwritten_in_many_parts(void **state)
+{
+	struct rig *r = thin_bench_setup(256 * MiB, true);
+	const uint64_t length = 512 * 1024, at = MiB + 512;
+	uint8_t *buf = xaligned(4096, length), *back = xaligned(4096, length);
+
+	(void)state;
+	r->part = 4096;
+	for (unsigned round = 0; round < 3; round++) {
+		memset(buf, 1, length);
+		assert_int_equal(rig_run(r, VFS_WRITE, at + 4 * length * round, length, buf, 0), 0);
+		for (uint64_t i = 0; i < length; i++)
+			buf[i] = (uint8_t)(i / 512 * 7 + round);
+		assert_int_equal(rig_run(r, VFS_WRITE, at + 4 * length * round, length, buf, 0), 0);
+		(void)add_fault(r, "power-loss", NULL, 0); /* nothing is lost by it */
+		assert_int_equal(rig_run(r, VFS_READ, at + 4 * length * round, length, back, 0), 0);
+		assert_memory_equal(buf, back, length);
+		(void)rig_run(r, VFS_FLUSH, 0, 0, NULL, 0);
+	}
+	free(buf);
+	free(back);
+	thin_bench_teardown(r);
+}
+
 static void no_strangers(const uint8_t *buf, uint64_t length)
 {
 	for (uint64_t i = 0; i < length; i++)
@@ -757,6 +782,7 @@ int main(void)
 		cmocka_unit_test(test_write_over_a_loss),
 		cmocka_unit_test(test_close_loses_nothing),
 		cmocka_unit_test(test_overwritten_in_part),
+		cmocka_unit_test(test_overwritten_in_many_parts),
 		cmocka_unit_test(test_no_stranger_ever),
 	};
 

@@ -37,7 +37,12 @@ class Perilune:
 
     def cli(self, words, check=True, timeout=60):
         """perilune WORDS; a Run."""
-        return self.host.run(f'PERILUNE_CONNECT={STATE} perilune --yes {words}', timeout=timeout, check=check)
+        run = self.host.run(f'PERILUNE_CONNECT={STATE} perilune --yes {words}', timeout=timeout, check=False)
+        if check and run.code:
+            dead = self.daemon and self.daemon.code is not None
+            raise RunFailed(f'{self.host.name}: perilune {words}: exit {run.code}\n{run.out[-3000:]}{run.err[-3000:]}' +
+                            (f'\nperilund ended with {self.daemon.code}: {(self.daemon.out + self.daemon.err)[-3000:]}' if dead else ''))
+        return run
 
     def json(self, words, timeout=60):
         out = self.cli(f'--json {words}', timeout=timeout).out

@@ -5,6 +5,8 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 #undef fail /* base/err.h has its own */
 
 #include "base/clock.h"
@@ -125,12 +127,67 @@ static void test_batches(void **state)
 	loop_destroy(b.loop);
 }
 
+/* --- what completions lead to ----------------------------------------------------------------------- */
+
+struct follow {
+	struct loop_op first, second, write;
+	struct loop *loop;
+	int pipe[2];
+	int there; /* bytes in the pipe when the second is handled */
+	bool written;
+};
+
+static void write_done(struct loop_op *op, int res)
+{
+	struct follow *f = container_of(op, struct follow, write);
+
+	assert_int_equal(res, 1);
+	f->written = true;
+	loop_stop(f->loop);
+}
+
+static void first_done(struct loop_op *op, int res)
+{
+	struct follow *f = container_of(op, struct follow, first);
+
+	assert_int_equal(res, 0);
+	io_uring_prep_write(loop_sqe(f->loop, &f->write), f->pipe[1], "x", 1, 0);
+}
+
+static void second_done(struct loop_op *op, int res)
+{
+	struct follow *f = container_of(op, struct follow, second);
+
+	assert_int_equal(res, 0);
+	assert_int_equal(ioctl(f->pipe[0], FIONREAD, &f->there), 0);
+}
+
+/* A device gets its next request before the next answer is worked on, not with the end of them all. */
+static void test_follow_at_once(void **state)
+{
+	struct follow f = {
+		.first.done = first_done, .second.done = second_done, .write.done = write_done};
+
+	(void)state;
+	assert_int_equal(loop_create(&f.loop, 8), 0);
+	assert_int_equal(pipe(f.pipe), 0);
+	io_uring_prep_nop(loop_sqe(f.loop, &f.first));
+	io_uring_prep_nop(loop_sqe(f.loop, &f.second));
+	assert_int_equal(loop_run(f.loop), 0);
+	assert_true(f.written);
+	assert_int_equal(f.there, 1);
+	loop_destroy(f.loop);
+	close(f.pipe[0]);
+	close(f.pipe[1]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_arm_again),
 		cmocka_unit_test(test_cancel),
 		cmocka_unit_test(test_batches),
+		cmocka_unit_test(test_follow_at_once),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -24,7 +24,7 @@ def test_an_installed_debian_boots_by_its_own_grub(host):
     p.cli('vm start deb')
     console = p.console('deb')
     console.expect('SeaBIOS', 60)
-    console.expect('GNU GRUB', 60)
+    console.expect_words('GNU GRUB', 60)
     console.login(180)
     _, out = console.run('cat /proc/cmdline; findmnt -no SOURCE /; dmesg | grep -ciE "i/o error|ext4-fs error"', check=False)
     assert 'BOOT_IMAGE=/boot/vmlinuz' in out and out.split()[-2:] == ['/dev/sda1', '0'], out

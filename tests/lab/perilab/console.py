@@ -18,6 +18,10 @@ class GuestConsole:
         self.at = m.end()
         return m
 
+    def expect_words(self, words, timeout):
+        """What a program wrote that places its cursor as it likes, within words too (GRUB)."""
+        return self.expect(r'(?:\x1b\[[0-9;?]*[A-Za-z])*'.join(re.escape(c) for c in words), timeout)
+
     def login(self, timeout=120):
         """Waits for root's prompt (the guest logs in by itself)."""
         self.expect(PROMPT, timeout)

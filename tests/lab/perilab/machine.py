@@ -65,7 +65,7 @@ class Machine:
         append = f'{APPEND} lab.name={self.name} lab.net={nets} lab.mods={",".join(self.lab.kernel_has(self.modules))}'
         log = self.console_log if start == 1 else f'{self.console_log}.{start}'
         words = ['qemu-system-x86_64', '-name', f'{self.lab.name}-{self.name}', '-nodefaults', '-no-user-config',
-                 '-display', 'none', '-no-reboot', '-machine', 'q35,hpet=off', *self.lab.accel.words(self.cpu_flags),
+                 '-display', 'none', '-no-reboot', '-d', 'cpu_reset', '-machine', 'q35,hpet=off', *self.lab.accel.words(self.cpu_flags),
                  '-smp', self.cpus, '-m', self.memory,
                  '-kernel', self.lab.kernel.vmlinuz, '-initrd', self.lab.initrd, '-append', append,
                  '-qmp', f'unix:{self.dir}/qmp,server=on,wait=off',

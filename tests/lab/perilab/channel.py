@@ -55,7 +55,8 @@ class Run:
                 if found:
                     return found
                 if self.channel.dead:
-                    raise LabError(f'{self.channel.name}: {self.command}: {self.channel.dead}')
+                    more = f'; {self.channel.why()}' if self.channel.why else ''
+                    raise LabError(f'{self.channel.name}: {self.command}: {self.channel.dead}{more}')
                 left = end - time.monotonic()
                 if left <= 0:
                     raise LabTimeout(f'{self.channel.name}: {self.command}: no {what} after {timeout:.0f} s; '
@@ -84,8 +85,9 @@ class Run:
 class Channel:
     """One connection to one agent; threads may share it."""
 
-    def __init__(self, name, path, log=None):
-        self.name, self.log = name, log
+    def __init__(self, name, path, log=None, why=None):
+        """why() may say more of a machine that is gone."""
+        self.name, self.log, self.why = name, log, why
         self.changed = threading.Condition()
         self.runs, self.next, self.dead = {}, 1, None
         self.lock = threading.Lock()

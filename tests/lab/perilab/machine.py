@@ -95,7 +95,7 @@ class Machine:
         end = self.started + timeout
         while not self.channel:
             try:
-                self.channel = Channel(self.name, self.dir / 'agent', self._log)
+                self.channel = Channel(self.name, self.dir / 'agent', self._log, self._why_gone)
             except (FileNotFoundError, ConnectionRefusedError):
                 self._alive(end)
                 time.sleep(0.02)
@@ -110,6 +110,18 @@ class Machine:
             raise LabError(f'{self.name}: QEMU ended with {self.process.returncode}; see {self.lab.logs}/{self.name}.qemu')
         if time.monotonic() > end:
             raise LabTimeout(f'{self.name}: not up; see {self.console_log}:\n{self._tail()}')
+
+    def _why_gone(self):
+        """Of a machine whose channel ended: QEMU's end, and what the machine said last."""
+        process = self.process
+        try:
+            code = process.wait(5)
+        except subprocess.TimeoutExpired:
+            code = 'not ended'
+        said = (self.lab.logs / f'{self.name}.qemu').read_text(errors='replace')
+        fault = said.rfind('Triple fault')  # QEMU's -d cpu_reset
+        return (f'its QEMU: {code}; {said[fault:fault + 1500] if fault >= 0 else said[-500:]}\nits console: '
+                f'{self._tail()}')
 
     def _tail(self):
         try:

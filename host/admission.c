@@ -15,9 +15,21 @@
 #define HOST_MIN  (128 * MiB) /* of its memory a host keeps that much, or a part: */
 #define HOST_PART 32
 
+static char *drill_path(const struct host *host)
+{
+	return xasprintf("%s/steps/meminfo", host->state.dir);
+}
+
+bool host_memory_is_drill(const struct host *host)
+{
+	cleanup_free char *drill = drill_path(host);
+
+	return access(drill, F_OK) == 0;
+}
+
 int host_memory_info(const struct host *host, uint64_t *total, uint64_t *available)
 {
-	cleanup_free char *drill = xasprintf("%s/steps/meminfo", host->state.dir);
+	cleanup_free char *drill = drill_path(host);
 	unsigned long long all = 0, free_now = 0;
 	FILE *f = fopen(drill, "re");
 	char line[128];

@@ -6,6 +6,7 @@
 #ifndef HOST_ADMISSION_H
 #define HOST_ADMISSION_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct host;
@@ -15,6 +16,8 @@ struct vm_share;
 
 /* Bytes of this machine, and those that could be had now, by /proc/meminfo (or STATE/steps/meminfo, in its place: a drill). */
 int host_memory_info(const struct host *host, uint64_t *total, uint64_t *available);
+/* ... and it is one. */
+bool host_memory_is_drill(const struct host *host);
 /* What VMs can have of `total`. */
 uint64_t host_memory_for_vms(uint64_t total);
 /*

@@ -22,8 +22,9 @@
 #include "host/vm_saved.h"
 #include "host/volume.h"
 
-#define LOOK_MS 2000
-#define VMS_MAX 512
+#define LOOK_MS	 2000
+#define DRILL_MS 200 /* the same, where a test says what memory there is */
+#define VMS_MAX	 512
 #define UNSAVED_MS \
 	300000		 /* one that could not be saved is left out for so long: others are tried */
 #define ASKED_MS   20000 /* a guest gives what it was asked for within that, or it counts no more */
@@ -104,40 +105,92 @@ static void give_target(struct host_vm *vm, const struct balance_vm *b)
 	vm_wake(vm);
 }
 
+/* --- which VM it is that was saved for want of memory -------------------------------------------------- */
+
+struct parked {
+	struct host_balancer *m;
+	char object[200]; /* the smallest of them; "": none */
+	char state[VM_STATE_TEXT];
+	uint64_t memory;
+};
+
+static int volume_of(struct host_balancer *m, const char *object, struct host_volume **out)
+{
+	char name[64];
+
+	if (str_format(name, sizeof(name), "%.*s", (int)strcspn(object, ":"), object) < 0)
+		return -ENOENT;
+	return host_volume_get(m->host->volumes, name, out);
+}
+
+/* *gone: somebody else started it, threw it away, or saved it anew, and did so on purpose. */
+static bool still_saved(struct host_balancer *m, const struct parked *p, bool *gone)
+{
+	const char *colon = strchr(p->object, ':');
+	cleanup_free char *path = vm_path(colon ? colon + 1 : "", "vm");
+	struct host_volume *volume;
+	struct cfs_vm_where where;
+	char text[VM_STATE_TEXT];
+	int rc = volume_of(m, p->object, &volume);
+	bool saved;
+
+	if (rc < 0)
+		return false;
+	rc = cfs_vm_where(host_volume_fs(volume), path, &where);
+	host_volume_put(volume);
+	saved = rc == 0 && where.state == CFS_VM_SAVED;
+	if (saved) {
+		vm_saved_text(&where.saved, text);
+		saved = !strcmp(text, p->state);
+	}
+	*gone = !saved && (rc == 0 || rc == -ENOENT);
+	return saved;
+}
+
 /* --- the last resort --------------------------------------------------------------------------------- */
 
-static void remember(struct host_balancer *m, const char *object, uint64_t used)
+/*
+ * This very state is what comes back: one that somebody saves later, here or elsewhere, is none of ours. Right before
+ * the lock names it, so that a daemon that dies then has it remembered; a record whose state no lock names is nothing.
+ */
+static void remember(void *arg, const struct cfs_saved *state)
 {
-	json_t *value = json_pack("{s:I}", "memory", (json_int_t)used);
-	int rc = host_db_put(m->host->db, HOST_PARKED, object, value);
+	struct parked *p = arg;
+	json_t *value;
+	int rc;
 
+	vm_saved_text(state, p->state);
+	value = json_pack("{s:I, s:s}", "memory", (json_int_t)p->memory, "state", p->state);
+	rc = host_db_put(p->m->host->db, HOST_PARKED, p->object, value);
 	json_decref(value);
 	if (rc < 0)
-		log_warn("balance", "vm %s: not remembered, start it by hand: %s", object,
+		log_warn("balance", "vm %s: not remembered, start it by hand: %s", p->object,
 			 err_message(rc));
 }
 
 static void save_one(struct host_balancer *m, struct host_vm *vm, uint64_t used)
 {
-	char object[200];
+	struct parked p = {.m = m, .memory = used};
 	uint64_t bytes = 0;
+	bool gone = false;
 	int rc;
 
 	vm_tell(vm,
 		"the host is about to run out of memory, and this VM has the least shares of it: "
 		"it is being saved to its volume");
-	(void)vm_object(vm, object);
-	remember(m, object, used);
-	rc = vm_save_it(vm, NULL, &bytes);
+	(void)vm_object(vm, p.object);
+	rc = vm_save_it(vm, NULL, remember, &p, &bytes);
 	if (rc == 0) {
 		vm_tell(vm, "saved, since the host lacks memory; it comes back by itself");
 		return;
 	}
-	host_event(m->host->events, "vm", object, "not saved: %s", err_message(rc));
+	host_event(m->host->events, "vm", p.object, "not saved: %s", err_message(rc));
 	pthread_mutex_lock(&vm->lock);
 	vm->unsaved_ns = clock_boot_ns(); /* the next one, next time */
 	pthread_mutex_unlock(&vm->lock);
-	(void)host_db_put(m->host->db, HOST_PARKED, object, NULL);
+	if (p.state[0] && !still_saved(m, &p, &gone) && gone)
+		(void)host_db_put(m->host->db, HOST_PARKED, p.object, NULL);
+	err_clear();
 }
 
 static void last_resort(struct host_balancer *m, const struct balance_host *h, uint64_t missing)
@@ -155,58 +208,68 @@ static void last_resort(struct host_balancer *m, const struct balance_host *h, u
 
 /* --- and back ----------------------------------------------------------------------------------------- */
 
-struct parked {
-	char object[200]; /* the smallest of them; "": none */
-	uint64_t memory;
-};
-
+/* Of those whose volumes are mounted. */
 static void find_smallest(void *arg, const char *key, uint64_t number, json_t *value)
 {
 	struct parked *p = arg;
 	uint64_t memory = (uint64_t)json_integer_value(json_object_get(value, "memory"));
+	const char *state = json_string_value(json_object_get(value, "state"));
+	struct host_volume *volume;
 
 	(void)number;
-	if (p->object[0] && p->memory <= memory)
+	if ((p->object[0] && p->memory <= memory) || volume_of(p->m, key, &volume) < 0) {
+		err_clear();
 		return;
-	if (str_format(p->object, sizeof(p->object), "%s", key) >= 0)
+	}
+	host_volume_put(volume);
+	if (str_format(p->object, sizeof(p->object), "%s", key) < 0 ||
+	    str_format(p->state, sizeof(p->state), "%s", state ? state : "") < 0)
+		p->object[0] = 0;
+	else
 		p->memory = memory;
 }
 
-static bool still_saved(struct host_balancer *m, json_t *args, bool *gone)
+/* What was looked at may have changed since: the state is named again. */
+static int restore(struct host_balancer *m, const struct parked *p)
 {
-	json_t *d = NULL;
-	int rc = host_call_local(m->host, "vm", "show", args, NULL, NULL, &d);
-	const char *state = json_string_value(json_object_get(d, "state"));
-	bool saved = state && !strcmp(state, "saved");
+	json_t *args = json_pack("{s:s, s:s}", "name", p->object, "state", p->state);
+	json_t *result = NULL;
+	int rc = host_call_local(m->host, "vm", "restore", args, NULL, NULL, &result);
 
-	*gone = rc == 0 && !saved; /* somebody else started it, or threw it away */
-	json_decref(d);
-	return saved;
+	json_decref(result);
+	json_decref(args);
+	return rc;
 }
 
 static void bring_back(struct host_balancer *m, const struct parked *p)
 {
-	json_t *args = json_pack("{s:s}", "name", p->object), *result = NULL;
 	bool gone = false;
-	int rc = 0;
+	int rc = -EBUSY;
 
-	if (still_saved(m, args, &gone)) {
-		host_event(m->host->events, "vm", p->object,
-			   "the host has memory again: it goes on where it was saved");
-		rc = host_call_local(m->host, "vm", "start", args, NULL, NULL, &result);
-		if (rc < 0)
+	if (still_saved(m, p, &gone)) {
+		rc = restore(m, p);
+		if (rc == 0)
+			host_event(m->host->events, "vm", p->object,
+				   "the host has memory again: it goes on where it was saved");
+		else
 			host_event(m->host->events, "vm", p->object, "not started again: %s",
 				   err_message(rc));
+	} else if (gone) {
+		host_event(
+			m->host->events, "vm", p->object,
+			"does not come back by itself: it was started, saved anew or thrown away "
+			"meanwhile");
 	}
+	if (atomic_load(&m->host->ending)) /* the next daemon's */
+		return;
 	if (gone || rc != -EBUSY) /* one that does not start is somebody's to look after */
 		(void)host_db_put(m->host->db, HOST_PARKED, p->object, NULL);
-	json_decref(result);
-	json_decref(args);
+	err_clear();
 }
 
 static void look_for_room(struct host_balancer *m, const struct balance_host *h)
 {
-	struct parked p = {.object = ""};
+	struct parked p = {.m = m};
 
 	if (h->available > h->high)
 		(void)host_db_each(m->host->db, HOST_PARKED, find_smallest, &p);
@@ -268,11 +331,17 @@ static void look(struct host_balancer *m)
 /* False: it is to end. */
 static bool wait_a_look(struct host_balancer *m)
 {
+	uint64_t ms = host_memory_is_drill(m->host) ? DRILL_MS : LOOK_MS;
 	struct timespec until;
 	bool stop;
 
 	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += LOOK_MS / 1000;
+	until.tv_sec += (time_t)(ms / 1000);
+	until.tv_nsec += (long)(ms % 1000 * NS_PER_MS);
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_sec++;
+		until.tv_nsec -= 1000000000;
+	}
 	pthread_mutex_lock(&m->lock);
 	while (!m->stop && pthread_cond_timedwait(&m->changed, &m->lock, &until) != ETIMEDOUT)
 		;

@@ -11,7 +11,7 @@ struct host;
 struct host_balancer;
 
 int host_balancer_start(struct host *host, struct host_balancer **out);
-/* Ends it; waits for a save or a start that it has begun. */
+/* Ends it, once host->ending is set: a save or restore that it has begun is given up, or comes to its end. */
 void host_balancer_stop(struct host_balancer *balancer);
 
 #endif

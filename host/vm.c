@@ -178,7 +178,7 @@ static void adopt_one(struct host_vms *all, struct host_volume *volume, const ch
 	if (rc == 0)
 		rc = host_volume_get(all->host->volumes, host_volume_name(volume), &use);
 	if (rc == 0)
-		rc = vm_launch(all, use, name, def, VM_HOW_ANY, record, &vm);
+		rc = vm_launch(all, use, name, def, VM_HOW_ANY, NULL, record, &vm);
 	if (rc == 0)
 		vm_put(vm);
 	else if (rc != -EBUSY)

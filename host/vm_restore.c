@@ -6,6 +6,7 @@
  * at once, and a daemon that is started anew takes it up from its VMM.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -49,6 +50,34 @@ bool vm_is_saved(struct cfs *fs, const char *name)
 	struct cfs_vm_where where;
 
 	return cfs_vm_where(fs, path, &where) == 0 && where.state == CFS_VM_SAVED;
+}
+
+void vm_saved_text(const struct cfs_saved *state, char dst[VM_STATE_TEXT])
+{
+	char *at = dst + str_format(dst, VM_STATE_TEXT, "%llu.", (unsigned long long)state->inode);
+
+	for (unsigned i = 0; i < sizeof(state->id); i++)
+		at += str_format(at, 3, "%02x", state->id[i]);
+}
+
+int vm_saved_parse(const char *text, struct cfs_saved *out)
+{
+	unsigned long long inode = 0;
+	char again[VM_STATE_TEXT];
+	int n = 0;
+
+	memset(out, 0, sizeof(*out));
+	if (sscanf(text, "%llu.%n", &inode, &n) != 1 || !n ||
+	    strlen(text + n) != 2 * sizeof(out->id))
+		return -EINVAL;
+	out->inode = inode;
+	for (unsigned i = 0; i < sizeof(out->id); i++) {
+		char two[3] = {text[n + 2 * (int)i], text[n + 2 * (int)i + 1], 0};
+
+		out->id[i] = (uint8_t)strtoul(two, NULL, 16);
+	}
+	vm_saved_text(out, again);
+	return inode && !strcmp(text, again) ? 0 : -EINVAL;
 }
 
 int vm_say_saved(struct host_volume *volume, const char *name)
@@ -108,7 +137,7 @@ static int on_progress(void *arg, uint64_t done, uint64_t total)
 
 	(void)done;
 	(void)total;
-	return vm_is_ending(r->vm)
+	return vm_is_ending(r->vm) || atomic_load(&r->vm->all->host->ending)
 		       ? fail(-ECANCELED, "vm %s: the restore was given up", r->vm->name)
 		       : 0;
 }
@@ -316,6 +345,10 @@ int vm_saved_begin(struct host_vm *vm)
 				      "vm %s: is not saved; start it with perilune vm start",
 				      vm->name)
 			       : 0;
+	if (vm->only.inode && (vm->only.inode != where.saved.inode ||
+			       memcmp(vm->only.id, where.saved.id, sizeof(vm->only.id)) != 0))
+		return fail(-ESTALE, "vm %s: is saved anew; that is another state than is meant",
+			    vm->name);
 	if (vm->how == VM_HOW_DISCARD)
 		return discard(vm, &where.saved);
 	rc = restore(vm, &where.saved);

@@ -285,8 +285,8 @@ static int check_free(struct host_vms *all, struct host_volume *volume, const ch
 }
 
 static int launch_it(struct host_vms *all, struct host_volume *volume, const char *name,
-		     const struct vm_def *def, enum vm_how how, json_t *record,
-		     struct vm_arrival *arrival, struct host_vm **out)
+		     const struct vm_def *def, enum vm_how how, const struct cfs_saved *only,
+		     json_t *record, struct vm_arrival *arrival, struct host_vm **out)
 {
 	char volume_name[64], id[40];
 	struct launch *launch = xcalloc(1, sizeof(*launch));
@@ -300,6 +300,8 @@ static int launch_it(struct host_vms *all, struct host_volume *volume, const cha
 	pthread_mutex_lock(&all->lock);
 	rc = all->ending ? fail(-ENOTCONN, "perilund is stopping") : check_free(all, volume, name);
 	if (rc == 0 && !record) /* one that is taken up runs already */
+	if (only)
+		vm->only = *only;
 		rc = host_admit(all, &def->share, name, NULL);
 	if (rc == 0) {
 		list_add_tail(&all->list, &vm->link);
@@ -328,9 +330,10 @@ static int launch_it(struct host_vms *all, struct host_volume *volume, const cha
 }
 
 int vm_launch(struct host_vms *all, struct host_volume *volume, const char *name,
-	      const struct vm_def *def, enum vm_how how, json_t *record, struct host_vm **out)
+	      const struct vm_def *def, enum vm_how how, const struct cfs_saved *only,
+	      json_t *record, struct host_vm **out)
 {
-	return launch_it(all, volume, name, def, how, record, NULL, out);
+	return launch_it(all, volume, name, def, how, only, record, NULL, out);
 }
 
 int vm_launch_arrival(struct host_vms *all, struct host_volume *volume, const char *name,

@@ -17,6 +17,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "base/vmctl.h"
+#include "clusterfs/cfs.h"
 #include "host/vm.h"
 #include "host/vm_agent.h"
 #include "host/vm_console.h"
@@ -78,6 +79,7 @@ struct host_vm {
 	pthread_t thread;
 	unsigned uses; /* guarded by host_vms's lock, as `link` */
 
+	struct cfs_saved only; /* with RESTORE: this state, no other; inode 0: whichever there is */
 	pthread_mutex_t lock; /* guards from here to `client` */
 	pthread_cond_t changed;
 	enum vm_phase phase;
@@ -191,10 +193,12 @@ struct host_vms {
 
 /*
  * Makes it known and starts its supervisor; takes `volume`'s use, also when it fails. With `record`
- * (the inventory's) its VMM is taken up. -EBUSY: it runs here or is being started. *out is a use.
+ * (the inventory's) its VMM is taken up. `only` (may be NULL): the state that is to be restored. -EBUSY: it runs
+ * here or is being started. *out is a use.
  */
 int vm_launch(struct host_vms *all, struct host_volume *volume, const char *name,
-	      const struct vm_def *def, enum vm_how how, json_t *record, struct host_vm **out);
+	      const struct vm_def *def, enum vm_how how, const struct cfs_saved *only,
+	      json_t *record, struct host_vm **out);
 /* A use; NULL when it does not run here. */
 struct host_vm *vm_find(struct host_vms *all, struct host_volume *volume, const char *name);
 void vm_put(struct host_vm *vm);

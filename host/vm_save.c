@@ -34,6 +34,8 @@ struct saving {
 	uint32_t state_bytes;
 	char *meta;
 	struct cfs_saved reference;
+	vm_whole_fn whole;
+	void *whole_arg;
 	uint64_t bytes; /* of memory, written */
 };
 
@@ -76,7 +78,11 @@ static int on_progress(void *arg, uint64_t done, uint64_t total)
 
 	if (vm_is_ending(s->vm))
 		return fail(-ECANCELED, "vm %s: not saved: it ends", s->vm->name);
-	return s->call ? host_progress(s->call, done, total, "writing its memory") : 0;
+	if (s->call)
+		return host_progress(s->call, done, total, "writing its memory");
+	return atomic_load(&s->vm->all->host->ending)
+		       ? fail(-ECANCELED, "vm %s: not saved: perilund is stopping", s->vm->name)
+		       : 0;
 }
 
 static int make_meta(struct saving *s)
@@ -185,8 +191,11 @@ static int stop(struct saving *s)
 static int lay_down(struct saving *s)
 {
 	struct host_vm *vm = s->vm;
-	int rc = cfs_vm_save(vm->vm_lock, &s->reference), settled = -ENOENT;
+	int rc, settled = -ENOENT;
 
+	if (s->whole)
+		s->whole(s->whole_arg, &s->reference);
+	rc = cfs_vm_save(vm->vm_lock, &s->reference);
 	step(s, "save.laid");
 	if (rc < 0) {
 		struct err_info why;
@@ -258,9 +267,10 @@ static int save_here(struct host_vm *vm, void *arg)
 
 /* --- from the beginning to the end ------------------------------------------------------------------ */
 
-int vm_save_it(struct host_vm *vm, struct host_call *call, uint64_t *bytes)
+int vm_save_it(struct host_vm *vm, struct host_call *call, vm_whole_fn whole, void *arg,
+	       uint64_t *bytes)
 {
-	struct saving s = {.vm = vm, .call = call};
+	struct saving s = {.vm = vm, .call = call, .whole = whole, .whole_arg = arg};
 	char text[256];
 	int rc = vm_change_begin(vm, "it is being saved", true, CHANGE_MS);
 
@@ -292,7 +302,7 @@ int vm_save(struct host_call *call)
 
 	if (rc < 0)
 		return rc;
-	rc = vm_save_it(vm, call, &bytes);
+	rc = vm_save_it(vm, call, NULL, NULL, &bytes);
 	if (rc == 0)
 		call->result = json_pack("{s:s, s:I, s:I}", "name", vm->name, "written",
 					 (json_int_t)bytes, "total_ms",

@@ -28,9 +28,12 @@ struct host_call;
 int vm_save(struct host_call *call);
 /*
  * A VM that runs here, or is held: to its volume; 0: it is off. Waits. `call` for progress and cancelling, may be
- * NULL; *bytes: of its memory that were not zero.
+ * NULL: then it is given up when the daemon is told to stop. `whole` (may be NULL) is told of the state when that is
+ * durable, right before the lock is to name it. *bytes: of its memory that were not zero.
  */
-int vm_save_it(struct host_vm *vm, struct host_call *call, uint64_t *bytes);
+typedef void (*vm_whole_fn)(void *arg, const struct cfs_saved *state);
+int vm_save_it(struct host_vm *vm, struct host_call *call, vm_whole_fn whole, void *arg,
+	       uint64_t *bytes);
 
 /* --- vm_restore.c --------------------------------------------------------------------------------- */
 
@@ -42,6 +45,10 @@ int vm_saved_begin(struct host_vm *vm);
 /* The VM's lock is ours, so the file is nobody's. */
 void vm_saved_remove(struct host_vm *vm);
 bool vm_is_saved(struct cfs *fs, const char *name);
+/* Which state it is, among all that were and will be, in words for the inventory; -EINVAL: no such words. */
+#define VM_STATE_TEXT 64
+void vm_saved_text(const struct cfs_saved *state, char dst[VM_STATE_TEXT]);
+int vm_saved_parse(const char *text, struct cfs_saved *out);
 /* -EBUSY: it is, and what can be done. */
 int vm_say_saved(struct host_volume *volume, const char *name);
 /* "saved": when, "saved_bytes": how much of the volume. */

@@ -339,9 +339,13 @@ static int start(struct host_call *call, struct host_volume *volume, const char 
 		 enum vm_how how)
 {
 	struct vm_def *def = xcalloc(1, sizeof(*def));
+	const char *state = host_arg(call, "state"); /* not for people: the balancer's */
+	struct cfs_saved only = {0};
 	struct host_vm *vm;
 	int rc = vm_def_load(host_volume_fs(volume), name, def);
 
+	if (rc == 0 && state && vm_saved_parse(state, &only) < 0)
+		rc = fail(-EINVAL, "vm %s: state %s: is none", name, state);
 	if (rc == 0)
 		rc = host_maintenance_check(call->host);
 	if (rc == 0 && !def->has_kernel && !def->firmware)
@@ -350,7 +354,7 @@ static int start(struct host_call *call, struct host_volume *volume, const char 
 	if (rc == 0 && def->firmware)
 		rc = vm_check_firmware(call->host);
 	if (rc == 0)
-		rc = vm_launch(call->host->vms, volume, name, def, how, NULL, &vm);
+		rc = vm_launch(call->host->vms, volume, name, def, how, &only, NULL, &vm);
 	else
 		host_volume_put(volume);
 	free(def);

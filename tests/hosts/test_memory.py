@@ -364,7 +364,19 @@ def test_vms_give_when_the_host_lacks_memory_and_get_back(host):
     goes_on(host, 'a')
 
 
-def test_the_last_resort_is_to_save_the_least(host):
+def park(host):
+    """Memory all but runs out, until one is saved for it; there is not enough for it to come back."""
+    step = host.dir / 'steps' / 'save.begun'
+    step.touch()
+    drill(host, 1024, 10)
+    until(step.with_suffix('.begun.reached').exists, 60)
+    drill(host, 1024, 100)
+    step.unlink()
+    step.with_suffix('.begun.reached').unlink()
+    until(lambda: show(host, 'a')['state'] == 'saved' and show(host, 'a')['pid'] is None, 60)
+
+
+def test_the_last_resort_is_to_save_the_least(cluster, host):
     drill(host, 1024, 500)
     create(host, 'a', '64M')
     create(host, 'b', '64M', ())
@@ -375,15 +387,40 @@ def test_the_last_resort_is_to_save_the_least(host):
     for vm in 'abc':
         host.ok('vm', 'start', vm)
     goes_on(host, 'a')
-    drill(host, 1024, 10)
-    until(lambda: show(host, 'a')['state'] == 'saved', 60)
+    park(host)
     assert (show(host, 'b')['state'], show(host, 'c')['state']) == ('running', 'running')
     assert events(host, 'least shares') and events(host, 'it comes back by itself')
-    drill(host, 1024, 500)
     host.stop()                                                         # the next daemon knows
+    drill(host, 1024, 500)
     host.start()
     until(lambda: show(host, 'a')['state'] == 'running', 60)
     goes_on(host, 'a')
-    assert events(host, 'goes on where it was saved')
+    until(lambda: events(host, 'goes on where it was saved'))
+
+    park(host)                                                          # what somebody saves meanwhile stays saved
+    h2 = cluster.host('h2')
+    h2.ok('volume', 'mount', cluster.dir / 'lun0')
+    h2.ok('vm', 'start', 'a')
+    goes_on(h2, 'a')
+    h2.ok('vm', 'save', 'a')
+    drill(host, 1024, 500)
+    until(lambda: events(host, 'does not come back by itself'), 60)
+    assert show(host, 'a')['state'] == 'saved'
+    host.ok('vm', 'restore', 'a')
+    goes_on(host, 'a')
+
+    step = host.dir / 'steps' / 'save.taken'                            # a stop waits for no save of the host's own
+    step.touch()
+    drill(host, 1024, 10)
+    until(step.with_suffix('.taken.reached').exists, 60)
+    host.proc.terminate()
+    until(lambda: host.run('host', 'list').code == 8, 60)
+    step.unlink()
+    assert host.proc.wait(60) == 0
+    assert 'not saved: perilund is stopping' in host.log.read_text()
+    drill(host, 1024, 500)
+    host.start()
+    until(lambda: show(host, 'a')['state'] == 'running')
+    goes_on(host, 'a')
     for vm in 'abc':
         host.ok('vm', 'kill', vm)

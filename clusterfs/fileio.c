@@ -213,6 +213,7 @@ struct unit {			/* one unit that a chunk touches */
 	bool fresh;		/* taken from the stock now */
 	bool changed;		/* the entry must be logged */
 	uint32_t grains;	/* the state of those in [from, to) */
+	uint32_t again;		/* of these, what is there: written over in place */
 	uint64_t power;		/* of the session, before they were written */
 };
 
@@ -276,6 +277,8 @@ static int plan_unit(struct chunk *c, struct unit *u, uint64_t near)
 	}
 	for (unsigned g = u->from; g < u->to; g++)
 		u->grains |= (uint32_t)CFS_GRAIN_BLOCK << (2 * g);
+	if (!u->fresh)
+		u->again = u->grains & state;
 	u->entry.state = (u->entry.state & ~(u->grains | u->grains << 1)) | u->grains;
 	u->changed = u->fresh || u->entry.state != state;
 	u->power = blk_power_count(c->file->fs->extent[cfs_vbn_extent(u->entry.block)]);
@@ -327,6 +330,38 @@ static int fill_chunk(struct chunk *c, const uint8_t *src, uint64_t n, uint64_t 
 	return rc;
 }
 
+static void sums_of(const struct unit *u, const uint8_t *data, struct cfs_sums *out)
+{
+	cfs_sums_init(out);
+	for (unsigned s = u->from * CFS_GRAIN_SECTORS; s < u->to * CFS_GRAIN_SECTORS;
+	     s++, data += CFS_SECTOR)
+		cfs_sums_add(out, s, data);
+}
+
+/*
+ * A commit that reads first writes back is to know them again, though they are written over: in part, or whole. Told
+ * before that is done, so that it does, whenever it looks.
+ */
+static void tell_again(struct chunk *c)
+{
+	struct cfs *fs = c->file->fs;
+	const uint8_t *data = c->data;
+	struct cfs_sums sums;
+
+	if (!cfs_fresh_leaf(fs, c->leaf))
+		return;
+	for (unsigned i = 0; i < c->units; i++) {
+		const struct unit *u = &c->unit[i];
+		unsigned extent = cfs_vbn_extent(u->entry.block);
+
+		if (u->again && cfs_fresh_matters(fs, extent)) {
+			sums_of(u, data, &sums);
+			cfs_fresh_again(fs, extent, u->entry.block, &sums);
+		}
+		data += (size_t)(u->to - u->from) * CFS_BLOCK;
+	}
+}
+
 /* One write for each run of grains that lie together. */
 static int write_data(struct chunk *c)
 {
@@ -373,10 +408,7 @@ static void log_unit(struct cfs_txn *txn, struct chunk *c, struct unit *u, const
 		u->entry.state = (u->entry.state & ~(u->grains | u->grains << 1)) | u->grains;
 	}
 	cfs_map_set(txn, map, c->leaf, u->slot, &u->entry);
-	cfs_sums_init(&sums);
-	for (unsigned s = u->from * CFS_GRAIN_SECTORS; s < u->to * CFS_GRAIN_SECTORS;
-	     s++, data += CFS_SECTOR)
-		cfs_sums_add(&sums, s, data);
+	sums_of(u, data, &sums);
 	cfs_fresh_add(txn, carrier_of(c->file->fs, u->entry.block), u->power, c->leaf, u->slot,
 		      u->entry.block, made, &sums);
 }
@@ -440,6 +472,7 @@ static int write_chunk(struct cfs_file *file, const uint8_t *src, uint64_t n, ui
 		if (rc == 0)
 			rc = fill_chunk(c, src, n, offset);
 		if (rc == 0) {
+			tell_again(c);
 			rc = write_data(c);
 			cfs_let_land(file->fs, rc); /* not upon who gets these units next */
 		}

@@ -209,7 +209,7 @@ void cfs_fresh_add(struct cfs_txn *txn, struct cfs_carrier *c, uint64_t power, s
 		   unsigned slot, uint64_t block, uint32_t state, const struct cfs_sums *sums);
 /* Whether the leaf may have first writes that are not durable; then overwrites of its units are told. */
 bool cfs_fresh_leaf(const struct cfs *fs, const struct cfs_buf *leaf);
-/* Those sectors of unit `block`, written before, hold this now, by a write that has ended. */
+/* Those sectors of unit `block`, written before, hold this now, or may, by a write that is about to begin. */
 void cfs_fresh_again(struct cfs *fs, unsigned extent, uint64_t block, const struct cfs_sums *sums);
 
 #endif

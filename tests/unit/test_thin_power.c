@@ -599,6 +599,45 @@ static void test_overwritten_in_part(void **state)
 	thin_bench_teardown(r);
 }
 
+/* The same of a file: what its owner could read before, he reads still. */
+static void test_file_overwritten_in_part(void **state)
+{
+	struct rig *r = thin_bench_setup(256 * MiB, true);
+	uint8_t *buf = xmalloc(12288), *want = xmalloc(12288), *back = xmalloc(12288);
+	uint64_t at = MiB, before;
+	struct cfs_file *file;
+
+	(void)state;
+	ok(cfs_create(r->fs, "/f", CFS_FILE, 0));
+	ok(cfs_open(r->fs, "/f", CFS_OPEN_WRITE, 0, &file));
+	memset(want, 1, 12288);
+	memset(want + 512, 2, 1536);
+	memset(want + 3072, 3, 6144);
+	do {
+		(void)cfs_fsync(file);
+		at += MiB;
+		before = commits(r);
+		memset(buf, 1, 12288);
+		assert_int_equal(cfs_pwrite(file, buf, 12288, at), 12288);
+		memset(buf, 2, 12288);
+		assert_int_equal(cfs_pwrite(file, buf, 1536, at + 512), 1536);
+		memset(buf, 3, 12288);
+		assert_int_equal(cfs_pwrite(file, buf, 6144, at + 3072), 6144);
+		(void)add_fault(r, "power-loss", NULL, 0);
+	} while (commits(r) != before); /* one comes each second by itself */
+	assert_int_equal(cfs_pread(file, back, 12288, at), 12288);
+	assert_memory_equal(back, want, 12288);
+	assert_int_equal(cfs_fsync(file), -EIO);
+	ok(cfs_fsync(file));
+	assert_int_equal(cfs_pread(file, back, 12288, at), 12288);
+	assert_memory_equal(back, want, 12288);
+	ok(cfs_close(file));
+	free(buf);
+	free(want);
+	free(back);
+	thin_bench_teardown(r);
+}
+
 /* The same, of a write over several units in more buffers than a piece has room for. */
 static void test_overwritten_in_many_parts(void **state)
 {
@@ -782,6 +821,7 @@ int main(void)
 		cmocka_unit_test(test_write_over_a_loss),
 		cmocka_unit_test(test_close_loses_nothing),
 		cmocka_unit_test(test_overwritten_in_part),
+		cmocka_unit_test(test_file_overwritten_in_part),
 		cmocka_unit_test(test_overwritten_in_many_parts),
 		cmocka_unit_test(test_no_stranger_ever),
 	};

@@ -391,8 +391,10 @@ static int on_accept(void *arg, const uint8_t *baggage, uint32_t n, uint64_t *wo
 	vm_arrived(vm);
 	vm_load_run(vm, &a->loaded, "target.disks");
 	/* Ours, and given up at once: it is not to be said that it runs. */
-	if (vm_process_ended(vm) || (!vm->conn && vm_process_dying(vm)))
-		return fail(-EHOSTDOWN, "its monitor died");
+	if (vm_process_ended(vm) || (!vm->conn && vm_process_dying(vm))) {
+		rc = vm_lazy_lost(vm);
+		return rc < 0 ? rc : fail(-EHOSTDOWN, "its monitor died");
+	}
 	*word = host_volume_steps(vm->volume) - steps;
 	(void)str_format(text, sizeof(text), "came from host %s", a->from);
 	vm_tell(vm, text);

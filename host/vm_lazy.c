@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "host/daemon.h"
@@ -15,6 +16,8 @@
 #include "migrate/pager.h"
 #include "migrate/target.h"
 #include "vfs/controller.h"
+
+#define AGAIN_MS 1000
 
 enum { COMING, WHOLE, LOST };
 
@@ -25,7 +28,8 @@ struct vm_lazy {
 	struct vm_arrival *arrival; /* NULL: its owner's still */
 	pthread_t thread;
 	bool runs, stopped;
-	struct err_info why; /* the thread's, until it is joined */
+	atomic_bool stopping; /* nobody wants the rest any more */
+	struct err_info why;  /* the thread's, until it is joined */
 	atomic_int state;
 };
 
@@ -37,6 +41,9 @@ static void *pages_main(void *arg)
 	if (rc < 0)
 		err_save(&l->why, rc);
 	atomic_store(&l->state, rc < 0 ? LOST : WHOLE);
+	if (rc < 0 &&
+	    !atomic_load(&l->stopping)) /* the supervisor may wait for it, and it for a page */
+		vm_kill_process(l->vm);
 	vm_wake(l->vm);
 	return NULL;
 }
@@ -113,6 +120,26 @@ static void join(struct vm_lazy *l)
 	l->stopped = true;
 }
 
+/*
+ * The inventory says so, or the next daemon would end it in vain; and its monitor knows, which makes huge pages again
+ * then. What fails is tried again.
+ */
+static int tell_whole(struct host_vm *vm)
+{
+	int rc = 0;
+
+	if (vm->whole_owed & VM_WHOLE_RECORD)
+		rc = vm_remember(vm);
+	if (rc == 0)
+		vm->whole_owed &= ~VM_WHOLE_RECORD;
+	if (rc == 0)
+		rc = vm_call_plain(vm, VMCTL_POSTCOPY_END, VM_CALL_MS);
+	if (rc == 0)
+		vm->whole_owed = 0;
+	vm->whole_ms = clock_boot_ms() + AGAIN_MS;
+	return rc;
+}
+
 /* Its VMM waits for nothing any more, and is one like all others. */
 static int finish(struct host_vm *vm)
 {
@@ -123,11 +150,11 @@ static int finish(struct host_vm *vm)
 	controller_lazy(vm->controller, NULL, NULL, NULL);
 	atomic_store(&vm->incomplete, false);
 	vm_lazy_free(vm);
-	rc = vm_remember(vm);
-	if (rc == 0)
-		rc = vm_call_plain(vm, VMCTL_POSTCOPY_END, VM_CALL_MS);
-	if (rc < 0) /* huge pages are not made; the next daemon may end it in vain */
-		log_warn("migrate", "vm %s: %s", vm->name, err_message(rc));
+	vm->whole_owed = VM_WHOLE_RECORD | VM_WHOLE_MONITOR;
+	rc = tell_whole(vm);
+	if (rc < 0)
+		log_warn("migrate", "vm %s: all of its memory has come, that is not noted yet: %s",
+			 vm->name, err_message(rc));
 	vm_tell(vm, "all of its memory has come");
 	return 0;
 }
@@ -137,12 +164,23 @@ int vm_lazy_turn(struct host_vm *vm)
 	struct vm_lazy *l = vm->lazy;
 	int state = l ? atomic_load(&l->state) : COMING;
 
+	if (vm->whole_owed && clock_boot_ms() >= vm->whole_ms)
+		(void)tell_whole(vm);
 	if (state == COMING || l->stopped)
 		return 0;
 	if (state == WHOLE)
 		return finish(vm);
 	vm_kill_process(vm);
 	join(l);
+	return vm_lazy_lost(vm);
+}
+
+int vm_lazy_lost(const struct host_vm *vm)
+{
+	const struct vm_lazy *l = vm->lazy;
+
+	if (!l || atomic_load(&l->state) != LOST)
+		return 0;
 	return fail_prefix(
 		err_restore(&l->why),
 		"vm %s: its memory did not come whole; its disks are as after a power cut,"
@@ -152,6 +190,7 @@ int vm_lazy_turn(struct host_vm *vm)
 
 int vm_lazy_wait(struct host_vm *vm)
 {
+	vm->whole_ms = 0;
 	if (vm->lazy && vm->lazy->runs) {
 		pthread_join(vm->lazy->thread, NULL);
 		vm->lazy->runs = false;
@@ -165,6 +204,7 @@ void vm_lazy_stop(struct host_vm *vm)
 
 	if (!vm->lazy || vm->lazy->stopped)
 		return;
+	atomic_store(&vm->lazy->stopping, true);
 	mig_pager_stop(vm->lazy->pager, err_restore(&over));
 	join(vm->lazy);
 }

@@ -18,8 +18,10 @@ struct vm_arrival;
 int vm_lazy_begin(struct host_vm *vm, struct mig_target *target, struct mig_dirty *stale);
 /* It runs here: `arrival` is freed with the last page. */
 void vm_lazy_keep(struct host_vm *vm, struct vm_arrival *arrival);
-/* Each turn: 0; an error: its memory is lost. */
+/* Each turn: 0; an error: its memory is lost, and the monitor killed. */
 int vm_lazy_turn(struct host_vm *vm);
+/* It is: that error, else 0. */
+int vm_lazy_lost(const struct host_vm *vm);
 /* Waits until it has come, or has not: likewise. */
 int vm_lazy_wait(struct host_vm *vm);
 /* Nothing comes any more, what waits for pages waits on. Idempotent, as the next. */

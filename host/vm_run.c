@@ -138,7 +138,7 @@ static void *supervisor(void *arg)
 		vm_agent_start(vm->agent, vm->features & VMCTL_F_AGENT, !vm->adopt);
 		rc = vm_turns(vm, &let_go);
 	}
-	if (let_go && vm->lazy) { /* the next daemon could not go on with it */
+	if (let_go && (vm->lazy || vm->whole_owed)) { /* the next daemon could not go on with it */
 		rc = vm_lazy_wait(vm);
 		let_go = rc == 0;
 	}

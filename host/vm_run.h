@@ -61,6 +61,9 @@ enum vm_how {
 	VM_HOW_DISCARD, /* anew: what was saved is thrown away */
 };
 
+#define VM_WHOLE_RECORD	 1u /* the inventory */
+#define VM_WHOLE_MONITOR 2u
+
 struct host_vm;
 struct vm_move;
 
@@ -132,6 +135,8 @@ struct host_vm {
 	struct cfs_vm_lock *vm_lock;
 	bool can_postcopy;
 	struct vm_lazy *lazy; /* its memory is coming still (vm_lazy.h); NULL: all is here */
+	unsigned whole_owed;  /* ... who has not been told yet that it is, VM_WHOLE_... */
+	uint64_t whole_ms;    /* not before: the next attempt */
 	/*
 	 * What is open of def.disk[i]; NULL: not, or not yet. Changed by the supervisor, and by who has
 	 * begun a change; def's disks likewise, but with the lock held, since others look at them.

@@ -380,8 +380,8 @@ static int turn(struct host_vm *vm, bool *let_go)
 
 	if (rc == GO_ON)
 		rc = handle_events(vm);
-	if (rc == GO_ON && vm_process_ended(vm))
-		rc = over(vm, "its VMM died");
+	if (rc == GO_ON && vm_process_ended(vm)) /* by us, when its memory was lost */
+		rc = vm_lazy_lost(vm) < 0 ? -EIO : over(vm, "its VMM died");
 	if (rc == GO_ON && atomic_load(&vm->lost))
 		rc = over(vm, EVICTED);
 	if (rc == GO_ON)

@@ -26,6 +26,7 @@ struct mig_pager {
 	int memory_fd, faults, wake_fd;
 	uint64_t bytes, base;
 	uint64_t *present; /* a bit a page; set with atomic OR */
+	uint64_t *taken;   /* likewise: who sets it puts the page in place */
 	atomic_uint_fast64_t left;
 	void (*came)(void *arg);
 	void *came_arg;
@@ -44,12 +45,12 @@ static bool has(const uint64_t *map, uint64_t page)
 	return __atomic_load_n(&map[page / 64], __ATOMIC_ACQUIRE) >> page % 64 & 1;
 }
 
-/* True: it was not there before. */
-static bool set_present(struct mig_pager *p, uint64_t page)
+/* True: it was not set before. */
+static bool set(uint64_t *map, uint64_t page)
 {
 	uint64_t bit = 1ULL << page % 64;
 
-	return !(__atomic_fetch_or(&p->present[page / 64], bit, __ATOMIC_ACQ_REL) & bit);
+	return !(__atomic_fetch_or(&map[page / 64], bit, __ATOMIC_ACQ_REL) & bit);
 }
 
 /* The old bytes of a range go; a huge page is split. -EAGAIN: it is still there. */
@@ -74,7 +75,7 @@ static int discard_all(struct mig_pager *p, struct mig_dirty *stale)
 	while (rc == 0 && mig_dirty_next(stale, RUN_BYTES, &r)) {
 		rc = discard(p, &r);
 		for (uint64_t at = r.offset / MIG_PAGE; at < (r.offset + r.bytes) / MIG_PAGE; at++)
-			p->present[at / 64] &= ~(1ULL << at % 64);
+			p->present[at / 64] &= p->taken[at / 64] &= ~(1ULL << at % 64);
 		p->left += r.bytes / MIG_PAGE;
 	}
 	return rc;
@@ -93,6 +94,8 @@ int mig_pager_create(struct mig_pager **out, int memory_fd, uint64_t memory, int
 	p->base = base;
 	p->present = xmalloc(words * sizeof(*p->present));
 	memset(p->present, 0xff, words * sizeof(*p->present));
+	p->taken = xmalloc(words * sizeof(*p->taken));
+	memset(p->taken, 0xff, words * sizeof(*p->taken));
 	p->asked = xcalloc(words, sizeof(*p->asked));
 	pthread_mutex_init(&p->lock, NULL);
 	p->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -114,6 +117,7 @@ void mig_pager_destroy(struct mig_pager *p)
 	close(p->wake_fd);
 	pthread_mutex_destroy(&p->lock);
 	free(p->present);
+	free(p->taken);
 	free(p->asked);
 	free(p->wants);
 	free(p);
@@ -144,7 +148,7 @@ static int wake(struct mig_pager *p, uint64_t offset)
 	return ioctl(p->faults, UFFDIO_WAKE, &range) < 0 ? -errno : 0;
 }
 
-/* In one step: nobody sees half a page. What somebody has made there stays. */
+/* In one step: nobody sees half a page. -EEXIST: there is one already; who waits for it waits on. */
 static int put_page(struct mig_pager *p, uint64_t offset, const uint8_t *data)
 {
 	int rc;
@@ -163,9 +167,37 @@ static int put_page(struct mig_pager *p, uint64_t offset, const uint8_t *data)
 		}
 	} while (rc == -EAGAIN);
 	if (rc == -EEXIST)
-		rc = wake(p, offset);
+		return fail(rc, "guest memory: byte %llu: a page that had not come is there",
+			    (unsigned long long)offset);
 	return rc < 0 ? fail(rc, "guest memory: a page cannot be put in place: %s", strerror(-rc))
 		      : 0;
+}
+
+/*
+ * One that is missing, once: it may come twice, and by two threads. Should there be a page nevertheless, somebody
+ * has made it who went past us, and has read zeroes or written to it: what the guest has is not its memory any more.
+ */
+static int place_page(struct mig_pager *p, uint64_t offset, const uint8_t *data, uint64_t *placed)
+{
+	uint64_t page = offset / MIG_PAGE;
+	int rc;
+
+	if (!set(p->taken, page))
+		return 0;
+	rc = put_page(p, offset, data);
+	if (rc == 0)
+		*placed += set(p->present, page);
+	return rc;
+}
+
+/* A hole is zeroes; it may have been filled meanwhile, by whoever may touch it. */
+static int fill_hole(struct mig_pager *p, uint64_t offset)
+{
+	int rc = put_page(p, offset, NULL);
+
+	if (rc == -EEXIST)
+		rc = wake(p, offset);
+	return rc < 0 ? fail(rc, "guest memory: a hole cannot be filled: %s", strerror(-rc)) : 0;
 }
 
 int mig_pager_place(struct mig_pager *p, const struct mig_range *ranges, unsigned n,
@@ -176,13 +208,7 @@ int mig_pager_place(struct mig_pager *p, const struct mig_range *ranges, unsigne
 
 	for (unsigned i = 0; i < n; i++)
 		for (uint64_t at = 0; rc == 0 && at < ranges[i].bytes; at += MIG_PAGE) {
-			uint64_t offset = ranges[i].offset + at;
-
-			if (!has(p->present, offset / MIG_PAGE)) {
-				rc = put_page(p, offset, data);
-				if (rc == 0)
-					placed += set_present(p, offset / MIG_PAGE);
-			}
+			rc = place_page(p, ranges[i].offset + at, data, &placed);
 			data = data ? data + MIG_PAGE : NULL;
 		}
 	if (placed && atomic_fetch_sub(&p->left, placed) == placed)
@@ -239,7 +265,7 @@ static int take_fault(struct mig_pager *p, uint64_t address)
 	if (address < p->base || offset >= p->bytes)
 		return fail(-EPROTO, "guest memory: a fault outside of it");
 	if (has(p->present, offset / MIG_PAGE))
-		return put_page(p, offset, NULL);
+		return fill_hole(p, offset);
 	pthread_mutex_lock(&p->lock);
 	(void)note_want(p, offset);
 	pthread_mutex_unlock(&p->lock);

@@ -37,7 +37,10 @@ const uint64_t *mig_pager_present(const struct mig_pager *p);
 /* Any thread: `came(arg)` is called after pages were put in place. Set before any come. */
 void mig_pager_listen(struct mig_pager *p, void (*came)(void *arg), void *arg);
 
-/* Ranges that mig_ranges_decode let through; `data` NULL: zeroes. Pages that are there already stay. */
+/*
+ * Ranges that mig_ranges_decode let through; `data` NULL: zeroes. Pages that came already stay. -EEXIST: somebody has
+ * made one that had not come, past `faults`: the memory is lost.
+ */
 int mig_pager_place(struct mig_pager *p, const struct mig_range *ranges, unsigned n,
 		    const uint8_t *data);
 /* Any thread, waits for nothing: somebody waits for the page at `offset`. */

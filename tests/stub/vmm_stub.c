@@ -6,7 +6,7 @@
  * With PERILUNE_STUB=DIR in the environment (a daemon hands its own on): DIR/NAME.run is locked while the
  * guest runs, so that a second one on whatever "host" of this machine is seen; what must never be is
  * written to DIR/violations. DIR/NAME.log tells when it ran. DIR/weak-cpu-HOST: a processor that lacks something;
- * DIR/no-resume-HOST: as one whose lease is over, RESUME is refused.
+ * DIR/no-resume-HOST: as one whose lease is over, RESUME is refused; DIR/no-whole-HOST: so is POSTCOPY_END.
  * DIR/NAME.available: bytes that its guest says it could do without (a half of what it has).
  *
  * The guest obeys its console: r reboots, o powers off, c crashes, 0 to 9 pages a second (times 10^n).
@@ -494,6 +494,17 @@ static int postcopy(struct stub *s, uint32_t tag)
 	return 0;
 }
 
+static int end_postcopy(struct stub *s)
+{
+	cleanup_free char *refused = xasprintf("%s/no-whole-%s", s->dir, s->host);
+
+	if (s->dir[0] && access(refused, F_OK) == 0)
+		return fail(-EIO, "postcopy: refused, as the test wants it");
+	s->lazy = false;
+	note_life(s, "has all pages");
+	return 0;
+}
+
 struct saved {
 	uint64_t magic, memory_bytes, checksum, boots;
 	uint8_t driver[STUB_DRIVER_BYTES];
@@ -715,8 +726,7 @@ static void obey(struct stub *s, const struct vmctl_msg *m)
 			return;
 		break;
 	case VMCTL_POSTCOPY_END:
-		s->lazy = false;
-		note_life(s, "has all pages");
+		rc = end_postcopy(s);
 		break;
 	case VMCTL_GET_CPU:
 		tell_cpu(s, m->tag);

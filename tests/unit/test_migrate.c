@@ -7,10 +7,13 @@
 #include <string.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -18,6 +21,7 @@
 #include "base/peer_stream.h"
 #include "migrate/estimate.h"
 #include "migrate/memory.h"
+#include "migrate/pager.h"
 #include "migrate/source.h"
 #include "migrate/target.h"
 #include "tests/lib/streams.h"
@@ -582,6 +586,58 @@ static void test_slow_checkpoint(void **state)
 	assert_int_equal(e.throttle, 0);
 }
 
+/* --- post-copy ---------------------------------------------------------------------------------------- */
+
+/* A page comes twice: the first counts. One that somebody has made past the pager is not taken for what came. */
+static void test_pages_that_are_there_already(void **state)
+{
+	enum { N = 8 };
+	struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_MISSING_SHMEM};
+	struct uffdio_register reg = {.mode = UFFDIO_REGISTER_MODE_MISSING};
+	struct mig_range r[2] = {{0, 2 * MIG_PAGE}, {4 * MIG_PAGE, MIG_PAGE}};
+	uint8_t *data = xmalloc(N * MIG_PAGE), *map;
+	int fd = memfd_create("guest", MFD_CLOEXEC);
+	int faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	struct mig_dirty stale;
+	struct mig_pager *p;
+
+	(void)state;
+	if (faults < 0 || ioctl(faults, UFFDIO_API, &api) < 0)
+		skip(); /* no userfaultfd(2) for shared memory here */
+	assert_int_equal(ftruncate(fd, N * MIG_PAGE), 0);
+	map = mmap(NULL, N * MIG_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	assert_ptr_not_equal(map, MAP_FAILED);
+	memset(map, 9, N * MIG_PAGE);
+	reg.range.start = (uintptr_t)map;
+	reg.range.len = N * MIG_PAGE;
+	assert_int_equal(ioctl(faults, UFFDIO_REGISTER, &reg), 0);
+	mig_dirty_init(&stale, N * MIG_PAGE);
+	mig_dirty_set(&stale, &(struct mig_range){0, 6 * MIG_PAGE});
+	assert_int_equal(mig_pager_create(&p, fd, N * MIG_PAGE, faults, (uintptr_t)map, &stale), 0);
+	assert_int_equal(mig_pager_left(p), 6);
+	memset(data, 1, N * MIG_PAGE);
+	assert_int_equal(mig_pager_place(p, r, 2, data), 0);
+	memset(data, 2, N * MIG_PAGE);
+	assert_int_equal(mig_pager_place(p, r, 2, data), 0);
+	assert_int_equal(mig_pager_place(p, r, 1, NULL), 0);
+	assert_int_equal(mig_pager_left(p), 3);
+	assert_true(map[0] == 1 && map[2 * MIG_PAGE - 1] == 1 && map[4 * MIG_PAGE] == 1);
+	/* Zeroes, as of somebody's other mapping that was read; then what is no zero. */
+	assert_int_equal(pwrite(fd, "", 1, 2 * MIG_PAGE), 1);
+	assert_int_equal(mig_pager_place(p, &(struct mig_range){2 * MIG_PAGE, MIG_PAGE}, 1, data),
+			 -EEXIST);
+	assert_int_equal(pwrite(fd, "x", 1, 3 * MIG_PAGE), 1);
+	assert_int_equal(mig_pager_place(p, &(struct mig_range){3 * MIG_PAGE, MIG_PAGE}, 1, NULL),
+			 -EEXIST);
+	assert_int_equal(mig_pager_left(p), 3);
+	assert_int_equal(*mig_pager_present(p) & 0xff, 0xd3);
+	mig_pager_destroy(p);
+	mig_dirty_free(&stale);
+	munmap(map, N * MIG_PAGE);
+	close(fd);
+	free(data);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -599,6 +655,7 @@ int main(void)
 		cmocka_unit_test(test_dirty),
 		cmocka_unit_test(test_estimate),
 		cmocka_unit_test(test_slow_checkpoint),
+		cmocka_unit_test(test_pages_that_are_there_already),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -83,6 +83,36 @@ static int set_backend(struct net_pair *p, unsigned index, int tap)
 	return ioctl(p->vhost_fd, VHOST_NET_SET_BACKEND, &backend) < 0 ? -errno : 0;
 }
 
+/* Where the kernel stopped we go on. */
+static void take_ring(struct net_pair *p, unsigned index)
+{
+	struct net_ring *r = ring_of(p, index);
+	struct vring_dev *v = &r->vring;
+	struct vhost_vring_state state = {.index = index};
+
+	(void)set_backend(p, index, -1);
+	if (ioctl(p->vhost_fd, VHOST_GET_VRING_BASE, &state) < 0) {
+		net_ring_break(p->net, r, "kernel's");
+		return;
+	}
+	MUST(!vring_start(v, v->size, v->desc, v->avail, v->used, (uint16_t)state.num,
+			  v->event_idx));
+}
+
+/* Both or none: one that the kernel has begun with goes on where it stopped. */
+static int let_serve(struct net_pair *p)
+{
+	for (unsigned i = 0; i < RINGS; i++) {
+		int rc = set_backend(p, i, p->tap);
+
+		for (unsigned k = 0; rc && k < i; k++)
+			take_ring(p, k);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
 static int begin(struct net_pair *p)
 {
 	const uint64_t driver = p->net->virtio.driver_features & RING_FEATURES;
@@ -100,25 +130,7 @@ static int begin(struct net_pair *p)
 	rc = give_memory(p);
 	for (unsigned i = 0; i < RINGS && !rc; i++)
 		rc = give_ring(p, i);
-	for (unsigned i = 0; i < RINGS && !rc; i++)
-		rc = set_backend(p, i, p->tap);
-	return rc;
-}
-
-/* Where the kernel stopped we go on. */
-static void take_ring(struct net_pair *p, unsigned index)
-{
-	struct net_ring *r = ring_of(p, index);
-	struct vring_dev *v = &r->vring;
-	struct vhost_vring_state state = {.index = index};
-
-	(void)set_backend(p, index, -1);
-	if (ioctl(p->vhost_fd, VHOST_GET_VRING_BASE, &state) < 0) {
-		net_ring_break(p->net, r, "kernel's");
-		return;
-	}
-	MUST(!vring_start(v, v->size, v->desc, v->avail, v->used, (uint16_t)state.num,
-			  v->event_idx));
+	return rc ? rc : let_serve(p);
 }
 
 static void end(struct net_pair *p)
@@ -139,8 +151,6 @@ void net_vhost_settle(struct net_pair *p)
 		return;
 	int rc = begin(p);
 	if (rc) {
-		for (unsigned i = 0; i < RINGS; i++)
-			(void)set_backend(p, i, -1);
 		log_info("net", "device %u: vhost-net does not serve it: %s", p->net->index,
 			 strerror(-rc));
 		p->vhost_fd = -1; /* nor will it later */

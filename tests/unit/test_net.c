@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/vhost.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_net.h>
 #include <setjmp.h>
@@ -14,8 +15,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -289,6 +292,106 @@ static void test_a_broken_ring_is_stopped_and_a_reset_mends_it(void **state)
 	assert_int_equal(wire_gets(r, frame), 100);
 }
 
+/* --- the kernel's part ------------------------------------------------------------------------------ */
+
+/*
+ * vhost-net is played here, in the place of ioctl(2): as soon as it has the tap it puts a frame into the first
+ * buffer, and it may refuse a ring.
+ */
+static struct {
+	int fd, refuses; /* -1: neither */
+	struct rig *rig;
+	uint16_t base[2];
+	bool served[2];
+} kernel = {.fd = -1};
+
+static int set_backend(const struct vhost_vring_file *f)
+{
+	struct vring_used *u = used(kernel.rig, RX);
+
+	if (f->fd >= 0 && (int)f->index == kernel.refuses) {
+		errno = EFAULT;
+		return -1;
+	}
+	kernel.served[f->index] = f->fd >= 0;
+	if (f->fd >= 0 && f->index == RX) {
+		buffer(kernel.rig, RX, 0)[HV_NET_HEADER] = 0x77;
+		u->ring[u->idx % SIZE] = (struct vring_used_elem){0, HV_NET_HEADER + 100};
+		u->idx++;
+		kernel.base[RX]++;
+	}
+	return 0;
+}
+
+int ioctl(int fd, unsigned long request, ...)
+{
+	struct vhost_vring_state *state;
+	va_list list;
+	void *arg;
+
+	va_start(list, request);
+	arg = va_arg(list, void *);
+	va_end(list);
+	if (fd != kernel.fd || fd < 0)
+		return (int)syscall(SYS_ioctl, fd, request, arg);
+	state = arg;
+	switch (request) {
+	case VHOST_GET_FEATURES:
+		*(uint64_t *)arg = UINT64_MAX;
+		return 0;
+	case VHOST_SET_VRING_BASE:
+		kernel.base[state->index] = (uint16_t)state->num;
+		return 0;
+	case VHOST_GET_VRING_BASE:
+		assert_false(kernel.served[state->index]);
+		state->num = kernel.base[state->index];
+		return 0;
+	case VHOST_NET_SET_BACKEND:
+		return set_backend(arg);
+	default:
+		return 0;
+	}
+}
+
+/* It had begun with one ring: that goes on where the kernel left it, and the pair's thread serves both. */
+static void test_a_kernel_that_refuses_half_way(void **state)
+{
+	struct rig *r = *state;
+	struct hv_net_link link = {
+		.how = {.mtu = 1500, .mac = {2, 0, 0, 0, 0, 9}}, .taps = 1, .vhosts = 1};
+	uint8_t frame[4096];
+
+	for (int refuses = RX; refuses <= TX; refuses++) {
+		unsigned taken = refuses == TX;
+
+		kernel.fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+		kernel.refuses = refuses;
+		kernel.rig = r;
+		link.tap[0] = taps[0];
+		link.vhost[0] = kernel.fd;
+		r->v->resetting = true;
+		r->v->ops->reset(r->v);
+		run(r, 0);
+		for (unsigned i = 0; i < 3; i++)
+			submit(r, RX, i, 1024, VRING_DESC_F_WRITE);
+		hv_net_set_link(r->net, &link);
+		assert_int_equal(used(r, RX)->idx, taken);
+		assert_false(r->net->pair[0].by_kernel || kernel.served[RX] || kernel.served[TX]);
+		wire_sends(r, 200, 5);
+		submit(r, TX, 3, 100, 0);
+		turns(r);
+		assert_int_equal(wire_gets(r, frame), 100);
+		assert_int_equal(used(r, RX)->idx, taken + 1);
+		assert_int_equal(used(r, RX)->ring[taken].id, taken);
+		assert_int_equal(buffer(r, RX, taken)[HV_NET_HEADER], 5);
+		if (taken)
+			assert_int_equal(buffer(r, RX, 0)[HV_NET_HEADER], 0x77);
+		hv_net_set_link(r->net, NULL);
+		close(kernel.fd);
+		kernel.fd = -1;
+	}
+}
+
 /* --- control, announcements ----------------------------------------------------------------------------- */
 
 static uint8_t command(struct rig *r, uint8_t class, uint8_t cmd, const void *data, uint32_t n)
@@ -423,6 +526,8 @@ int main(void)
 						teardown),
 		cmocka_unit_test_setup_teardown(test_a_broken_ring_is_stopped_and_a_reset_mends_it,
 						setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_kernel_that_refuses_half_way, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(test_commands_are_obeyed_or_refused, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(

@@ -35,33 +35,57 @@ struct writer {
 	const struct mig_file_io *io;
 	int memory_fd;
 	uint64_t memory, data_at, pages;
+	struct mig_range there; /* the last one that was looked for; behind it nobody has */
+	bool all;		/* ... and there is no other */
 	struct mig_file_chunk *index;
 	uint8_t *chunk;
 };
 
+/* w->there is the range that `at` lies in, or the next one. Each is looked for once: lseek walks all of it. */
+static int find_range(struct writer *w, uint64_t at)
+{
+	int rc = 1;
+
+	while (rc == 1 && !w->all && w->there.offset + w->there.bytes <= at)
+		rc = mig_memory_next(w->memory_fd, w->memory, at, &w->there);
+	w->all |= rc == 0;
+	return MIN(rc, 0);
+}
+
+static int read_memory(struct writer *w, uint8_t *dst, uint64_t from, uint64_t end)
+{
+	while (from < end) {
+		ssize_t got = pread(w->memory_fd, dst, end - from, (off_t)from);
+
+		if (got <= 0)
+			return fail(got < 0 ? -errno : -EIO, "guest memory: cannot be read");
+		dst += got;
+		from += (uint64_t)got;
+	}
+	return 0;
+}
+
 /* What is there of the chunk at `at`; the rest is zero. 1: something is. */
 static int read_chunk(struct writer *w, uint64_t at)
 {
-	struct mig_range r = {at, 0};
-	uint64_t end = at + MIG_FILE_CHUNK;
+	uint64_t end = at + MIG_FILE_CHUNK, from = at, to;
 	int any = 0, rc;
 
 	memset(w->chunk, 0, MIG_FILE_CHUNK);
-	while ((rc = mig_memory_next(w->memory_fd, w->memory, r.offset + r.bytes, &r)) == 1 &&
-	       r.offset < end) {
-		r.bytes = MIN(r.bytes, end - r.offset);
-		for (uint64_t n = 0; n < r.bytes;) {
-			ssize_t got = pread(w->memory_fd, w->chunk + (r.offset - at) + n,
-					    r.bytes - n, (off_t)(r.offset + n));
-
-			if (got <= 0)
-				return fail(got < 0 ? -errno : -EIO,
-					    "guest memory: cannot be read");
-			n += (uint64_t)got;
-		}
+	for (;;) {
+		rc = find_range(w, from);
+		if (rc < 0 || w->all || w->there.offset >= end)
+			return rc < 0 ? rc : any;
+		from = MAX(from, w->there.offset);
+		to = MIN(end, w->there.offset + w->there.bytes);
+		rc = read_memory(w, w->chunk + (from - at), from, to);
+		if (rc < 0)
+			return rc;
 		any = 1;
+		from = to;
+		if (from == end)
+			return any;
 	}
-	return rc < 0 ? rc : any;
 }
 
 /* The runs of pages that are not zero. */

@@ -8,10 +8,12 @@
 #undef fail /* base/err.h has its own */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/err.h"
@@ -58,6 +60,15 @@ static int count(void *arg, uint64_t done, uint64_t total)
 	assert_true(done <= total);
 	s->chunks++;
 	return 0;
+}
+
+/* In the place of lseek(2), which walks over all pages that it passes. */
+static unsigned seeks;
+
+off_t lseek(int fd, off_t offset, int whence)
+{
+	seeks++;
+	return syscall(SYS_lseek, fd, offset, whence);
 }
 
 struct rig {
@@ -227,6 +238,27 @@ static void test_cut_off(void **state)
 	assert_int_equal(read_back(r), -EUCLEAN);
 }
 
+/* A range of memory is looked for once, however long it is. */
+static void test_a_long_range_is_looked_for_once(void **state)
+{
+	struct rig *r = *state;
+	uint64_t sum;
+
+	memset(r->map + MiB, 7, MEMORY - 3 * MiB);
+	assert_int_equal(fallocate(r->memory, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096),
+			 0);
+	assert_int_equal(fallocate(r->memory, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				   8 * MiB + 4096, 3 * MiB),
+			 0);
+	assert_int_equal(mig_memory_checksum(r->memory, MEMORY, &r->sum), 0);
+	seeks = 0;
+	write_it(r);
+	assert_in_range(seeks, 4, 12); /* 4 ranges at most, 2 for each; and the end */
+	assert_int_equal(read_back(r), 0);
+	assert_int_equal(mig_memory_checksum(r->back, MEMORY, &sum), 0);
+	assert_true(sum == r->sum);
+}
+
 static void test_nonsense(void **state)
 {
 	struct rig *r = *state;
@@ -248,6 +280,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_there_and_back, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_every_byte_counts, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_cut_off, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_a_long_range_is_looked_for_once, set_up,
+						tear_down),
 		cmocka_unit_test_setup_teardown(test_nonsense, set_up, tear_down),
 	};
 

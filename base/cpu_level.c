@@ -15,6 +15,7 @@
 #define LEAF_ADDRESS  0x80000008u
 #define ADDRESS_BITS  0xffu
 #define ADDRESS_LEVEL 40u
+#define NESTED	      9u /* no level: shown where it is there, to who may have guests of its own */
 
 struct bits {
 	unsigned level; /* from this one on; 0: shown where it is there, asked of nobody */
@@ -43,6 +44,10 @@ static const struct bits table_of[] = {
 	{0, 0x1, 0, CPU_ECX, BIT(21) | BIT(24) | BIT(31)},
 	{0, 0x7, 0, CPU_EBX, BIT(1)},
 	{0, 0x6, 0, CPU_EAX, BIT(2)},
+	/* vmx; svm, and what of it there is */
+	{NESTED, 0x1, 0, CPU_ECX, BIT(5)},
+	{NESTED, 0x80000001, 0, CPU_ECX, BIT(2)},
+	{NESTED, 0x8000000a, 0, CPU_EDX, UINT32_MAX},
 };
 
 static unsigned level_of(const char *name)
@@ -60,18 +65,31 @@ bool cpu_level_known(const char *name)
 	return level_of(name) != 0;
 }
 
-/* What of a feature word the level asks for, or allows. */
-static uint32_t word_of(const struct cpu_feature_word *w, unsigned level, bool asked)
+static bool is_in(const struct bits *b, const struct cpu_feature_word *w)
+{
+	return b->function == w->function && b->index == w->index && b->reg == w->reg;
+}
+
+/* What of a feature word the level asks for. */
+static uint32_t asked(const struct cpu_feature_word *w, unsigned level)
 {
 	uint32_t bits = 0;
 
-	for (unsigned i = 0; i < ARRAY_SIZE(table_of); i++) {
-		const struct bits *b = &table_of[i];
+	for (unsigned i = 0; i < ARRAY_SIZE(table_of); i++)
+		if (is_in(&table_of[i], w) && table_of[i].level && table_of[i].level <= level)
+			bits |= table_of[i].bits;
+	return bits;
+}
 
-		if (b->function == w->function && b->index == w->index && b->reg == w->reg &&
-		    b->level <= level && (b->level || !asked))
-			bits |= b->bits;
-	}
+/* What is shown beside, where it is there. */
+static uint32_t allowed(const struct cpu_feature_word *w, bool nested)
+{
+	uint32_t bits = 0;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(table_of); i++)
+		if (is_in(&table_of[i], w) &&
+		    (!table_of[i].level || (nested && table_of[i].level == NESTED)))
+			bits |= table_of[i].bits;
 	return bits;
 }
 
@@ -89,7 +107,7 @@ static int check(const struct cpu_table *t, unsigned level, const char *name)
 
 		if (had)
 			leaf = *had;
-		leaf.reg[w->reg] = word_of(w, level, true);
+		leaf.reg[w->reg] = asked(w, level);
 		if (leaf.reg[w->reg] && w->function != 0xd)
 			rc = cpu_table_set_leaf(need, &leaf);
 	}
@@ -107,7 +125,7 @@ static struct cpu_leaf *leaf_at(struct cpu_table *t, uint32_t function, uint32_t
 	return NULL;
 }
 
-int cpu_level_apply(struct cpu_table *t, const char *name)
+int cpu_level_apply(struct cpu_table *t, const char *name, bool nested)
 {
 	unsigned level = level_of(name);
 	struct cpu_leaf *l;
@@ -123,7 +141,8 @@ int cpu_level_apply(struct cpu_table *t, const char *name)
 
 		l = leaf_at(t, w->function, w->index);
 		if (l && w->function != LEAF_KVM) /* the kernel's, not the processor's */
-			l->reg[w->reg] &= word_of(w, level, false) | (uint32_t)w->ignored;
+			l->reg[w->reg] &= asked(w, level) | allowed(w, nested) |
+					  (uint32_t)w->ignored;
 	}
 	for (unsigned k = 0; k < cpu_feature_msrs_n; k++)
 		for (uint32_t i = 0; i < t->msrs_n; i++)
@@ -133,4 +152,15 @@ int cpu_level_apply(struct cpu_table *t, const char *name)
 	if (l && (l->reg[CPU_EAX] & ADDRESS_BITS) > ADDRESS_LEVEL)
 		l->reg[CPU_EAX] = (l->reg[CPU_EAX] & ~ADDRESS_BITS) | ADDRESS_LEVEL;
 	return 0;
+}
+
+void cpu_level_hide_nested(struct cpu_table *t)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(table_of); i++) {
+		const struct bits *b = &table_of[i];
+		struct cpu_leaf *l = leaf_at(t, b->function, b->index);
+
+		if (l && b->level == NESTED)
+			l->reg[b->reg] &= ~b->bits;
+	}
 }

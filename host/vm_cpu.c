@@ -97,7 +97,12 @@ int vm_cpu_begin(struct host_vm *vm)
 	if (!vm->def.cpu[0])
 		return 0;
 	if (vm->def.cpu_common.leaves_n) {
-		rc = vm_cpu_take(vm, &vm->def.cpu_common);
+		t = xmalloc(sizeof(*t));
+		*t = vm->def.cpu_common;
+		if (!vm->def.nested)
+			cpu_level_hide_nested(t);
+		rc = vm_cpu_take(vm, t);
+		free(t);
 	} else if (vm->def.memory > LEVEL_MEMORY) {
 		rc = fail(-EINVAL, "processor %s: has 40 bits of address, too few for its memory",
 			  vm->def.cpu);
@@ -105,7 +110,7 @@ int vm_cpu_begin(struct host_vm *vm)
 		t = xcalloc(1, sizeof(*t));
 		rc = vm_cpu_get(vm, t);
 		if (rc == 0)
-			rc = cpu_level_apply(t, vm->def.cpu);
+			rc = cpu_level_apply(t, vm->def.cpu, vm->def.nested);
 		if (rc == 0)
 			rc = set(vm, t);
 		free(t);
@@ -268,7 +273,7 @@ int host_cpu(struct host_call *call)
 			  call->host->vmm);
 	for (unsigned i = 0; i < ARRAY_SIZE(names) && rc == 0; i++) {
 		table[1] = table[0];
-		if (cpu_level_apply(&table[1], names[i]) == 0)
+		if (cpu_level_apply(&table[1], names[i], false) == 0)
 			json_array_append_new(levels, json_string(names[i]));
 	}
 	if (rc == 0) {

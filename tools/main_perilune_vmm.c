@@ -201,7 +201,7 @@ static int tell_cpu(const struct options *o)
 {
 	cleanup_free struct cpu_table *table = xmalloc(sizeof(*table));
 	cleanup_free uint8_t *bytes = xmalloc(VMCTL_PAYLOAD_MAX);
-	int rc = hv_vcpus_offered(o->kvm, 1, NULL, false, table), n;
+	int rc = hv_vcpus_offered(o->kvm, 1, NULL, true, table), n;
 
 	if (rc)
 		return rc;

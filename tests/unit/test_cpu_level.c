@@ -47,7 +47,7 @@ static void test_what_is_left(void **state)
 
 	(void)state;
 	make_host(&t, BIT(19));
-	assert_int_equal(cpu_level_apply(&t, "x86-64-v2"), 0);
+	assert_int_equal(cpu_level_apply(&t, "x86-64-v2", false), 0);
 	/* sse3 ssse3 cx16 sse4_1 sse4_2 x2apic popcnt tsc_deadline hypervisor; OSXSAVE is the guest's */
 	assert_int_equal(cpu_table_get(&t, 1, 0, CPU_ECX) & ~BIT(27),
 			 BIT(0) | BIT(9) | BIT(13) | BIT(19) | BIT(20) | BIT(21) | BIT(23) |
@@ -60,7 +60,7 @@ static void test_what_is_left(void **state)
 	assert_int_equal(cpu_table_get(&t, 0x80000008, 0, CPU_EAX) & 0xff, 40);
 	assert_int_equal(cpu_table_msr(&t, 0x10a), 0x04); /* what it suffers from is told */
 	make_host(&t, 0);
-	assert_int_equal(cpu_level_apply(&t, "x86-64-v3"), 0);
+	assert_int_equal(cpu_level_apply(&t, "x86-64-v3", false), 0);
 	assert_int_equal(cpu_table_get(&t, 7, 0, CPU_EBX), BIT(1) | BIT(3) | BIT(5) | BIT(8));
 	assert_int_equal(cpu_table_get(&t, 0xd, 0, CPU_EAX), 7);
 }
@@ -73,10 +73,10 @@ static void test_without_virtual_8086(void **state)
 	(void)state;
 	make_host(&t, 0);
 	add(&t, 1, 0, 0, 0, 0xfffab223 & ~BIT(5), 0x0f8bfbfd);
-	assert_int_equal(cpu_level_apply(&t, "x86-64-v3"), 0);
+	assert_int_equal(cpu_level_apply(&t, "x86-64-v3", false), 0);
 	assert_int_equal(cpu_table_get(&t, 1, 0, CPU_EDX), 0x078bfbfd);
 	make_host(&t, 0);
-	assert_int_equal(cpu_level_apply(&t, "x86-64-v3"), 0);
+	assert_int_equal(cpu_level_apply(&t, "x86-64-v3", false), 0);
 	assert_int_equal(cpu_table_get(&t, 1, 0, CPU_EDX), 0x078bfbfd);
 }
 
@@ -88,15 +88,43 @@ static void test_what_is_missing(void **state)
 
 	(void)state;
 	make_host(&t, 0);
-	rc = cpu_level_apply(&t, "x86-64-v4");
+	rc = cpu_level_apply(&t, "x86-64-v4", false);
 	assert_int_equal(rc, -ENOTSUP);
 	err_save(&e, rc);
 	assert_non_null(strstr(e.message, "avx512f"));
 	assert_non_null(strstr(e.message, "x86-64-v4"));
 	assert_null(strstr(e.message, "avx2"));
-	assert_int_equal(cpu_level_apply(&t, "x86-64-v5"), -EINVAL);
+	assert_int_equal(cpu_level_apply(&t, "x86-64-v5", false), -EINVAL);
 	assert_true(cpu_level_known("x86-64-v1") && !cpu_level_known("x86-64") &&
 		    !cpu_level_known(""));
+}
+
+/* Whose guest may have guests sees VMX or SVM beside the level, all others do not, whatever tables say. */
+static void test_guests_of_guests(void **state)
+{
+	struct cpu_table t, other;
+
+	(void)state;
+	for (int nested = 0; nested < 2; nested++) {
+		make_host(&t, 0);
+		add(&t, 1, 0, 0, 0, 0xfffab223 | BIT(5), 0x078bfbff);
+		add(&t, 0x80000001, 0, 0, 0, 0x121 | BIT(2) | BIT(12), 0x2c100800);
+		add(&t, 0x8000000a, 0, 1, 8, 0, BIT(0) | BIT(3));
+		other = t;
+		assert_int_equal(cpu_level_apply(&t, "x86-64-v2", nested), 0);
+		assert_int_equal(cpu_table_get(&t, 1, 0, CPU_ECX) & BIT(5), nested ? BIT(5) : 0);
+		assert_int_equal(cpu_table_get(&t, 0x80000001, 0, CPU_ECX), nested ? 5 : 1);
+		assert_int_equal(cpu_table_get(&t, 0x8000000a, 0, CPU_EDX), nested ? 9 : 0);
+	}
+	/* A host without it has the level as well; a table of one with it is none to ask for by itself. */
+	make_host(&t, 0);
+	assert_int_equal(cpu_level_apply(&t, "x86-64-v2", true), 0);
+	assert_int_equal(cpu_table_get(&t, 0x80000001, 0, CPU_ECX), 1);
+	make_host(&t, 0);
+	assert_int_equal(cpu_table_check(&other, &t), -ENOTSUP);
+	cpu_level_hide_nested(&other);
+	add(&other, 0x80000001, 0, 0, 0, 0x121, 0x2c100800);
+	assert_int_equal(cpu_table_check(&other, &t), 0);
 }
 
 /* Two hosts of which each has something that the other lacks. */
@@ -110,14 +138,14 @@ static void test_unlike_hosts_agree(void **state)
 	assert_int_equal(cpu_table_check(&a, &b), -ENOTSUP);
 	assert_int_equal(cpu_table_check(&b, &a), -ENOTSUP);
 	here = a;
-	assert_int_equal(cpu_level_apply(&here, "x86-64-v3"), 0);
+	assert_int_equal(cpu_level_apply(&here, "x86-64-v3", false), 0);
 	assert_int_equal(cpu_table_check(&here, &b), 0);
 	here = b;
-	assert_int_equal(cpu_level_apply(&here, "x86-64-v3"), 0);
+	assert_int_equal(cpu_level_apply(&here, "x86-64-v3", false), 0);
 	assert_int_equal(cpu_table_check(&here, &a), 0);
 	/* Once applied, applied again: nothing changes. */
 	b = here;
-	assert_int_equal(cpu_level_apply(&b, "x86-64-v3"), 0);
+	assert_int_equal(cpu_level_apply(&b, "x86-64-v3", false), 0);
 	assert_memory_equal(&b, &here, sizeof(b));
 }
 
@@ -127,6 +155,7 @@ int main(void)
 		cmocka_unit_test(test_what_is_left),
 		cmocka_unit_test(test_without_virtual_8086),
 		cmocka_unit_test(test_what_is_missing),
+		cmocka_unit_test(test_guests_of_guests),
 		cmocka_unit_test(test_unlike_hosts_agree),
 	};
 

@@ -254,6 +254,8 @@ int cfs_vm_lock_look(const struct cfs_vm_lock *lock);
  * event "lock" tells when it is over.
  */
 int cfs_vm_unlock(struct cfs_vm_lock *lock);
+/* Frees `lock`, and all stays as it is, here and on the disk: the daemon ends, the VM runs on (cfs_vm_adopt). */
+void cfs_vm_leave(struct cfs_vm_lock *lock);
 /* The host that runs it, or that has it while it moves; -ENOENT when nobody does. */
 int cfs_vm_owner(struct cfs *fs, const char *path, char *host, size_t size);
 

@@ -320,6 +320,12 @@ int cfs_vm_unlock(struct cfs_vm_lock *vm)
 	return rc;
 }
 
+void cfs_vm_leave(struct cfs_vm_lock *vm)
+{
+	free(vm->held); /* what is being handed over stays in use until the volume goes */
+	free(vm);
+}
+
 void cfs_vm_owe(struct cfs *fs, const char *path)
 {
 	struct cfs_lock *l;

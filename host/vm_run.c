@@ -153,6 +153,9 @@ static void *supervisor(void *arg)
 		vm_move_end(vm, "perilund is stopping");
 		vm_disks_close(vm, false);
 		vm_lazy_free(vm);
+		if (vm->vm_lock)
+			cfs_vm_leave(vm->vm_lock);
+		vm->vm_lock = NULL;
 		vm_let_go(vm);
 	} else if (vm->moved) {
 		part_with(vm);

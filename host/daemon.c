@@ -159,9 +159,11 @@ void host_stop(struct host *host)
 	host_peers_quiesce(host->peers);
 	host_api_stop(host->api);
 	host_balancer_stop(host->balancer);
-	host_tasks_destroy(host->tasks);
+	host_tasks_cancel_all(host->tasks);
 	host_migrations_refuse(host->migrations);
 	host_vms_await_memory(host->vms);
+	host_tasks_destroy(host->tasks);
+	host_vms_await_memory(host->vms); /* of a task that was past being cancelled */
 	host_migrations_quiesce(host->migrations);
 	host_volumes_quiesce(host->volumes);
 	host_vms_destroy(host->vms);

@@ -148,9 +148,9 @@ int host_tasks_create(struct host_db *db, struct host_tasks **out)
 	return 0;
 }
 
-void host_tasks_destroy(struct host_tasks *all)
+void host_tasks_cancel_all(struct host_tasks *all)
 {
-	struct host_task *t, *tmp;
+	struct host_task *t;
 
 	if (!all)
 		return;
@@ -158,6 +158,15 @@ void host_tasks_destroy(struct host_tasks *all)
 	list_for_each (t, &all->list, link)
 		t->cancel = true;
 	pthread_mutex_unlock(&all->lock);
+}
+
+void host_tasks_destroy(struct host_tasks *all)
+{
+	struct host_task *t, *tmp;
+
+	if (!all)
+		return;
+	host_tasks_cancel_all(all);
 	pool_destroy(all->pool);
 	list_for_each_safe (t, tmp, &all->list, link)
 		task_free(t);

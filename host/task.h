@@ -21,7 +21,9 @@ struct host_tasks;
 
 /* Tasks that the last daemon left unfinished are marked "lost". */
 int host_tasks_create(struct host_db *db, struct host_tasks **out);
-/* Cancels what runs, waits for it. */
+/* Whoever looks at its progress hears that it is to end. */
+void host_tasks_cancel_all(struct host_tasks *tasks);
+/* The same, and waits for them. */
 void host_tasks_destroy(struct host_tasks *tasks);
 
 /* Takes `call` (freed with host_call_free when it ended) and queues it. -EBUSY: too many. */

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -19,14 +18,20 @@
 #include "host/daemon.h"
 #include "host/db.h"
 #include "host/event.h"
+#include "host/notify.h"
+#include "host/vm_move.h"
 #include "host/vm_run.h"
 #include "host/volume.h"
 #include "vfs/iothread.h"
 
-#define ADOPT_MS  5000	/* a mount waits that long for its VMs to be served again */
-#define GROW_MS	  60000 /* it may be starting */
-#define LET_GO_MS 10000 /* requests on their way to the LUN */
-#define SHMEM_THP "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+#define ADOPT_MS     5000  /* a mount waits that long for its VMs to be served again */
+#define GROW_MS	     60000 /* it may be starting */
+#define LET_GO_MS    10000 /* requests on their way to the LUN */
+#define STOP_LOOK_MS 20
+#define STOP_TELL_MS 5000 /* who started us is told that often that it takes longer: */
+#define STOP_MORE_S  60	  /* so long, from then on */
+#define STOP_SAY_MS  30000
+#define SHMEM_THP    "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 
 /*
  * Guest memory is shared memory: without huge pages for it guests take a thousand times the page
@@ -101,31 +106,46 @@ static void let_all_go(struct host_vms *all)
 	free(vms);
 }
 
-static bool one_is_incomplete(struct host_vms *all)
+/* Some of a guest's memory is on its way, and nowhere else: to here, or from here. */
+static unsigned on_their_way(struct host_vms *all)
 {
 	struct host_vm *vm;
-	bool any = false;
+	unsigned n = 0;
 
 	pthread_mutex_lock(&all->lock);
 	list_for_each (vm, &all->list, link) {
 		pthread_mutex_lock(&vm->lock);
-		any |= vm->phase != VM_ENDED && atomic_load(&vm->incomplete);
+		n += vm->phase != VM_ENDED &&
+		     (atomic_load(&vm->incomplete) || (vm->move && vm->move->post));
 		pthread_mutex_unlock(&vm->lock);
 	}
 	pthread_mutex_unlock(&all->lock);
-	return any;
+	return n;
 }
 
 void host_vms_await_memory(struct host_vms *all)
 {
-	const struct timespec pause = {.tv_nsec = (long)(20 * NS_PER_MS)};
-	bool said = false;
+	uint64_t said_ms = 0, told_ms = 0;
+	unsigned n, before = 0;
 
-	while (all && one_is_incomplete(all)) {
-		if (!said)
-			log_info("host", "stops when all memory of VMs that came has come");
-		said = true;
-		(void)nanosleep(&pause, NULL);
+	while (all && (n = on_their_way(all))) {
+		uint64_t now = clock_boot_ms();
+
+		if (now >= told_ms) {
+			host_stop_takes(STOP_MORE_S);
+			told_ms = now + STOP_TELL_MS;
+		}
+		if (!before)
+			host_event(all->host->events, "daemon", all->host->name,
+				   "stops when all memory of %u VMs that moved has come: they would"
+				   " end with it",
+				   n);
+		if (now >= said_ms || n != before) {
+			log_info("host", "stops when all memory of VMs that moved has come: %u", n);
+			said_ms = now + STOP_SAY_MS;
+		}
+		before = n;
+		sleep_ms(STOP_LOOK_MS);
 	}
 }
 

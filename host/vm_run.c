@@ -300,11 +300,11 @@ static int launch_it(struct host_vms *all, struct host_volume *volume, const cha
 	vm = create(all, volume, name, id, def, record != NULL || arrival);
 	vm->arriving = vm->came = arrival;
 	vm->how = how;
+	if (only)
+		vm->only = *only;
 	pthread_mutex_lock(&all->lock);
 	rc = all->ending ? fail(-ENOTCONN, "perilund is stopping") : check_free(all, volume, name);
 	if (rc == 0 && !record) /* one that is taken up runs already */
-	if (only)
-		vm->only = *only;
 		rc = host_admit(all, &def->share, name, NULL);
 	if (rc == 0) {
 		list_add_tail(&all->list, &vm->link);
@@ -343,7 +343,7 @@ int vm_launch_arrival(struct host_vms *all, struct host_volume *volume, const ch
 		      const struct vm_def *def, struct vm_arrival *arrival)
 {
 	struct host_vm *vm;
-	int rc = launch_it(all, volume, name, def, VM_HOW_ANY, NULL, arrival, &vm);
+	int rc = launch_it(all, volume, name, def, VM_HOW_ANY, NULL, NULL, arrival, &vm);
 
 	if (rc == 0)
 		vm_put(vm);

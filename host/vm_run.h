@@ -79,10 +79,10 @@ struct host_vm {
 	bool adopt; /* a VMM of a former daemon is taken up */
 	bool came;  /* ... or one that comes from another host, or a file, which has quiesced it */
 	enum vm_how how;
+	struct cfs_saved only; /* with RESTORE: this state, no other; inode 0: whichever there is */
 	pthread_t thread;
 	unsigned uses; /* guarded by host_vms's lock, as `link` */
 
-	struct cfs_saved only; /* with RESTORE: this state, no other; inode 0: whichever there is */
 	pthread_mutex_t lock; /* guards from here to `client` */
 	pthread_cond_t changed;
 	enum vm_phase phase;

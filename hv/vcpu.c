@@ -61,7 +61,8 @@ struct hv_vcpus {
 	pthread_cond_t changed;
 	unsigned parked;
 	bool ending;
-	bool nested; /* guests may run guests */
+	bool nested;	       /* guests may run guests */
+	uint64_t capabilities; /* ARCH_CAPABILITIES, 0: none; see read_capabilities() */
 	unsigned n;
 	struct vcpu vcpu[];
 };
@@ -323,6 +324,13 @@ static int start_thread(struct vcpu *vcpu)
 	return 0;
 }
 
+/* While they stand still: of one that runs, KVM tells between two exits only, in an idle guest late. */
+static void read_capabilities(struct hv_vcpus *all)
+{
+	if (hv_msr_get(all->vcpu[0].fd, HV_MSR_ARCH_CAPABILITIES, &all->capabilities))
+		all->capabilities = 0;
+}
+
 int hv_vcpus_create(struct hv_vcpus **out, struct hv_kvm *kvm, unsigned cpus,
 		    const struct cpu_table *baseline, bool nested, const struct hv_vcpu_ops *ops,
 		    void *opaque)
@@ -344,6 +352,8 @@ int hv_vcpus_create(struct hv_vcpus **out, struct hv_kvm *kvm, unsigned cpus,
 		all->vcpu[i] = (struct vcpu){.all = all, .index = i, .fd = -1};
 	for (unsigned i = 0; i < cpus && !rc; i++)
 		rc = create_vcpu(&all->vcpu[i], host, baseline);
+	if (!rc)
+		read_capabilities(all);
 	for (unsigned i = 0; i < cpus && !rc; i++)
 		rc = start_thread(&all->vcpu[i]);
 	if (rc) {
@@ -450,12 +460,10 @@ int hv_vcpus_offered(int kvm_fd, unsigned cpus, const struct cpu_table *baseline
 
 int hv_vcpus_table(struct hv_vcpus *vcpus, struct cpu_table *out)
 {
-	uint64_t value;
-
 	memset(out, 0, sizeof(*out));
 	int rc = hv_cpuid_table(vcpus->vcpu[0].cpuid, out);
-	if (!rc && !hv_msr_get(vcpus->vcpu[0].fd, HV_MSR_ARCH_CAPABILITIES, &value) && value)
-		rc = cpu_table_set_msr(out, HV_MSR_ARCH_CAPABILITIES, value);
+	if (!rc && vcpus->capabilities)
+		rc = cpu_table_set_msr(out, HV_MSR_ARCH_CAPABILITIES, vcpus->capabilities);
 	return rc;
 }
 
@@ -503,6 +511,7 @@ int hv_vcpus_load(struct hv_vcpus *vcpus, struct hv_state_reader *r, uint64_t el
 		rc = hv_vcpu_load(&v, r, shown, elapsed_ns);
 		vcpus->vcpu[i].cpuid = v.cpuid;
 	}
+	read_capabilities(vcpus);
 	return rc;
 }
 

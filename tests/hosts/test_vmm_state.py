@@ -570,3 +570,15 @@ def test_the_processor_is_told_and_can_be_made_less(image):
             assert other.cpu_table()[0][1, 0][2] == ecx
             assert other.load_state(state) == 0, other.why
             assert other.cpu_table()[0] == now
+
+
+def test_an_idle_guest_is_asked_for_its_processor():
+    """It halts for ever: KVM tells nothing of a processor that does not come out."""
+    with Vmm(guest(say('halts'))) as vm:
+        vm.run()
+        vm.expect(b'halts')
+        time.sleep(0.2)                                     # or it may not have halted yet, and answers all the same
+        leaves, msrs = vm.cpu_table()
+        assert leaves[0, 0]
+        assert vm.call(PAUSE) == 0
+        assert vm.cpu_table() == (leaves, msrs)

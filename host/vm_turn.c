@@ -380,12 +380,16 @@ static int turn(struct host_vm *vm, bool *let_go)
 
 	if (rc == GO_ON)
 		rc = handle_events(vm);
-	if (rc == GO_ON && vm_process_ended(vm)) /* by us, when its memory was lost */
-		rc = vm_lazy_lost(vm) < 0 ? -EIO : over(vm, "its VMM died");
+	if (rc == GO_ON && vm_process_ended(vm)) {
+		rc = vm_lazy_lost(vm); /* then we have ended it */
+		rc = rc < 0 ? rc : over(vm, "its VMM died");
+	}
 	if (rc == GO_ON && atomic_load(&vm->lost))
 		rc = over(vm, EVICTED);
-	if (rc == GO_ON)
-		rc = vm_lazy_turn(vm) < 0 ? -EIO : GO_ON;
+	if (rc == GO_ON) {
+		rc = vm_lazy_turn(vm);
+		rc = rc < 0 ? rc : GO_ON;
+	}
 	if (rc == GO_ON)
 		rc = handle_ask(vm, let_go);
 	if (rc == GO_ON && atomic_load(&vm->gone))

@@ -184,6 +184,9 @@ def one_death(world, actor, step):
     source = world.settle()
     target = next(h for h in world.hosts if h is not source)
     busy(source)
+    waits = world.cluster.stub / f'reads-all-{target.name}'
+    if step == 'target.accepted' and actor == 'source-daemon':
+        waits.touch()                           # what its monitor is told then waits for a page
     host = source if step.startswith('source') else target
     _, go_on = stop_at(host, step)
     reached = host.dir / 'steps' / (step + '.reached')
@@ -221,7 +224,9 @@ def one_death(world, actor, step):
         # Nobody has all of its memory: it does not live, on neither host.
         until(lambda: not alive(pid), what='an end of the monitor that lacks memory')
         until(lambda: {show(h)['state'] for h in world.hosts} <= {'stopped', 'crashed'}, 60, what=f'the VM stopped ({said})')
-    if step == 'target.accepted' and actor == 'source-daemon': # whoever waits for a page then ends at once
+    if waits.exists():                          # it ends at once
+        waits.unlink()
+        until(lambda: 'did not come whole' in target.log.read_text())
         assert 'did not answer within' not in target.log.read_text()
     where = world.settle()
     assert not world.cluster.violations(), (actor, step, said)

@@ -7,6 +7,7 @@
  * guest runs, so that a second one on whatever "host" of this machine is seen; what must never be is
  * written to DIR/violations. DIR/NAME.log tells when it ran. DIR/weak-cpu-HOST: a processor that lacks something;
  * DIR/no-resume-HOST: as one whose lease is over, RESUME is refused; DIR/no-whole-HOST: so is POSTCOPY_END.
+ * DIR/reads-all-HOST: in post-copy RESUME waits for all pages.
  * DIR/NAME.available: bytes that its guest says it could do without (a half of what it has).
  *
  * The guest obeys its console: r reboots, o powers off, c crashes, 0 to 9 pages a second (times 10^n).
@@ -346,6 +347,16 @@ static int pause_it(struct stub *s)
 	return 0;
 }
 
+static void await_all(struct stub *s)
+{
+	cleanup_free char *reads = xasprintf("%s/reads-all-%s", s->dir, s->host);
+	const volatile uint8_t *p = s->guest.mem;
+
+	if (s->lazy && s->dir[0] && access(reads, F_OK) == 0)
+		for (uint64_t at = 0; at < s->bytes; at += 4096)
+			(void)p[at];
+}
+
 static int resume(struct stub *s)
 {
 	cleanup_free char *late = xasprintf("%s/no-resume-%s", s->dir, s->host);
@@ -359,6 +370,7 @@ static int resume(struct stub *s)
 		return fail(-ESTALE, "resume: the lease is over");
 	if (s->dir[0] && access(late, F_OK) == 0)
 		return fail(-EPERM, "resume: refused, as the test wants it");
+	await_all(s);
 	rc = give_rings(s);
 	if (rc == 0) {
 		s->frozen = false;

@@ -148,7 +148,8 @@ int vm_ask(struct host_vm *vm, enum vm_ask ask, unsigned timeout_ms)
 /* The lock is held. Nobody will do what was asked for. */
 static bool nobody_does(const struct host_vm *vm)
 {
-	return vm->phase == VM_ENDED || (vm->move && vm->move->waited_for && !vm->doing);
+	return vm->phase == VM_ENDED ||
+	       (!vm->doing && (vm->closing || (vm->move && vm->move->waited_for)));
 }
 
 int vm_do(struct host_vm *vm, int (*fn)(struct host_vm *vm, void *arg), void *arg)

@@ -430,6 +430,7 @@ void vm_disks_close(struct host_vm *vm, bool give_up)
 
 	pthread_mutex_lock(&vm->lock);
 	vm->closing = true;
+	pthread_cond_broadcast(&vm->changed); /* whose change waits for us in vm_do waits in vain */
 	while (vm->changing && !vm->lasting)
 		pthread_cond_wait(&vm->changed, &vm->lock);
 	pthread_mutex_unlock(&vm->lock);

@@ -41,8 +41,8 @@ struct vm_move {
 /* --- vm_ask.c -------------------------------------------------------------------------------------- */
 
 /*
- * The supervisor runs `fn` and this returns what it returned; -ECANCELED when the VM ends first, or the move is
- * to end and `fn` has not begun.
+ * The supervisor runs `fn` and this returns what it returned; -ECANCELED when the VM ends, or the move is
+ * to end, and `fn` has not begun.
  */
 int vm_do(struct host_vm *vm, int (*fn)(struct host_vm *vm, void *arg), void *arg);
 

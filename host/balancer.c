@@ -20,10 +20,15 @@
 #include "host/event.h"
 #include "host/vm_run.h"
 #include "host/vm_saved.h"
+#include "host/vm_sweep.h"
 #include "host/volume.h"
 
 #define LOOK_MS	 2000
-#define DRILL_MS 200 /* the same, where a test says what memory there is */
+#define DRILL_MS 200   /* the same, where a test says what memory there is */
+#define ROUNDS	 4     /* standstills of a VM for its pages of zeroes, in a look */
+#define RUN_MS	 100   /* it runs at least, between two of them */
+#define REST_MS	 60000 /* one whose memory was looked at to its end is left alone */
+#define AGAIN_MS 4000  /* one that could not be held still */
 #define VMS_MAX	 512
 #define UNSAVED_MS \
 	300000		 /* one that could not be saved is left out for so long: others are tried */
@@ -145,6 +150,72 @@ static bool still_saved(struct host_balancer *m, const struct parked *p, bool *g
 	}
 	*gone = !saved && (rc == 0 || rc == -ENOENT);
 	return saved;
+}
+
+/* --- pages of zeroes ----------------------------------------------------------------------------------- */
+
+/* What it has beyond its reservation. */
+static uint64_t beyond(const struct balance_vm *b)
+{
+	return b->reserved < b->memory && b->used > b->reserved ? b->used - b->reserved : 0;
+}
+
+static bool can_be_swept(struct host_vm *vm, const struct balance_vm *b)
+{
+	uint64_t now = clock_boot_ns();
+	bool can;
+
+	pthread_mutex_lock(&vm->lock);
+	can = vm->phase == VM_RUNNING && !vm->changing && !vm->closing &&
+	      !atomic_load(&vm->incomplete) && beyond(b) >= VM_SWEEP_WORTH &&
+	      now >= vm->sweep.rests_ns;
+	pthread_mutex_unlock(&vm->lock);
+	return can;
+}
+
+static void sweep_ended(struct host_balancer *m, struct host_vm *vm)
+{
+	char object[200];
+
+	if (vm->sweep.punched)
+		host_event(m->host->events, "memory", vm_object(vm, object),
+			   "%llu MiB that held nothing but zeroes are the host's again",
+			   (unsigned long long)(vm->sweep.punched / MiB));
+	vm->sweep = (struct vm_sweep){.rests_ns = clock_boot_ns() + REST_MS * NS_PER_MS};
+}
+
+/* True: there is more to look at, soon. */
+static bool sweep_one(struct host_balancer *m, struct host_vm *vm, struct balance_vm *b)
+{
+	uint64_t before = vm->sweep.punched;
+	int rc = vm_sweep(vm, beyond(b));
+
+	b->used -= MIN(b->used, vm->sweep.punched - before);
+	if (rc < 0) {
+		vm->sweep.rests_ns = clock_boot_ns() + AGAIN_MS * NS_PER_MS;
+		log_info("balance", "vm %s: its pages of zeroes stay for now: %s", vm->name,
+			 err_message(rc));
+		return false;
+	}
+	if (rc > 0 && beyond(b) >= VM_SWEEP_WORTH)
+		return true;
+	sweep_ended(m, vm);
+	return false;
+}
+
+/* What costs the guests nothing, as long as the host lacks memory. */
+static void sweep(struct host_balancer *m, const struct balance_host *h)
+{
+	bool more = h->available < h->low;
+
+	for (unsigned round = 0; more && round < ROUNDS; round++) {
+		if (round)
+			sleep_ms(RUN_MS);
+		more = false;
+		for (unsigned i = 0; i < m->n; i++)
+			if (can_be_swept(m->vm[i], &m->b[i]))
+				more |= sweep_one(m, m->vm[i], &m->b[i]);
+	}
 }
 
 /* --- the last resort --------------------------------------------------------------------------------- */
@@ -323,6 +394,7 @@ static void look(struct host_balancer *m)
 	for (unsigned i = 0; i < m->n; i++)
 		give_target(m->vm[i], &m->b[i]);
 	tell(m, &h);
+	sweep(m, &h);
 	last_resort(m, &h, missing);
 	put_all(m);
 	look_for_room(m, &h);

@@ -22,6 +22,7 @@
 #include "host/vm_agent.h"
 #include "host/vm_console.h"
 #include "host/vm_def.h"
+#include "host/vm_sweep.h"
 #include "host/vm_usage.h"
 
 struct blk;
@@ -111,6 +112,7 @@ struct host_vm {
 	struct vm_usage usage;	     /* as of the supervisor's last look */
 	uint64_t balance_target;     /* bytes at most, since the host lacks memory; 0: its own */
 	uint64_t asked_ns;	     /* when that was lowered last */
+	struct vm_sweep sweep;	     /* the balancer's alone: its pages of zeroes */
 	uint64_t unsaved_ns;	     /* when saving it for want of memory failed last; 0: never */
 	int client[CONSOLE_CLIENTS]; /* consoles' sockets for the supervisor; -1 */
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What VMs get of their host's memory: definitions, targets, migrations. Monitors are programs (vmm_stub.c), whose guests
 obey a balloon at once; the device itself: test_balloon.py, real guests: tests/lab/test_memory.py."""
-import os, pathlib, subprocess
+import mmap, os, pathlib, subprocess
 
 import pytest
 
 from hostlib import BIN, until
-from stublib import StubCluster, create, goes_on, show
+from stublib import StubCluster, alive, create, goes_on, keys, show
 
 MiB = 1 << 20
 
@@ -302,6 +302,33 @@ def test_a_daemon_that_dies_in_the_middle_of_vm_set(host):
     host.ok('vm', 'kill', 'g')
 
 
+def test_a_vm_that_ends_in_the_middle_of_vm_set(host):
+    """What is to be done in its supervisor is not waited for any more: both end."""
+    create(host)
+    host.ok('vm', 'start', 'g')
+    step = host.dir / 'steps' / 'set.written'
+    step.parent.mkdir(exist_ok=True)
+    step.write_text('')
+    tasks = []
+    try:
+        for words in ('set', 'g', '--cpu-affinity', '0'), ('kill', 'g'):
+            tasks.append(subprocess.Popen([BIN / 'perilune', '--connect', host.dir, 'vm', *words], stdout=subprocess.DEVNULL,
+                                          stderr=subprocess.DEVNULL))
+            until(lambda: step.with_suffix('.written.reached').exists())
+        until(lambda: not show(host)['pid'] or not alive(show(host)['pid']))
+        step.unlink()
+        for t in tasks:
+            t.wait(60)
+        until(lambda: show(host)['state'] == 'stopped')
+    finally:
+        step.unlink(missing_ok=True)
+        for t in tasks:
+            t.kill()
+            t.wait()
+    host.ok('vm', 'start', 'g')
+    assert show(host)['cpu_affinity'] == '0'
+
+
 def test_top(host):
     create(host)
     assert host.json('vm', 'top') == []
@@ -325,16 +352,18 @@ def events(host, text):
     return [e for e in host.json('event', 'list') if text in e['text']]
 
 
-def fill(host, name):
-    """The monitor's memory is all in use, as one would see it from outside."""
+def guest_memory(host, name):
+    """Its monitor's, as a file."""
     pid = show(host, name)['pid']
-    for fd in os.listdir(f'/proc/{pid}/fd'):
-        if os.readlink(f'/proc/{pid}/fd/{fd}').startswith('/memfd:guest'):
-            memory = os.open(f'/proc/{pid}/fd/{fd}', os.O_RDWR)
-            os.posix_fallocate(memory, 0, os.fstat(memory).st_size)     # holes become pages of zeroes, nothing else changes
-            os.close(memory)
-            return
-    pytest.fail(f'{name} has no memory')
+    return open(next(f'/proc/{pid}/fd/{fd}' for fd in os.listdir(f'/proc/{pid}/fd')
+                     if os.readlink(f'/proc/{pid}/fd/{fd}').startswith('/memfd:guest')), 'r+b')
+
+
+def fill(host, name):
+    """All of it is in use, as seen from outside: what its guest never touched are pages of zeroes now. No byte is written."""
+    with guest_memory(host, name) as f, mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ) as memory:
+        os.posix_fallocate(f.fileno(), 0, len(memory))
+        memory[::4096]                                                  # before, such pages count as holes for those who seek data
 
 
 def test_vms_give_when_the_host_lacks_memory_and_get_back(host):
@@ -347,6 +376,8 @@ def test_vms_give_when_the_host_lacks_memory_and_get_back(host):
     host.ok('vm', 'set', 'b', '--memory-reservation', '32M', '--memory-shares', '300')
     for vm in 'abc':
         host.ok('vm', 'start', vm)
+        if vm == 'b':
+            keys(host, '0', vm)                                         # it writes no pages, `a` does
         fill(host, vm)
         until(lambda: show(host, vm)['memory_used'] == show(host, vm)['memory_max'] and show(host, vm)['guest_memory'])
     assert [target(host, vm) for vm in 'abc'] == [128, 128, 64]
@@ -357,6 +388,9 @@ def test_vms_give_when_the_host_lacks_memory_and_get_back(host):
     ballooned(host, a, 'a')
     until(lambda: events(host, 'are asked for'))
     assert show(host, 'a')['memory'] == 128 * MiB                       # what it is to have, when there is enough
+    until(lambda: {e['object'] for e in events(host, 'nothing but zeroes')} == {'v1:a', 'v1:b'})    # what they never wrote is no loss
+    assert show(host, 'c')['memory_used'] == 64 * MiB                   # all of it is reserved
+    until(lambda: 32 * MiB <= show(host, 'b')['memory_used'] < 64 * MiB)
     drill(host, 1024, 500)
     until(lambda: [target(host, vm) for vm in 'abc'] == [128, 128, 64])
     ballooned(host, 0, 'a')

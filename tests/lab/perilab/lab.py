@@ -90,8 +90,6 @@ class Lab:
 
     def down(self):
         """Ends everything. What must survive is in logs."""
-        for host in self.hosts:
-            host.perilune.keep_log()
         for machine in self.machines:
             machine.kill()
         if self.network:

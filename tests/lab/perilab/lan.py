@@ -22,10 +22,9 @@ print "$card is up\n";
 
 
 def bridge(host):
-    """It keeps the card's address, whatever becomes a port of it."""
     address = host.networks['lan']
-    host.run('ip link show br0 > /dev/null 2>&1 || { ip link add br0 address $(cat /sys/class/net/lan/address) type bridge '
-             f'stp_state 0 forward_delay 0 && ip addr del {address}/24 dev lan && ip link set lan master br0 && ip addr add {address}/24 dev br0 && ip link set br0 up; }}')
+    host.run('ip link show br0 > /dev/null 2>&1 || { ip link add br0 type bridge stp_state 0 forward_delay 0 && '
+             f'ip addr del {address}/24 dev lan && ip link set lan master br0 && ip addr add {address}/24 dev br0 && ip link set br0 up; }}')
 
 
 def address(number):

@@ -35,11 +35,6 @@ class Perilune:
         self.daemon.kill(signal.SIGKILL)
         self.daemon.wait(20)
 
-    def keep_log(self):
-        """What the last daemon said, into the lab's logs."""
-        if self.daemon:
-            (self.host.lab.logs / f'{self.host.name}.perilund').write_text(self.daemon.out + self.daemon.err)
-
     def cli(self, words, check=True, timeout=60):
         """perilune WORDS; a Run."""
         run = self.host.run(f'PERILUNE_CONNECT={STATE} perilune --yes {words}', timeout=timeout, check=False)

@@ -48,6 +48,13 @@ stty -echo
 while :; do echo bench-ready; read line && eval "$line"; done
 '''
 FIRST = '#!/bin/busybox sh\necho bench-init\nwhile :; do /bin/busybox sleep 1000; done\n'
+NESTED = '''#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
+modprobe kvm-amd || modprobe kvm-intel
+nested
+while :; do sleep 1000; done
+'''
 
 
 def initramfs(made, init, modules=(), files=()):
@@ -94,12 +101,18 @@ def payload():
     return bytes(setup) + code[0x200:]
 
 
-def guest_io():
-    """The load program for guests, linked statically."""
-    out = BUILD / 'bench/guest_io'
+def guest_program(name, *libraries):
+    """guest/NAME.c, linked statically."""
+    out = BUILD / 'bench' / name
     out.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(['gcc', '-std=gnu17', '-O2', '-Wall', '-Wextra', '-Werror', '-static', '-o', out, HERE / 'guest/guest_io.c', '-luring'], check=True)
+    subprocess.run(['gcc', '-std=gnu17', '-D_GNU_SOURCE', '-O2', '-Wall', '-Wextra', '-Werror', '-static', '-o', out, HERE / f'guest/{name}.c',
+                    *libraries], check=True)
     return out
+
+
+def guest_io():
+    """The load program for guests."""
+    return guest_program('guest_io', '-luring')
 
 
 def qemu(kernel, initrd, disk, aio='io_uring', extra='', memory=256, serial='-serial stdio', append=''):

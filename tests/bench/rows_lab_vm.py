@@ -3,7 +3,7 @@
 import functools, re, time
 
 from benchlib import SECONDS, alternate, by_turns, row
-from labs import APPEND, FIRST, INIT, STATE, guest_io, initramfs, lab, payload, qemu
+from labs import APPEND, FIRST, INIT, NESTED, STATE, guest_io, guest_program, initramfs, lab, payload, qemu
 
 DISK_MIB = 512
 
@@ -58,6 +58,23 @@ def first_instruction():
 def boot_init():
     return alternate(lambda: ours_until('bench-init', 'init'),
                      lambda: qemu_until('bench-init', f'{STATE}/vmlinuz', f'{STATE}/first.cpio'))
+
+
+# --- a guest in a guest -------------------------------------------------------------------------------------------
+
+
+@row('lab-nested-payload', 'works')
+def nested_payload():
+    """A guest with --nested on makes a VM with its own KVM, whose code adds two numbers: as one of QEMU's does."""
+    a, answer = host(), "'guest in guest: 42'"
+    a.put(initramfs(a.lab, NESTED, ['irqbypass', 'ccp', 'kvm', 'kvm-amd', 'kvm-intel'], {'bin/nested': guest_program('nested')}),
+          f'{STATE}/nested.cpio')
+    a.perilune.cli(f'vm create nested --volume vol --memory 256M --nested on --kernel {STATE}/vmlinuz --initrd {STATE}/nested.cpio '
+                   f'--append "{APPEND}"')
+    ours = seen(a, answer, f'{STATE}/vm', f'perilune --connect {STATE} vm start nested')
+    a.perilune.cli('vm kill nested')
+    theirs = seen(a, answer, '-', qemu(f'{STATE}/vmlinuz', f'{STATE}/nested.cpio', f'{STATE}/peer.raw'))
+    return [(float(ours > 0), float(theirs > 0))]
 
 
 # --- memory -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@
  * O_DIRECT and io_uring, each block anywhere on the device; writes destroy what is there. Prints
  * "iops N". Linked statically, for an initramfs of its own.
  */
-#define _GNU_SOURCE
 #include <fcntl.h>
 #include <liburing.h>
 #include <stdint.h>

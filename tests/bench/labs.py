@@ -20,8 +20,8 @@ def lab(kind):
     """'host': one host, nothing beside it. 'san': LIO and two hosts. What another row left up stays up."""
     if _now.get('kind') != kind:
         close()
-        programs = {f'/usr/bin/{n}': BUILD / p for n, p in (('until_seen', 'tests/bench/until_seen'), ('vmm_run', 'tests/hosts/vmm_run'),
-                                                            ('raw_server', 'tests/client/raw_server'))}
+        programs = {f'/usr/bin/{p.rpartition("/")[2]}': BUILD / f'tests/{p}' for p in (
+            'bench/until_seen', 'bench/gaps', 'hosts/vmm_run', 'hosts/pinger', 'client/raw_server')}
         made = Lab(f'bench-{kind}', hosts=[HostSpec(state='3G', memory='3G')] if kind == 'host' else [HostSpec(), HostSpec()],
                    luns=[] if kind == 'host' else [Lun('2G')], guest=False, programs=programs)
         _now.update(kind=kind, lab=made.up())
@@ -113,6 +113,29 @@ def guest_program(name, *libraries):
 def guest_io():
     """The load program for guests."""
     return guest_program('guest_io', '-luring')
+
+
+# --- a network inside of the machine ------------------------------------------------------------------------------
+
+BRIDGE, NET = 'br9', '10.99.0'  # the machine's own address in it is NET.1
+INTO_BRIDGE = '/run/into-bridge'
+
+
+def bridged(a):
+    """Makes the bridge, and what puts QEMU's taps into it."""
+    a.run(f'[ -d /sys/class/net/{BRIDGE} ] || {{ ip link add {BRIDGE} type bridge stp_state 0 forward_delay 0 && '
+          f'ip addr add {NET}.1/24 dev {BRIDGE} && ip link set {BRIDGE} up; }}')
+    a.put(f'#!/bin/sh\nexec ip link set $1 master {BRIDGE} up\n'.encode(), INTO_BRIDGE, 0o755)
+
+
+def our_net(number, words=''):
+    """`vm create`'s words for a card in the bridge; guests here take the last byte of its MAC for their address's."""
+    return f'--net bridge={BRIDGE},mac=02:00:00:00:00:{number:02x}{words}'
+
+
+def qemu_net(tap, number, words=''):
+    return (f'-netdev tap,id=n,ifname={tap},script={INTO_BRIDGE},downscript=no{words} '
+            f'-device virtio-net-pci,netdev=n,mac=02:00:00:00:00:{number:02x},romfile=')
 
 
 def qemu(kernel, initrd, disk, aio='io_uring', extra='', memory=256, serial='-serial stdio', append=''):

@@ -4,19 +4,23 @@ hosts; and QEMU's, between two processes of it in the same machine, over TLS wit
 import itertools, json, re, shlex, time
 
 from benchlib import alternate
-from labs import APPEND, STATE, initramfs, qemu
+from labs import APPEND, NET, STATE, guest_program, initramfs, lab, qemu
 
-MODULES = ['virtio_pci', 'virtio_scsi', 'sd_mod']
-# Idle, until the kernel's command line says "busy": then it writes to its first disk, one block after the other.
+MIG = f'{STATE}/moves.lun'
+MODULES = ['virtio_pci', 'virtio_net', 'virtio_scsi', 'sd_mod']
+# Idle, until the kernel's command line says "busy": then it writes to its first disk, one block after the other. With a
+# card it has the address of the card's last byte, and beats.c waits there for what it is to do.
 INIT = '''#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
-modprobe -a virtio_pci virtio_scsi sd_mod
+modprobe -a virtio_pci virtio_net virtio_scsi sd_mod
 n=0; while [ ! -b /dev/sda ] && [ $n -lt 200 ]; do n=$((n + 1)); sleep 0.05; done
+card=/sys/class/net/eth0/address
+[ -e $card ] && { mac=$(cat $card); ifconfig eth0 %s.$((0x${mac##*:})) netmask 255.255.255.0 up; beats /dev/sda & }
 echo bench-moves
 grep -q busy /proc/cmdline && while :; do dd if=/dev/urandom of=/dev/sda bs=4k count=2048 oflag=direct 2> /dev/null; done
 while :; do sleep 1000; done
-'''
+''' % NET
 
 
 class Daemon:
@@ -43,15 +47,36 @@ class Daemon:
         self.run.wait(20)
 
 
-def start_vm(a, machine, name, memory, disks=1, words=''):
-    """A VM `name` on volume vol, started by daemon `a`; returns when its guest is up."""
-    machine.put(initramfs(machine.lab, INIT, MODULES), f'{STATE}/moves.cpio')
+def two_daemons():
+    """In one machine, on one file as the LUN."""
+    a = lab('host').hosts[0]
+    a.run(f'rm -rf {STATE}/ha {STATE}/hb {MIG}; truncate -s 1G {MIG}')
+    daemons = [Daemon(a, 'ha', 7711), Daemon(a, 'hb', 7712)]
+    daemons[0].cli(f'volume format vol {MIG}')
+    for d in daemons:
+        d.cli(f'volume mount {MIG}')
+    know_each_other(daemons)
+    return a, daemons
+
+
+def know_each_other(daemons):
+    """A host that was seen in the beats has an address."""
+    for d, other in (daemons, daemons[::-1]):
+        for _ in range(200):
+            if any(h['name'] == other.name and h.get('connection') != 'none' for h in d.json('host list')):
+                break
+            time.sleep(0.2)
+
+
+def start_vm(a, machine, name, memory, disks=1, words='', net=''):
+    """A VM `name` on volume vol, started by daemon `a`; returns when its guest is up. `words` for its kernel."""
+    machine.put(initramfs(machine.lab, INIT, MODULES, {'bin/beats': guest_program('beats')}), f'{STATE}/moves.cpio')
     machine.put(machine.lab.kernel.vmlinuz, f'{STATE}/vmlinuz')
     paths = [f'vol:/{name}{i}' for i in range(disks)]
     for path in paths:
         a.cli(f'disk create {path} --size 16M')
     a.cli(f'vm create {name} --volume vol --memory {memory} --cpus 1 --kernel {STATE}/vmlinuz --initrd {STATE}/moves.cpio '
-          f'--append {shlex.quote(f"{APPEND} {words}")} ' + ' '.join(f'--disk {path}' for path in paths))
+          f'--append {shlex.quote(f"{APPEND} {words}")} ' + ' '.join([net, *(f'--disk {path}' for path in paths)]))
     a.cli(f'vm start {name}')
     end = time.monotonic() + 90 * machine.lab.scale
     while 'bench-moves' not in a.cli(f'vm console {name} --log').out:
@@ -129,7 +154,8 @@ class QemuMoves:
         self.now.wait(30 * self.machine.lab.scale)
         self.now = to
         number = lambda what: int(re.search(rf'{what}: (\d+)', said)[1])
-        return {'wall_ms': wall, 'total_ms': number('total time'), 'downtime_ms': number('downtime')}
+        return {'wall_ms': wall, 'total_ms': number('total time'), 'downtime_ms': number('downtime'),
+                'sent': number('transferred ram') * 1024}
 
     def close(self):
         self.now.kill()

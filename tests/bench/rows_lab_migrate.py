@@ -1,34 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guests that move: how long it takes, beside QEMU in the same machine, and what it asks of a SAN."""
-import time
-
 from benchlib import RUNS, row
 from labs import STATE, lab
-from movers import Daemon, Moves, QemuMoves, both, start_vm
-
-MIG = f'{STATE}/moves.lun'
-
-
-def two_daemons():
-    """In one machine, on one file as the LUN."""
-    a = lab('host').hosts[0]
-    a.run(f'rm -rf {STATE}/ha {STATE}/hb {MIG}; truncate -s 1G {MIG}')
-    daemons = [Daemon(a, 'ha', 7711), Daemon(a, 'hb', 7712)]
-    daemons[0].cli(f'volume format vol {MIG}')
-    for d in daemons:
-        d.cli(f'volume mount {MIG}')
-    know_each_other(daemons)
-    return a, daemons
-
-
-def know_each_other(daemons):
-    """A host that was seen in the beats has an address."""
-    for d, other in (daemons, daemons[::-1]):
-        for _ in range(200):
-            if any(h['name'] == other.name and h.get('connection') != 'none' for h in d.json('host list')):
-                break
-            time.sleep(0.2)
-
+from movers import Moves, QemuMoves, both, know_each_other, start_vm, two_daemons
 
 @row('mig-total-idle-1g', 'ms')
 def total_idle():

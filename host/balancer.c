@@ -185,22 +185,19 @@ static void sweep_ended(struct host_balancer *m, struct host_vm *vm)
 }
 
 /* True: there is more to look at, soon. */
-static bool sweep_one(struct host_balancer *m, struct host_vm *vm, struct balance_vm *b)
+static bool sweep_one(struct host_balancer *m, struct host_vm *vm, const struct balance_vm *b)
 {
-	uint64_t before = vm->sweep.punched;
-	int rc = vm_sweep(vm, beyond(b));
+	int rc = vm_sweep(vm, b->reserved);
 
-	b->used -= MIN(b->used, vm->sweep.punched - before);
 	if (rc < 0) {
 		vm->sweep.rests_ns = clock_boot_ns() + AGAIN_MS * NS_PER_MS;
 		log_info("balance", "vm %s: its pages of zeroes stay for now: %s", vm->name,
 			 err_message(rc));
 		return false;
 	}
-	if (rc > 0 && beyond(b) >= VM_SWEEP_WORTH)
-		return true;
-	sweep_ended(m, vm);
-	return false;
+	if (rc == 0)
+		sweep_ended(m, vm);
+	return rc > 0;
 }
 
 /* What costs the guests nothing, as long as the host lacks memory. */

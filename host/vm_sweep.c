@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -164,27 +165,35 @@ static int punch_here(struct host_vm *vm, void *arg)
 	return err_restore(&why);
 }
 
-static int look_and_punch(struct host_vm *vm, struct work *w, uint64_t most)
+/* What it uses is looked at anew: the supervisor's figure may be a second old, and count what is given back already. */
+static int look_and_punch(struct host_vm *vm, struct work *w, uint64_t keep)
 {
+	struct stat st = {0};
+	uint64_t most;
 	int rc = vm_do(vm, take_fd, w);
 
 	if (rc < 0)
 		return rc;
+	(void)fstat(w->fd, &st);
+	most = (uint64_t)st.st_blocks * 512;
+	most = MIN(most - MIN(most, keep), VM_SWEEP_MOST);
 	w->found.from = vm->sweep.at;
-	vm_sweep_find(w->fd, w->bytes, MIN(most, VM_SWEEP_MOST), &w->found);
+	w->found.end = w->bytes;
+	if (most >= VM_SWEEP_WORTH)
+		vm_sweep_find(w->fd, w->bytes, most, &w->found);
 	if (w->found.pages * PAGE >= VM_SWEEP_WORTH)
 		rc = vm_do(vm, punch_here, w);
 	close(w->fd);
 	return rc;
 }
 
-int vm_sweep(struct host_vm *vm, uint64_t most)
+int vm_sweep(struct host_vm *vm, uint64_t keep)
 {
 	struct work *w = xcalloc(1, sizeof(*w));
 	int rc = vm_change_begin(vm, "pages of zeroes are given back", false, CHANGE_MS);
 
 	if (rc == 0) {
-		rc = look_and_punch(vm, w, most);
+		rc = look_and_punch(vm, w, keep);
 		vm_change_end(vm);
 	}
 	if (rc == 0) {

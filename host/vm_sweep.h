@@ -28,10 +28,10 @@ struct vm_sweep {
 };
 
 /*
- * Goes on from vm->sweep.at, with one standstill if it is worth it; at most `most` bytes are given back. 1: there is more
- * to look at; 0: that was the end. An error: not now (it moves, its storage is slow). Waits for the supervisor.
+ * Goes on from vm->sweep.at, with one standstill if it is worth it; `keep` bytes stay in use in any case. 1: there is
+ * more to look at; 0: that was the end. An error: not now (it moves, its storage is slow). Waits for the supervisor.
  */
-int vm_sweep(struct host_vm *vm, uint64_t most);
+int vm_sweep(struct host_vm *vm, uint64_t keep);
 
 /* --- the parts, for tests ------------------------------------------------------------------------------ */
 

@@ -388,7 +388,7 @@ def test_vms_give_when_the_host_lacks_memory_and_get_back(host):
     ballooned(host, a, 'a')
     until(lambda: events(host, 'are asked for'))
     assert show(host, 'a')['memory'] == 128 * MiB                       # what it is to have, when there is enough
-    until(lambda: {e['object'] for e in events(host, 'nothing but zeroes')} == {'v1:a', 'v1:b'})    # what they never wrote is no loss
+    until(lambda: {e['object'] for e in events(host, 'nothing but zeroes')} == {'v1:a', 'v1:b'}, 60)  # what they never wrote is no loss
     assert show(host, 'c')['memory_used'] == 64 * MiB                   # all of it is reserved
     until(lambda: 32 * MiB <= show(host, 'b')['memory_used'] < 64 * MiB)
     drill(host, 1024, 500)

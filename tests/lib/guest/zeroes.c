@@ -2,7 +2,7 @@
 /*
  * zeroes.c: a payload guest (see vmm.py) that writes as fast as it can into pages of 4 KiB from POOL on, in a scattered
  * order: every second time a page becomes all zeroes. How often it wrote each it keeps elsewhere, and looks each time
- * whether the page still holds what was written last. Needs 256 MiB of memory.
+ * whether the page still holds what was written last. Needs 128 MiB of memory.
  *
  * A byte that comes on the serial port: it looks at all pages and says "all N", N times written. Says "on" at the
  * start, and a line that begins with "bad" as soon as anything is wrong.
@@ -11,7 +11,7 @@
 
 #define COUNTS ((uint32_t *)0x800000)
 #define POOL   0x1000000ull
-#define PAGES  (240u * 256)
+#define PAGES  (112u * 256)
 
 static uint8_t stack[16384] __attribute__((aligned(16), used));
 static uint64_t seed = 12345, written;

@@ -26,6 +26,7 @@ LINES = [
     r'demo: migrated host2 to host1, gap [1-9]\d* ms, 0 pings lost .*, [1-9]\d* writes meanwhile, 0 I/O errors\)',
     r'demo: the disk was unplugged: on the host it holds what the guest wrote, the last of [1-9]\d* acknowledged writes too',
     r'demo: stopped there and started on host2 .*: the files are there and whole',
+    r'demo: an installed Debian boots by its own GRUB',
     r'demo: host2 was killed in the middle of writes; the guest had told of [1-9]\d* synced files',
     r'demo: host1 took over, replayed host2\'s journal and started the VM [\d.]+ s after the death',
     r'demo: Debian is up on host1 again, all [1-9]\d* synced files are whole',

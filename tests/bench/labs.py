@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lab for the benchmark's rows: one lab at a time, kept for the rows that follow each other; small guests made of
 the stock kernel and an initramfs of busybox; QEMU with like devices."""
-import atexit, io, subprocess, sys, tempfile
+import atexit, io, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
 from benchlib import BUILD, TOP
 
 sys.path.append(str(TOP / 'tests/lab'))
 from perilab import HostSpec, Lab, Lun  # noqa: E402
+from perilab.image import libraries  # noqa: E402
 from perilab.newc import boot_archive  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
@@ -22,6 +23,7 @@ def lab(kind):
         close()
         programs = {f'/usr/bin/{p.rpartition("/")[2]}': BUILD / f'tests/{p}' for p in (
             'bench/until_seen', 'bench/gaps', 'hosts/vmm_run', 'hosts/pinger', 'client/raw_server')}
+        programs['/usr/bin/iperf3'] = shutil.which('iperf3')
         made = Lab(f'bench-{kind}', hosts=[HostSpec(state='3G', memory='3G')] if kind == 'host' else [HostSpec(), HostSpec()],
                    luns=[] if kind == 'host' else [Lun('2G')], guest=False, programs=programs)
         _now.update(kind=kind, lab=made.up())
@@ -108,6 +110,13 @@ def guest_program(name, *libraries):
     subprocess.run(['gcc', '-std=gnu17', '-D_GNU_SOURCE', '-O2', '-Wall', '-Wextra', '-Werror', '-static', '-o', out, HERE / f'guest/{name}.c',
                     *libraries], check=True)
     return out
+
+
+def program(name):
+    """One of this machine, and its libraries, for initramfs()."""
+    path = shutil.which(name)
+    files = {f'bin/{name}': path, 'lib64/ld-linux-x86-64.so.2': '/lib64/ld-linux-x86-64.so.2'}
+    return {**files, **{lib.lstrip('/'): lib for lib in libraries([path])}}
 
 
 def guest_io():

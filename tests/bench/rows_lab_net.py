@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest's network: iperf3 from a guest to its host, our virtio-net against QEMU's on a tap in the same bridge of the same
+machine, the kernel's vhost serving both."""
+from benchlib import SECONDS, by_turns, row
+from labs import APPEND, INIT, NET, STATE, bridged, initramfs, our_net, program, qemu, qemu_net
+from rows_lab_vm import Guest, host
+
+NET_INIT = (INIT.replace('virtio_scsi sd_mod', 'virtio_net').replace('! -b /dev/sda', '! -e /sys/class/net/eth0')
+            .replace('stty', 'mkdir /tmp; stty'))
+
+
+class NetGuest(Guest):
+    def __init__(self, run, number):
+        run.write('\n')
+        super().__init__(run)
+        self.run.write(f'ifconfig eth0 {NET}.{number} netmask 255.255.255.0 up\n')
+        self.expect('bench-ready', 20)
+
+    def mbit(self):
+        self.run.write(f'iperf3 -c {NET}.1 -t {SECONDS:g} -i 0 -f k | grep -E "receiver|error"\n')
+        m = self.expect(r'([\d.]+) Kbits/sec +receiver|error(.*)\n', 60 + SECONDS)
+        if not m[1]:
+            raise RuntimeError(f'iperf3: {m[2].decode()}')
+        self.expect('bench-ready', 60)
+        return float(m[1]) / 1000
+
+
+def server():
+    """The machine, which takes what comes."""
+    a = host()
+    bridged(a)
+    a.put(initramfs(a.lab, NET_INIT, ['virtio_pci', 'virtio_net'], program('iperf3')), f'{STATE}/net.cpio')
+    a.spawn('exec iperf3 -s --forceflush').expect('listening', 30)
+    return a
+
+
+@row('net-guest-tcp', 'Mbit/s')
+def guest_tcp():
+    a = server()
+    a.perilune.cli(f'vm create net --volume vol --memory 256M --cpus 1 {our_net(10)} --kernel {STATE}/vmlinuz --initrd {STATE}/net.cpio '
+                   f'--append "{APPEND}"')
+    a.perilune.cli('vm start net')
+    theirs = None
+    try:
+        ours = NetGuest(a.spawn(f'PERILUNE_CONNECT={STATE} exec perilune vm console net'), 10)
+        theirs = NetGuest(a.spawn('exec ' + qemu(f'{STATE}/vmlinuz', f'{STATE}/net.cpio', f'{STATE}/peer.raw',
+                                                 extra=qemu_net('q10', 11, ',vhost=on'))), 11)
+        return by_turns(ours.mbit, theirs.mbit)
+    finally:
+        a.perilune.cli('vm kill net', check=False)
+        if theirs:
+            theirs.run.kill()
+            theirs.run.wait(20)

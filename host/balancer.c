@@ -23,13 +23,15 @@
 #include "host/vm_sweep.h"
 #include "host/volume.h"
 
-#define LOOK_MS	 2000
-#define DRILL_MS 200   /* the same, where a test says what memory there is */
-#define ROUNDS	 4     /* standstills of a VM for its pages of zeroes, in a look */
-#define RUN_MS	 100   /* it runs at least, between two of them */
-#define REST_MS	 60000 /* one whose memory was looked at to its end is left alone */
-#define AGAIN_MS 4000  /* one that could not be held still */
-#define VMS_MAX	 512
+#define LOOK_MS	    2000
+#define DRILL_MS    200	  /* the same, where a test says what memory there is */
+#define SWEEP_MS    1000  /* of a look, for pages of zeroes; the next look goes on */
+#define ROUNDS	    4	  /* standstills of a VM for its pages of zeroes, in a look */
+#define RUN_MS	    100	  /* it runs at least, between two of them */
+#define REST_MS	    60000 /* one whose memory was looked at to its end is left alone */
+#define AGAIN_MS    4000 /* one that could not be held still; twice that the next time, and so on */
+#define AGAIN_TWICE 4	 /* ... so often */
+#define VMS_MAX	    512
 #define UNSAVED_MS \
 	300000		 /* one that could not be saved is left out for so long: others are tried */
 #define ASKED_MS   20000 /* a guest gives what it was asked for within that, or it counts no more */
@@ -50,6 +52,7 @@ struct host_balancer {
 	struct host_vm *vm[VMS_MAX];
 	struct balance_vm b[VMS_MAX];
 	unsigned n;
+	unsigned swept; /* one of the VMs: it comes first in the next sweep */
 };
 
 /* --- the VMs that are here -------------------------------------------------------------------------- */
@@ -166,7 +169,7 @@ static bool can_be_swept(struct host_vm *vm, const struct balance_vm *b)
 	bool can;
 
 	pthread_mutex_lock(&vm->lock);
-	can = vm->phase == VM_RUNNING && !vm->changing && !vm->closing &&
+	can = vm->phase == VM_RUNNING && !vm->changing && !vm->closing && !vm->def.nested &&
 	      !atomic_load(&vm->incomplete) && beyond(b) >= VM_SWEEP_WORTH &&
 	      now >= vm->sweep.rests_ns;
 	pthread_mutex_unlock(&vm->lock);
@@ -190,29 +193,52 @@ static bool sweep_one(struct host_balancer *m, struct host_vm *vm, const struct 
 	int rc = vm_sweep(vm, b->reserved);
 
 	if (rc < 0) {
-		vm->sweep.rests_ns = clock_boot_ns() + AGAIN_MS * NS_PER_MS;
+		vm->sweep.rests_ns = clock_boot_ns() + (AGAIN_MS * NS_PER_MS << vm->sweep.failed);
+		vm->sweep.failed = MIN(vm->sweep.failed + 1, AGAIN_TWICE);
 		log_info("balance", "vm %s: its pages of zeroes stay for now: %s", vm->name,
 			 err_message(rc));
 		return false;
 	}
+	vm->sweep.failed = 0;
 	if (rc == 0)
 		sweep_ended(m, vm);
 	return rc > 0;
 }
 
-/* What costs the guests nothing, as long as the host lacks memory. */
-static void sweep(struct host_balancer *m, const struct balance_host *h)
+static bool lacks_memory(struct host_balancer *m, struct balance_host *h)
 {
+	uint64_t total;
+
+	(void)host_memory_info(m->host, &total, &h->available);
+	return h->available < h->low;
+}
+
+/*
+ * What costs the guests least, as long as the host lacks memory: h->available is what there is afterwards. Bounded: what
+ * else can be done must not come too late.
+ */
+static void sweep(struct host_balancer *m, struct balance_host *h)
+{
+	uint64_t until = clock_boot_ns() + SWEEP_MS * NS_PER_MS;
 	bool more = h->available < h->low;
 
 	for (unsigned round = 0; more && round < ROUNDS; round++) {
 		if (round)
 			sleep_ms(RUN_MS);
 		more = false;
-		for (unsigned i = 0; i < m->n; i++)
-			if (can_be_swept(m->vm[i], &m->b[i]))
-				more |= sweep_one(m, m->vm[i], &m->b[i]);
+		for (unsigned i = 0, first = m->swept; i < m->n; i++) {
+			unsigned at = (first + i) % m->n;
+
+			if (!can_be_swept(m->vm[at], &m->b[at]))
+				continue;
+			if (clock_boot_ns() >= until || atomic_load(&m->host->ending) ||
+			    !lacks_memory(m, h))
+				return;
+			m->swept = at + 1;
+			more |= sweep_one(m, m->vm[at], &m->b[at]);
+		}
 	}
+	(void)lacks_memory(m, h);
 }
 
 /* --- the last resort --------------------------------------------------------------------------------- */

@@ -152,22 +152,34 @@ static bool nobody_does(const struct host_vm *vm)
 	       (!vm->doing && (vm->closing || (vm->move && vm->move->waited_for)));
 }
 
-int vm_do(struct host_vm *vm, int (*fn)(struct host_vm *vm, void *arg), void *arg)
+/* The lock is held. Until something changes; false: it is `until`. */
+static bool await_change(struct host_vm *vm, const struct timespec *until)
 {
+	if (until)
+		return pthread_cond_timedwait(&vm->changed, &vm->lock, until) != ETIMEDOUT;
+	pthread_cond_wait(&vm->changed, &vm->lock);
+	return true;
+}
+
+static int do_it(struct host_vm *vm, int (*fn)(struct host_vm *vm, void *arg), void *arg,
+		 const struct timespec *until)
+{
+	bool late = false;
 	int rc = 0;
 
 	pthread_mutex_lock(&vm->lock);
-	while (vm->ask != VM_ASK_NONE && !nobody_does(vm))
-		pthread_cond_wait(&vm->changed, &vm->lock);
-	if (!nobody_does(vm)) {
+	while (vm->ask != VM_ASK_NONE && !nobody_does(vm) && !late)
+		late = !await_change(vm, until);
+	if (!nobody_does(vm) && !late) {
 		vm->ask = VM_ASK_DO;
 		vm->do_fn = fn;
 		vm->do_arg = arg;
 		vm->ask_number++;
 		vm->answered = false;
 		vm_wake(vm);
-		while (!vm->answered && !nobody_does(vm))
-			pthread_cond_wait(&vm->changed, &vm->lock);
+		/* What has begun is waited for: it uses what is the caller's. */
+		while (!vm->answered && !nobody_does(vm) && (!late || vm->doing))
+			late = !await_change(vm, late ? NULL : until);
 		if (vm->answered)
 			rc = vm->answer.err ? err_restore(&vm->answer) : 0;
 		else
@@ -179,8 +191,24 @@ int vm_do(struct host_vm *vm, int (*fn)(struct host_vm *vm, void *arg), void *ar
 	}
 	if (rc == -ECANCELED && vm->move && vm->move->why.err)
 		rc = err_restore(&vm->move->why);
+	else if (rc == -ECANCELED && late)
+		rc = fail(-ETIMEDOUT, "vm %s: its supervisor is busy", vm->name);
 	pthread_mutex_unlock(&vm->lock);
 	return rc;
+}
+
+int vm_do(struct host_vm *vm, int (*fn)(struct host_vm *vm, void *arg), void *arg)
+{
+	return do_it(vm, fn, arg, NULL);
+}
+
+int vm_do_soon(struct host_vm *vm, int (*fn)(struct host_vm *vm, void *arg), void *arg,
+	       unsigned begin_ms)
+{
+	struct timespec until;
+
+	until_ms(&until, begin_ms);
+	return do_it(vm, fn, arg, &until);
 }
 
 void vm_kill_soon(struct host_vm *vm)

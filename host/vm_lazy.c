@@ -17,7 +17,8 @@
 #include "migrate/target.h"
 #include "vfs/controller.h"
 
-#define AGAIN_MS 1000
+#define AGAIN_MS     1000
+#define RECORD_TRIES 10 /* at the daemon's end */
 
 enum { COMING, WHOLE, LOST };
 
@@ -134,6 +135,8 @@ static int tell_whole(struct host_vm *vm)
 		vm->whole_owed &= ~VM_WHOLE_RECORD;
 	if (rc == 0)
 		rc = vm_call_plain(vm, VMCTL_POSTCOPY_END, VM_CALL_MS);
+	if (rc == -EINVAL) /* it knows: an answer came too late, or went to the daemon before */
+		rc = 0;
 	if (rc == 0)
 		vm->whole_owed = 0;
 	vm->whole_ms = clock_boot_ms() + AGAIN_MS;
@@ -190,12 +193,19 @@ int vm_lazy_lost(const struct host_vm *vm)
 
 int vm_lazy_wait(struct host_vm *vm)
 {
+	int rc;
+
 	vm->whole_ms = 0;
 	if (vm->lazy && vm->lazy->runs) {
 		pthread_join(vm->lazy->thread, NULL);
 		vm->lazy->runs = false;
 	}
-	return vm_lazy_turn(vm);
+	rc = vm_lazy_turn(vm);
+	for (unsigned i = 0; rc == 0 && vm->whole_owed & VM_WHOLE_RECORD && i < RECORD_TRIES; i++) {
+		sleep_ms(AGAIN_MS);
+		(void)tell_whole(vm);
+	}
+	return rc;
 }
 
 void vm_lazy_stop(struct host_vm *vm)

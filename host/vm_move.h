@@ -45,6 +45,9 @@ struct vm_move {
  * to end, and `fn` has not begun.
  */
 int vm_do(struct host_vm *vm, int (*fn)(struct host_vm *vm, void *arg), void *arg);
+/* -ETIMEDOUT: `fn` has not begun within `begin_ms`, and will not. */
+int vm_do_soon(struct host_vm *vm, int (*fn)(struct host_vm *vm, void *arg), void *arg,
+	       unsigned begin_ms);
 
 /* --- vm_migrate.c ---------------------------------------------------------------------------------- */
 

@@ -235,6 +235,8 @@ int vm_adopt(struct host_vm *vm, json_t *record)
 	if (rc == 0 &&
 	    status.features & VMCTL_F_STATE) /* of a migration that ended with the daemon */
 		(void)vm_call_plain(vm, VMCTL_LOG_STOP, VM_CALL_MS);
+	if (rc == 0 && status.features & VMCTL_F_POSTCOPY) /* the daemon before may not have */
+		vm->whole_owed = VM_WHOLE_MONITOR;
 	if (rc == 0 && (status.state == VMCTL_STATE_NEW || status.state == VMCTL_STATE_CONFIGURED))
 		rc = fail(-ECANCELED, "vm %s: the daemon ended while it was being started",
 			  vm->name);

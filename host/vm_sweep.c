@@ -22,6 +22,7 @@
 #define STAND_MS  25
 #define DRAIN_MS  300 /* its processors run on meanwhile */
 #define CHANGE_MS 1000
+#define SOON_MS	  500 /* its supervisor has other work until then at most, or it is left alone */
 
 /* --- the memory's file ----------------------------------------------------------------------------------- */
 
@@ -149,7 +150,7 @@ static int punch_here(struct host_vm *vm, void *arg)
 	int rc = check(vm);
 
 	if (rc == 0)
-		rc = controller_quiesce(vm->controller, DRAIN_MS);
+		rc = controller_hold(vm->controller, DRAIN_MS);
 	if (rc < 0)
 		return rc;
 	rc = vm_call_plain(vm, VMCTL_PAUSE, VM_CALL_MS);
@@ -170,7 +171,7 @@ static int look_and_punch(struct host_vm *vm, struct work *w, uint64_t keep)
 {
 	struct stat st = {0};
 	uint64_t most;
-	int rc = vm_do(vm, take_fd, w);
+	int rc = vm_do_soon(vm, take_fd, w, SOON_MS);
 
 	if (rc < 0)
 		return rc;
@@ -182,7 +183,7 @@ static int look_and_punch(struct host_vm *vm, struct work *w, uint64_t keep)
 	if (most >= VM_SWEEP_WORTH)
 		vm_sweep_find(w->fd, w->bytes, most, &w->found);
 	if (w->found.pages * PAGE >= VM_SWEEP_WORTH)
-		rc = vm_do(vm, punch_here, w);
+		rc = vm_do_soon(vm, punch_here, w, SOON_MS);
 	close(w->fd);
 	return rc;
 }

@@ -18,18 +18,20 @@ struct host_vm;
 #define VM_SWEEP_PAGE  4096u
 #define VM_SWEEP_WORTH (16u << 20)  /* fewer bytes are not worth that the guest stands still */
 #define VM_SWEEP_MOST  (32u << 20)  /* nor is it held for more */
-#define VM_SWEEP_LOOK  (2ull << 30) /* of its memory are looked at at a time */
+#define VM_SWEEP_LOOK  (512u << 20) /* of its memory are looked at at a time */
 
 /* host_vm's; the balancer's alone. */
 struct vm_sweep {
 	uint64_t at;	   /* offset in its memory: what is before it was looked at */
 	uint64_t punched;  /* bytes, since it was 0 */
 	uint64_t rests_ns; /* left alone until then, BOOTTIME */
+	unsigned failed;   /* tries in a row */
 };
 
 /*
  * Goes on from vm->sweep.at, with one standstill if it is worth it; `keep` bytes stay in use in any case. 1: there is
- * more to look at; 0: that was the end. An error: not now (it moves, its storage is slow). Waits for the supervisor.
+ * more to look at; 0: that was the end. An error: not now (it moves, its storage is slow). Waits for the supervisor, not for
+ * one that is busy with something else.
  */
 int vm_sweep(struct host_vm *vm, uint64_t keep);
 

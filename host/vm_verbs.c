@@ -344,7 +344,7 @@ static int start(struct host_call *call, struct host_volume *volume, const char 
 	struct host_vm *vm;
 	int rc = vm_def_load(host_volume_fs(volume), name, def);
 
-	if (rc == 0 && state && vm_saved_parse(state, &only) < 0)
+	if (rc == 0 && state && (how != VM_HOW_RESTORE || vm_saved_parse(state, &only) < 0))
 		rc = fail(-EINVAL, "vm %s: state %s: is none", name, state);
 	if (rc == 0)
 		rc = host_maintenance_check(call->host);

@@ -125,6 +125,8 @@ int controller_serve(struct controller *ctl, int fd);
  * (the guest's next one will); both: requests are taken again by themselves. -EBUSY: it is quiesced already.
  */
 int controller_quiesce(struct controller *ctl, unsigned timeout_ms);
+/* The same without the flush: nothing touches the guest's memory, but what was written may be in caches. */
+int controller_hold(struct controller *ctl, unsigned timeout_ms);
 /* Requests are taken again. Without a quiesce nothing happens. */
 void controller_unquiesce(struct controller *ctl);
 

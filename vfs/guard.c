@@ -25,13 +25,13 @@ static struct {
 	_Atomic uintptr_t start, end; /* end 0: nothing mapped */
 	_Atomic bool hit;
 } table[GUARD_SLOTS];
+static struct sigaction before; /* whose SIGBUS it was */
 
 static void on_sigbus(int sig, siginfo_t *info, void *context)
 {
 	uintptr_t at = (uintptr_t)info->si_addr;
 	int saved = errno;
 
-	(void)context;
 	for (int i = 0; i < GUARD_SLOTS; i++) {
 		uintptr_t start = table[i].start, end = table[i].end;
 
@@ -46,14 +46,20 @@ static void on_sigbus(int sig, siginfo_t *info, void *context)
 		errno = saved;
 		return;
 	}
-	signal(sig, SIG_DFL); /* not a client's memory: die of it as usual */
+	if (before.sa_flags & SA_SIGINFO) /* not a client's memory: die of it as usual */
+		before.sa_sigaction(sig, info, context);
+	signal(sig, SIG_DFL);
 }
 
 void guard_install(void)
 {
-	struct sigaction sa = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO};
+	struct sigaction sa = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO}, old;
 
 	sigemptyset(&sa.sa_mask);
+	MUST(sigaction(SIGBUS, NULL, &old) == 0);
+	if (old.sa_flags & SA_SIGINFO && old.sa_sigaction == on_sigbus)
+		return;
+	before = old;
 	MUST(sigaction(SIGBUS, &sa, NULL) == 0);
 }
 

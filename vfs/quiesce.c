@@ -155,6 +155,7 @@ void quiesce_give_up(struct controller *ctl)
 
 struct hold {
 	struct controller *ctl;
+	bool flush;
 	sem_t done;
 };
 
@@ -168,7 +169,7 @@ static int call_begin(void *arg)
 			    hold->ctl->closing ? "being closed" : "quiesced");
 	hold->ctl->dev.quiet = true;
 	q->waiter = &hold->done;
-	q->flushed = false;
+	q->flushed = !hold->flush;
 	q->flush_error = 0;
 	quiesce_look(hold->ctl);
 	return 0;
@@ -201,9 +202,9 @@ static bool wait_for(sem_t *sem, unsigned ms)
 	return rc == 0;
 }
 
-int controller_quiesce(struct controller *ctl, unsigned timeout_ms)
+static int quiesce(struct controller *ctl, unsigned timeout_ms, bool flush)
 {
-	struct hold hold = {.ctl = ctl};
+	struct hold hold = {.ctl = ctl, .flush = flush};
 	int rc;
 
 	sem_init(&hold.done, 0, 0);
@@ -217,6 +218,16 @@ int controller_quiesce(struct controller *ctl, unsigned timeout_ms)
 	}
 	sem_destroy(&hold.done);
 	return rc;
+}
+
+int controller_quiesce(struct controller *ctl, unsigned timeout_ms)
+{
+	return quiesce(ctl, timeout_ms, true);
+}
+
+int controller_hold(struct controller *ctl, unsigned timeout_ms)
+{
+	return quiesce(ctl, timeout_ms, false);
 }
 
 static int call_unquiesce(void *arg)

@@ -119,13 +119,13 @@ class StopInside:
 def test_baton_stop_and_continue(tmp_path):
     """A host that is stopped inside of a section, for longer than a holder may be silent, then goes on: it is taken
     out, what it still sends is refused, and no update is lost."""
-    COUNT, OFFSET = 1500, 0x200000
+    COUNTS, OFFSET = (300, 3000, 3000), 0x200000  # somebody has to be left who finds it silent
     stop = StopInside(OFFSET // 512)
     with Tgt() as t, Proxy(t.port, watch=stop.watch) as proxy:
         logs = [tmp_path / f'log{i}' for i in range(3)]
         urls = [t.url.replace(t.portal, f'127.0.0.1:{proxy.port}'), t.url, t.url]
-        procs = [subprocess.Popen([program('cas_incr'), '--timeout', '4000', '--offset', str(OFFSET), url, str(COUNT)],
-                                  stderr=log.open('w'), stdout=subprocess.DEVNULL) for log, url in zip(logs, urls)]
+        procs = [subprocess.Popen([program('cas_incr'), '--timeout', '4000', '--offset', str(OFFSET), url, str(count)],
+                                  stderr=log.open('w'), stdout=subprocess.DEVNULL) for log, url, count in zip(logs, urls, COUNTS)]
         stop.pid = procs[0].pid
         try:
             for turn in range(1, 3):
@@ -142,4 +142,4 @@ def test_baton_stop_and_continue(tmp_path):
                 if p.poll() is None:
                     p.kill()
                     p.wait()
-        assert counter(t.url, OFFSET) == 3 * COUNT
+        assert counter(t.url, OFFSET) == sum(COUNTS)

@@ -6,7 +6,7 @@ import os, pathlib, subprocess, time
 import pytest
 from hostlib import BIN, Host, until
 from payloads import c_kernel
-from vmlib import Shell, create, show, state
+from vmlib import Shell, answers, create, show, state
 
 if not os.access('/dev/kvm', os.R_OK | os.W_OK):
     pytest.skip('no /dev/kvm', allow_module_level=True)
@@ -64,7 +64,7 @@ def test_memory_registers_and_clocks_move_along(pair):
     h1.ok('vm', 'start', 'g')
     for source, target in ((h1, h2), (h2, h1), (h1, h2)):
         assert migrate(source, target)['rounds'] > 0
-        assert 'are you there' in target.ok('vm', 'console', 'g', stdin='are you there\n').out
+        answers(target)
     for h in pair:
         assert 'bad' not in h.ok('vm', 'console', 'g', '--log').out
     assert show(h2)['state'] == 'running'
@@ -99,7 +99,7 @@ def test_clocks_of_a_guest_that_is_slowed_down(cluster, lun):
         h1.run('task', 'cancel', t['id'])
     p.communicate(timeout=60)
     where = next(h for h in (h1, h2) if show(h)['pid'])
-    assert 'are you there' in where.ok('vm', 'console', 'g', stdin='are you there\n').out
+    answers(where)
     for h in (h1, h2):
         assert 'bad' not in h.run('vm', 'console', 'g', '--log').out
     where.ok('vm', 'kill', 'g')
@@ -143,7 +143,7 @@ def test_memory_and_registers_before_all_memory_has_come(pair):
     h1.ok('vm', 'start', 'g')
     for source, target in ((h1, h2), (h2, h1)):
         assert lazily(source, target)
-        assert 'are you there' in target.ok('vm', 'console', 'g', stdin='are you there\n').out
+        answers(target)
     for h in pair:
         assert 'bad' not in h.ok('vm', 'console', 'g', '--log').out
     h1.ok('vm', 'kill', 'g')

@@ -22,6 +22,11 @@ def show(host, name='g'):
     return host.json('vm', 'show', name)
 
 
+def answers(host, name='g'):
+    """The guest repeats what is typed. A console whose input is over waits for that a moment only: typed until it is seen."""
+    until(lambda: 'are you there' in host.ok('vm', 'console', name, stdin='are you there\n').out, what='an answer of the guest')
+
+
 def state(host, name='g'):
     return show(host, name)['state']
 

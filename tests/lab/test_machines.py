@@ -154,9 +154,11 @@ def test_lun_grows(lab):
 
 # --- the end of a lab ---
 
-# A signal that comes right before a blocking read is seen by Python when that is over: so none is for long.
+# A signal that comes right before a blocking read is seen by Python when that is over: so none is for long. And who was
+# begun in the background of a shell without job control inherits that SIGINT is ignored.
 CHILD = f'''
-import select, sys
+import select, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {HERE!r})
 from perilab import Lab
 with Lab('killed', hosts=0, guest=False) as lab:

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/log.h"
 #include "base/util.h"
 #include "hv/acpi.h"
 #include "hv/agent.h"
@@ -108,6 +109,7 @@ static void vcpu_shutdown(void *opaque)
 {
 	struct hv_machine *m = opaque;
 
+	log_warn("machine", "a processor has shut down (a triple fault): the guest is reset");
 	m->c.ops->reset(m->c.opaque);
 }
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """perilune-vmm with tiny payload guests on the machine's own /dev/kvm: the fast tier."""
-import errno, os, signal, socket, struct, subprocess, time
+import errno, os, pathlib, signal, socket, struct, subprocess, time
 import pytest
 
 from vmm import *
@@ -133,6 +133,8 @@ def test_reset_asks_for_the_kernel_and_runs_again(how):
             vm.mem[KERNEL_GPA:KERNEL_GPA + 4096] = bytes(4096)
             vm.load()
             vm.start()
+        said = pathlib.Path(vm.log.name).read_text()
+        assert ('triple fault' in said) == ('lidt' in how), said
 
 
 def test_reset_by_the_daemon():

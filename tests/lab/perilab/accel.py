@@ -27,7 +27,7 @@ class Accel:
         flags = f',{flags}' if flags else ''
         if self.name == 'kvm':
             return ['-accel', 'kvm', '-cpu', f'host{flags}']
-        return ['-accel', 'tcg,thread=multi,tb-size=256', '-cpu', f'max,+svm,+npt{flags}']
+        return ['-accel', 'tcg,thread=multi,tb-size=256', '-cpu', f'max,+svm,+npt,-la57{flags}']
 
 
 def choose(kernel):

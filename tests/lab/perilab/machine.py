@@ -9,7 +9,8 @@ from .qmp import Qmp
 
 # How a machine's kernel ends when QEMU's emulation of AMD-V errs (docs/lab.md); no program in it can do that.
 # tests/run looks for the words. The first comes from -d cpu_reset.
-EMULATOR_FAULTS = ('Triple fault', 'Kernel panic - not syncing: corrupted stack end')
+EMULATOR_FAULTS = ('Triple fault', 'Kernel panic - not syncing: corrupted stack end',
+                   'Kernel panic - not syncing: Fatal exception in interrupt')
 EMULATOR_DIED = 'the emulated machine died by its emulation'
 
 APPEND = 'console=ttyS0 panic=-1 mitigations=off quiet clocksource=tsc tsc=reliable no_timer_check'

@@ -47,8 +47,7 @@ static void tell(int sig, siginfo_t *info, void *context)
 void crash_tell(void)
 {
 	static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
-	struct sigaction action = {.sa_sigaction = tell,
-				   .sa_flags = SA_SIGINFO | SA_RESETHAND | SA_ONSTACK};
+	struct sigaction action = {.sa_sigaction = tell, .sa_flags = SA_SIGINFO | SA_RESETHAND};
 	void *frame[1];
 
 	(void)backtrace(frame, 1);

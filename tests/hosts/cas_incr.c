@@ -11,7 +11,10 @@
  *   --seed N           of the faults
  *   --register KEY     registers KEY and, with the baton or ATS, reserves
  *   --hold MS          sleeps inside of each section
+ *   --rest MS          sleeps between its sections, which lets others into theirs
  *   --print            prints the counter only
+ *
+ * SIGTERM ends it behind the round that it is in; it says how many it did.
  *
  * The lock block holds {magic, owner, token}; tokens are fresh for each attempt, so no state comes
  * twice and what is late can only miscompare (INV-BLK-2): an unknown compare-and-write is settled by
@@ -20,6 +23,8 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -208,20 +213,32 @@ static void enlist(struct blk *blk, uint64_t key)
 static struct option options[] = {
 	{"offset", 1, NULL, 'o'},   {"initiator", 1, NULL, 'i'}, {"timeout", 1, NULL, 't'},
 	{"fault", 1, NULL, 'f'},    {"seed", 1, NULL, 's'},	 {"print", 0, NULL, 'p'},
-	{"register", 1, NULL, 'r'}, {"hold", 1, NULL, 'h'},	 {NULL, 0, NULL, 0},
+	{"register", 1, NULL, 'r'}, {"hold", 1, NULL, 'h'},	 {"rest", 1, NULL, 'R'},
+	{NULL, 0, NULL, 0},
 };
+
+static bool told_to_end(const sigset_t *term)
+{
+	return sigtimedwait(term, NULL, &(struct timespec){0}) == SIGTERM;
+}
 
 int main(int argc, char **argv)
 {
 	struct blk_options o = {0};
 	struct host h = {.offset = MiB};
 	const char *kinds[8];
-	unsigned nkinds = 0, hold_ms = 0;
+	unsigned nkinds = 0, hold_ms = 0, rest_ms = 0;
 	uint64_t seed = 1, key = 0, start;
 	bool print = false;
 	struct blk *lower;
-	unsigned long count;
+	unsigned long count, done = 0;
+	sigset_t term;
 	int c, rc;
+
+	sigemptyset(&term);
+	sigaddset(&term, SIGTERM);
+	MUST(pthread_sigmask(SIG_BLOCK, &term, NULL) ==
+	     0); // before there are threads, who inherit it
 
 	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (c) {
@@ -246,6 +263,9 @@ int main(int argc, char **argv)
 			break;
 		case 'h':
 			hold_ms = (unsigned)atoi(optarg);
+			break;
+		case 'R':
+			rest_ms = (unsigned)atoi(optarg);
 			break;
 		case 'p':
 			print = true;
@@ -275,10 +295,11 @@ int main(int argc, char **argv)
 	for (unsigned i = 0; i < nkinds; i++)
 		add_fault(h.blk, kinds[i], seed + i);
 	start = clock_boot_ns();
-	for (unsigned long i = 0; i < count; i++) {
+	for (; done < count && !told_to_end(&term); done++) {
 		lock(&h);
 		add(&h, hold_ms);
 		unlock(&h);
+		sleep_ms(rest_ms);
 	}
 	if (print) {
 		rc = blk_read(h.blk, h.offset + 4096, h.counter, MAX(h.n, 512u));
@@ -287,7 +308,7 @@ int main(int argc, char **argv)
 		printf("%" PRIu64 "\n", *h.counter);
 	} else {
 		printf("cas %s rounds %lu unknown %u settled %u busy %u ms %llu\n",
-		       blk_cas_name(blk_info(h.blk)->cas), count, h.unknown, h.settled, h.busy,
+		       blk_cas_name(blk_info(h.blk)->cas), done, h.unknown, h.settled, h.busy,
 		       (unsigned long long)((clock_boot_ns() - start) / NS_PER_MS));
 	}
 	fault_clear(0);

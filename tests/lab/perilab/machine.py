@@ -10,7 +10,7 @@ from .qmp import Qmp
 # How a machine's kernel ends when QEMU's emulation of AMD-V errs (docs/lab.md); no program in it can do that.
 # tests/run looks for the words. The first comes from -d cpu_reset.
 EMULATOR_FAULTS = ('Triple fault', 'Kernel panic - not syncing: corrupted stack end',
-                   'RIP: 0010:exc_page_fault')  # a page fault of what handles page faults
+                   'RIP: 0010:exc_page_fault', 'RIP: 0010:asm_exc_page_fault')  # page faults of what handles them
 EMULATOR_DIED = 'the emulated machine died by its emulation'
 
 APPEND = 'console=ttyS0 panic=-1 mitigations=off quiet clocksource=tsc tsc=reliable no_timer_check'

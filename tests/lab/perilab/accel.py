@@ -29,6 +29,13 @@ class Accel:
             return ['-accel', 'kvm', '-cpu', f'host{flags}']
         return ['-accel', 'tcg,thread=multi,tb-size=256', '-cpu', f'max,+svm,+npt,-la57{flags}']
 
+    def spare_cpus(self, cpus):
+        """Processors that run no programs, so no guests: under emulation the first, where there are others. Each of
+        QEMU's processors that loads an FPU state (XRSTOR) clears a bit in the flags of the first without a lock, and
+        what the first has just set or cleared there is undone: that it is in a guest, by whose page tables, and
+        whether it takes interrupts."""
+        return 1 if self.name == 'tcg' and cpus > 1 else 0
+
 
 def choose(kernel):
     """PERILUNE_LAB_ACCEL=kvm or tcg insists; else the probe decides."""

@@ -29,13 +29,6 @@ class Host(Machine):
                          modules=MODULES)
         self.perilune = Perilune(self)
 
-    def loops_in_kvm(self):
-        """Whether its guests come out of the processor, and never out of the kernel: no port, no MMIO in 3 s."""
-        counts = 'cd /sys/kernel/debug/kvm && cat exits io_exits mmio_exits'
-        (exits, *asked), (later, *again) = [
-            [int(n) for n in self.run(f'sleep {s}; {counts}').out.split()] for s in (0, 3)]
-        return later - exits > 3000 and asked == again
-
     def qemu_guest(self, drive, memory=256, cpus=1, append=APPEND, extra=''):
         """The stock guest under QEMU/KVM, our VMM's peer: a GuestConsole. drive is a -drive's file= and format=,
         behind virtio-scsi as sda. It ends with its QEMU."""

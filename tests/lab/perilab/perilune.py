@@ -51,16 +51,6 @@ class Perilune:
         except ValueError as e:
             raise LabError(f'{self.host.name}: perilune --json {words}: not JSON: {out[:500]}') from e
 
-    def unstick(self, vm):
-        """Under emulation a guest may loop in its BIOS, between the host's kernel and QEMU (docs/lab.md): one that does is
-        started anew, which is said; True then. Its monitor has no part in it: it is asked for nothing meanwhile."""
-        if self.host.lab.accel.name != 'tcg' or not self.host.loops_in_kvm():
-            return False
-        self.host.lab.talk(f'{self.host.name}: vm {vm}: its guest looped inside of KVM under emulation; started again')
-        self.cli(f'vm kill {vm}')
-        self.cli(f'vm start {vm}')
-        return True
-
     def console(self, vm):
         """A VM's serial console."""
         return GuestConsole(self.host, self.host.spawn(f'PERILUNE_CONNECT={STATE} exec perilune vm console {shlex.quote(vm)}'))

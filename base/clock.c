@@ -47,6 +47,25 @@ void sleep_ms(uint64_t ms)
 		;
 }
 
+struct timespec clock_in_ms(clockid_t clock, uint64_t ms)
+{
+	struct timespec ts;
+
+	MUST(clock_gettime(clock, &ts) == 0);
+	ts.tv_sec += (time_t)(ms / 1000);
+	ts.tv_nsec += (long)(ms % 1000 * NS_PER_MS);
+	if (ts.tv_nsec >= (long)NS_PER_S) {
+		ts.tv_sec++;
+		ts.tv_nsec -= (long)NS_PER_S;
+	}
+	return ts;
+}
+
+struct timespec clock_timespec(uint64_t ns)
+{
+	return (struct timespec){(time_t)(ns / NS_PER_S), (long)(ns % NS_PER_S)};
+}
+
 int clock_boot_id(uint8_t id[16])
 {
 	cleanup_fd int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);

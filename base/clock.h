@@ -8,6 +8,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #define NS_PER_S  1000000000ULL
 #define NS_PER_MS 1000000ULL
@@ -23,6 +24,15 @@ uint64_t clock_wall_ns(void);
 /* RFC 3339 UTC, "2026-11-21T22:31:40Z"; `dst` holds at least 32 bytes. */
 void clock_rfc3339(uint64_t wall_ns, char *dst, size_t size);
 void sleep_ms(uint64_t ms);
+
+/*
+ * `ms` from now on `clock`: the end of a wait that takes an absolute time. `clock` is the one that
+ * the wait goes by: that of pthread_condattr_setclock() or of a ..._clockwait(), CLOCK_REALTIME
+ * where none was set.
+ */
+struct timespec clock_in_ms(clockid_t clock, uint64_t ms);
+/* `ns` on any clock, or a duration, for calls that take a struct timespec. */
+struct timespec clock_timespec(uint64_t ns);
 
 /* 36 characters of /proc/sys/kernel/random/boot_id as 16 bytes: names this boot of this machine. */
 int clock_boot_id(uint8_t id[16]);

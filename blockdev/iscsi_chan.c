@@ -770,8 +770,7 @@ void iscsi_chans_unregister(struct iscsi_blk *blk)
 	struct timespec until;
 	struct blk_chan *chan;
 
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += UNREGISTER_MS / 1000;
+	until = clock_in_ms(CLOCK_REALTIME, UNREGISTER_MS);
 	pthread_mutex_lock(&blk->node.lock); /* channels stay open meanwhile; bounded */
 	list_for_each (chan, &blk->node.chans, link) {
 		struct anchor *a = of(chan)->anchor;

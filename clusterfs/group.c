@@ -613,10 +613,7 @@ static void *groups_main(void *arg)
 		struct timespec until;
 
 		if (!stocks_hungry(fs)) {
-			clock_gettime(CLOCK_REALTIME, &until);
-			until.tv_nsec += left ? 20000000 : 500000000;
-			until.tv_sec += until.tv_nsec / 1000000000;
-			until.tv_nsec %= 1000000000;
+			until = clock_in_ms(CLOCK_REALTIME, left ? 20 : 500);
 			pthread_cond_timedwait(&gs->work, &gs->lock, &until);
 			if (gs->stopping)
 				break;

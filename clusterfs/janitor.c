@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "clusterfs/group.h"
@@ -37,10 +38,8 @@ static void *janitor_main(void *arg)
 
 	pthread_mutex_lock(&j->lock);
 	while (!j->stopping) {
-		struct timespec until;
+		struct timespec until = clock_in_ms(CLOCK_REALTIME, ROUND_S * 1000);
 
-		clock_gettime(CLOCK_REALTIME, &until);
-		until.tv_sec += ROUND_S;
 		while (!j->stopping)
 			if (pthread_cond_timedwait(&j->wake, &j->lock, &until) == ETIMEDOUT)
 				break;

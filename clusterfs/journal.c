@@ -156,10 +156,8 @@ static void finish(struct cfs_commit *first, int rc)
 
 static bool wait_work(struct cfs_journal *j)
 {
-	struct timespec until;
+	struct timespec until = clock_in_ms(CLOCK_REALTIME, COMMIT_INTERVAL_MS);
 
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += COMMIT_INTERVAL_MS / 1000;
 	while (!j->commits && !j->want_commit && !j->stopping) {
 		if (pthread_cond_timedwait(&j->wake_commit, &j->lock, &until) == ETIMEDOUT)
 			return j->head != j->durable;

@@ -168,20 +168,6 @@ int cfs_locks_stop(struct cfs *fs, bool give_up)
 
 /* --- using -------------------------------------------------------------------------------------------- */
 
-static struct timespec monotonic_in(uint64_t ms)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	ts.tv_sec += (time_t)(ms / 1000);
-	ts.tv_nsec += (long)(ms % 1000) * 1000000;
-	if (ts.tv_nsec >= 1000000000) {
-		ts.tv_sec++;
-		ts.tv_nsec -= 1000000000;
-	}
-	return ts;
-}
-
 bool cfs_lock_try_use(struct cfs_lock *l)
 {
 	if (l->used || l->pins)
@@ -193,7 +179,7 @@ bool cfs_lock_try_use(struct cfs_lock *l)
 struct cfs_lock *cfs_locks_use(struct cfs *fs, uint64_t vbn, unsigned wait_ms)
 {
 	struct cfs_locks *t = fs->locks;
-	struct timespec end = monotonic_in(wait_ms);
+	struct timespec end = clock_in_ms(CLOCK_MONOTONIC, wait_ms);
 	struct cfs_lock *l;
 	int rc = 0;
 
@@ -400,7 +386,7 @@ static bool give_way(struct cfs_lock *l, uint64_t deadline_ms)
 static void wait_news(struct cfs_lock *l, unsigned ms)
 {
 	struct cfs_locks *t = l->fs->locks;
-	struct timespec end = monotonic_in(ms);
+	struct timespec end = clock_in_ms(CLOCK_MONOTONIC, ms);
 
 	pthread_mutex_lock(&t->mutex);
 	while (!l->news)

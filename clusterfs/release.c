@@ -344,12 +344,7 @@ void *cfs_release_main(void *arg)
 
 	pthread_mutex_lock(&t->mutex);
 	while (!t->stop) {
-		clock_gettime(CLOCK_MONOTONIC, &until);
-		until.tv_nsec += LOOK_MS * 1000000;
-		if (until.tv_nsec >= 1000000000) {
-			until.tv_sec++;
-			until.tv_nsec -= 1000000000;
-		}
+		until = clock_in_ms(CLOCK_MONOTONIC, LOOK_MS);
 		if (!t->hinted_n || !t->serving || atomic_load(&fs->dead)) /* else told meanwhile */
 			pthread_cond_timedwait(&t->work, &t->mutex, &until);
 		if (t->stop)

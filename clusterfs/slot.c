@@ -559,13 +559,7 @@ int cfs_slot_wait_beat_or(struct cfs *fs, unsigned wait_ms, const _Atomic bool *
 	uint64_t start;
 	int rc = 0;
 
-	clock_gettime(CLOCK_MONOTONIC, &end);
-	end.tv_sec += wait_ms / 1000;
-	end.tv_nsec += (long)(wait_ms % 1000) * 1000000;
-	if (end.tv_nsec >= 1000000000) {
-		end.tv_sec++;
-		end.tv_nsec -= 1000000000;
-	}
+	end = clock_in_ms(CLOCK_MONOTONIC, wait_ms);
 	pthread_mutex_lock(&s->lock);
 	start = s->confirmed;
 	while (s->confirmed == start && !s->ended && rc == 0 && !(stop && *stop))

@@ -453,10 +453,8 @@ static void look(struct cfs *fs, struct cfs_trash *t)
 /* New work, or a dead host was taken over: it may have left some. Lock held. */
 static void wait_for_work(struct cfs *fs, struct cfs_trash *t)
 {
-	struct timespec until;
+	struct timespec until = clock_in_ms(CLOCK_REALTIME, POLL_S * 1000);
 
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += POLL_S;
 	pthread_cond_timedwait(&t->more, &t->lock, &until);
 	t->look |= atomic_exchange(&fs->took_over, false) || t->later;
 	t->later = false;

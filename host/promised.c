@@ -151,12 +151,8 @@ void host_promised_stale(struct host_promised *p)
 uint64_t host_promised_get(struct host_promised *p, bool wait)
 {
 	uint64_t bytes, now = clock_boot_ms();
-	struct timespec until;
+	struct timespec until = clock_in_ms(CLOCK_MONOTONIC, WAIT_MS);
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_nsec += WAIT_MS * 1000000;
-	until.tv_sec += until.tv_nsec / 1000000000;
-	until.tv_nsec %= 1000000000;
 	pthread_mutex_lock(&p->lock);
 	/* Counting takes at most a twentieth of the time. */
 	if (!p->counted_ms || p->stale || now > p->counted_ms + MAX(FRESH_MS, 20 * p->cost_ms)) {

@@ -376,13 +376,7 @@ static int begin(struct vm_agent *a, unsigned timeout_ms)
 	if (!a->ops->runs(a->arg))
 		return fail(-ENOTCONN, "vm %s: the guest stands still, and its agent with it",
 			    a->name);
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += timeout_ms / 1000;
-	until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_sec++;
-		until.tv_nsec -= 1000000000;
-	}
+	until = clock_in_ms(CLOCK_MONOTONIC, timeout_ms);
 	rc = pthread_mutex_clocklock(&a->call, CLOCK_MONOTONIC, &until);
 	if (rc)
 		return fail(-ETIMEDOUT, "vm %s: the guest's agent is busy", a->name);

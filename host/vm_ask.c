@@ -7,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "host/daemon.h"
 #include "host/event.h"
 #include "host/vm_move.h"
@@ -107,23 +108,11 @@ void vm_wake(struct host_vm *vm)
 	(void)eventfd_write(vm->wake_fd, 1);
 }
 
-static void until_ms(struct timespec *ts, unsigned ms)
-{
-	clock_gettime(CLOCK_MONOTONIC, ts);
-	ts->tv_sec += ms / 1000;
-	ts->tv_nsec += (long)(ms % 1000) * 1000000;
-	if (ts->tv_nsec >= 1000000000) {
-		ts->tv_sec++;
-		ts->tv_nsec -= 1000000000;
-	}
-}
-
 int vm_ask(struct host_vm *vm, enum vm_ask ask, unsigned timeout_ms)
 {
-	struct timespec until;
+	struct timespec until = clock_in_ms(CLOCK_MONOTONIC, timeout_ms);
 	int rc = 0;
 
-	until_ms(&until, timeout_ms);
 	pthread_mutex_lock(&vm->lock);
 	while (rc == 0 && vm->ask != VM_ASK_NONE && vm->phase != VM_ENDED)
 		rc = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
@@ -205,9 +194,8 @@ int vm_do(struct host_vm *vm, int (*fn)(struct host_vm *vm, void *arg), void *ar
 int vm_do_soon(struct host_vm *vm, int (*fn)(struct host_vm *vm, void *arg), void *arg,
 	       unsigned begin_ms)
 {
-	struct timespec until;
+	struct timespec until = clock_in_ms(CLOCK_MONOTONIC, begin_ms);
 
-	until_ms(&until, begin_ms);
 	return do_it(vm, fn, arg, &until);
 }
 
@@ -242,10 +230,9 @@ static int in_the_way(struct host_vm *vm)
 
 int vm_change_begin(struct host_vm *vm, const char *what, bool lasting, unsigned timeout_ms)
 {
-	struct timespec until;
+	struct timespec until = clock_in_ms(CLOCK_MONOTONIC, timeout_ms);
 	int rc = 0;
 
-	until_ms(&until, timeout_ms);
 	pthread_mutex_lock(&vm->lock);
 	while (rc == 0 && vm->phase != VM_ENDED &&
 	       (vm->phase == VM_STARTING || vm->closing || (vm->changing && !vm->lasting)))
@@ -321,10 +308,9 @@ int vm_grow(struct host_vm *vm, const char *path, uint64_t size, unsigned timeou
 
 int vm_wait_started(struct host_vm *vm, unsigned timeout_ms)
 {
-	struct timespec until;
+	struct timespec until = clock_in_ms(CLOCK_MONOTONIC, timeout_ms);
 	int rc = 0;
 
-	until_ms(&until, timeout_ms);
 	pthread_mutex_lock(&vm->lock);
 	while (rc == 0 && vm->phase == VM_STARTING)
 		rc = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
@@ -338,10 +324,9 @@ int vm_wait_started(struct host_vm *vm, unsigned timeout_ms)
 
 int vm_wait_ended(struct host_vm *vm, unsigned timeout_ms)
 {
-	struct timespec until;
+	struct timespec until = clock_in_ms(CLOCK_MONOTONIC, timeout_ms);
 	int rc = 0;
 
-	until_ms(&until, timeout_ms);
 	pthread_mutex_lock(&vm->lock);
 	while (rc == 0 && vm->phase != VM_ENDED)
 		rc = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);

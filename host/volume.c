@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -140,11 +141,9 @@ int host_volume_of(struct host_volumes *all, const char *name, struct host_volum
 static struct host_volume *get_by_id(struct host_volumes *all, const char *id)
 {
 	struct host_volume *hit;
-	struct timespec until;
+	struct timespec until = clock_in_ms(CLOCK_MONOTONIC, GIVE_WAY_S * 1000);
 	int rc = 0;
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += GIVE_WAY_S;
 	pthread_mutex_lock(&all->lock);
 	while ((hit = find(all, id)) && is_awaited(hit) && rc == 0)
 		rc = pthread_cond_timedwait(&all->idle, &all->lock, &until);
@@ -277,16 +276,14 @@ static int busy(struct host_volume *v, const char *with)
 
 static void patience_for_users(struct patience *p)
 {
-	clock_gettime(CLOCK_MONOTONIC, &p->users);
-	p->users.tv_sec += IDLE_MS / 1000;
+	p->users = clock_in_ms(CLOCK_MONOTONIC, IDLE_MS);
 }
 
 static void begin_waiting(struct patience *p, const char *name)
 {
 	p->name = name;
 	patience_for_users(p);
-	clock_gettime(CLOCK_MONOTONIC, &p->cleaner);
-	p->cleaner.tv_sec += CLEANER_MS / 1000;
+	p->cleaner = clock_in_ms(CLOCK_MONOTONIC, CLEANER_MS);
 }
 
 /*

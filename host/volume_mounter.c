@@ -201,8 +201,7 @@ static void *mounter(void *arg)
 			host_peers_settled(all->host->peers);
 		clean_one(all);
 		pthread_mutex_lock(&all->lock);
-		clock_gettime(CLOCK_MONOTONIC, &until);
-		until.tv_sec += RETRY_MS / 1000;
+		until = clock_in_ms(CLOCK_MONOTONIC, RETRY_MS);
 		if (!all->ending)
 			pthread_cond_timedwait(&all->wake, &all->lock, &until);
 		if (all->ending)
@@ -222,8 +221,7 @@ void host_volumes_restore(struct host_volumes *all, unsigned wait_ms)
 	MUST(pthread_create(&all->thread, NULL, mounter, all) == 0);
 	pthread_setname_np(all->thread, "mounter");
 	all->started = true;
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += wait_ms / 1000;
+	until = clock_in_ms(CLOCK_MONOTONIC, wait_ms);
 	pthread_mutex_lock(&all->lock);
 	while (!all->first_done)
 		if (pthread_cond_timedwait(&all->tried, &all->lock, &until))

@@ -212,12 +212,10 @@ static bool may_run(struct vcpu *vcpu)
 	if (end == vcpu->armed_ns)
 		return true;
 	vcpu->armed_ns = end;
-	if (end == UINT64_MAX) {
+	if (end == UINT64_MAX)
 		when.it_interval.tv_nsec = 0;
-	} else {
-		when.it_value.tv_sec = (time_t)(end / NS_PER_S);
-		when.it_value.tv_nsec = (long)(end % NS_PER_S);
-	}
+	else
+		when.it_value = clock_timespec(end);
 	return timer_settime(vcpu->timer, TIMER_ABSTIME, &when, NULL) == 0;
 }
 

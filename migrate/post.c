@@ -168,16 +168,9 @@ void mig_post_push(struct mig_post *p)
 
 int mig_post_wait(struct mig_post *p, unsigned wait_ms)
 {
-	struct timespec ts;
+	struct timespec ts = clock_in_ms(CLOCK_MONOTONIC, wait_ms);
 	int rc = 0;
 
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	ts.tv_sec += wait_ms / 1000;
-	ts.tv_nsec += (long)(wait_ms % 1000) * 1000000;
-	if (ts.tv_nsec >= 1000000000) {
-		ts.tv_sec++;
-		ts.tv_nsec -= 1000000000;
-	}
 	pthread_mutex_lock(&p->lock);
 	while (rc == 0 && !p->over)
 		rc = pthread_cond_timedwait(&p->changed, &p->lock, &ts);

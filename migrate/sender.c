@@ -56,12 +56,6 @@ static void failed(struct mig_sender *s, const struct err_info *why)
 	pthread_mutex_unlock(&s->lock);
 }
 
-static void until(struct timespec *ts, uint64_t ns)
-{
-	*ts = (struct timespec){.tv_sec = (time_t)(ns / NS_PER_S),
-				.tv_nsec = (long)(ns % NS_PER_S)};
-}
-
 static uint64_t monotonic_ns(void)
 {
 	struct timespec ts;
@@ -80,7 +74,7 @@ static void keep_bandwidth(struct mig_sender *s, uint64_t bytes)
 		return;
 	s->next_ns = MAX(s->next_ns, began > BURST_NS ? began - BURST_NS : 0) +
 		     bytes * NS_PER_S / s->bandwidth;
-	until(&ts, s->next_ns);
+	ts = clock_timespec(s->next_ns);
 	while (!s->ending && s->bandwidth && monotonic_ns() < s->next_ns)
 		pthread_cond_timedwait(&s->changed, &s->lock, &ts);
 	s->sent.waited_ns += monotonic_ns() - began;
@@ -96,7 +90,7 @@ static int next(struct lane *l, struct item *out, unsigned max)
 	struct timespec ts;
 	int n = 0, rc = 0;
 
-	until(&ts, monotonic_ns() + PEER_STREAM_PING * NS_PER_MS);
+	ts = clock_in_ms(CLOCK_MONOTONIC, PEER_STREAM_PING);
 	pthread_mutex_lock(&s->lock);
 	while (rc == 0 && !s->ending && !s->count && l->done == s->round)
 		rc = pthread_cond_timedwait(&s->changed, &s->lock, &ts);
@@ -270,10 +264,9 @@ int mig_sender_push(struct mig_sender *s, const struct mig_range *range, bool fr
 
 int mig_sender_room(struct mig_sender *s, unsigned wait_ms)
 {
-	struct timespec ts;
+	struct timespec ts = clock_in_ms(CLOCK_MONOTONIC, wait_ms);
 	int rc = 0;
 
-	until(&ts, monotonic_ns() + wait_ms * NS_PER_MS);
 	pthread_mutex_lock(&s->lock);
 	while (rc == 0 && s->count == QUEUE && !s->ending)
 		rc = pthread_cond_timedwait(&s->changed, &s->lock, &ts);
@@ -313,10 +306,9 @@ static bool all_done(const struct mig_sender *s)
 
 int mig_sender_wait(struct mig_sender *s, unsigned wait_ms)
 {
-	struct timespec ts;
+	struct timespec ts = clock_in_ms(CLOCK_MONOTONIC, wait_ms);
 	int rc = 0;
 
-	until(&ts, monotonic_ns() + wait_ms * NS_PER_MS);
 	pthread_mutex_lock(&s->lock);
 	while (rc == 0 && !all_done(s) && !s->err.err)
 		rc = pthread_cond_timedwait(&s->changed, &s->lock, &ts);

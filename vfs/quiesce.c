@@ -13,6 +13,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "vfs/disk.h"
 #include "vfs/iothread.h"
@@ -189,13 +190,7 @@ static bool wait_for(sem_t *sem, unsigned ms)
 	struct timespec end;
 	int rc;
 
-	clock_gettime(CLOCK_MONOTONIC, &end);
-	end.tv_sec += ms / 1000;
-	end.tv_nsec += (long)(ms % 1000) * 1000000;
-	if (end.tv_nsec >= 1000000000) {
-		end.tv_sec++;
-		end.tv_nsec -= 1000000000;
-	}
+	end = clock_in_ms(CLOCK_MONOTONIC, ms);
 	do
 		rc = sem_clockwait(sem, CLOCK_MONOTONIC, &end);
 	while (rc < 0 && errno == EINTR);

@@ -178,17 +178,24 @@ int vm_lazy_turn(struct host_vm *vm)
 	return vm_lazy_lost(vm);
 }
 
+int vm_lazy_told(const char *name, const struct err_info *why)
+{
+	if (why->err == -ESRCH) /* which is why no page could be put in place */
+		return fail(-ECANCELED, "vm %s: its VMM died", name);
+	return fail_prefix(
+		err_restore(why),
+		"vm %s: its memory did not come whole; its disks are as after a power cut,"
+		" start it again",
+		name);
+}
+
 int vm_lazy_lost(const struct host_vm *vm)
 {
 	const struct vm_lazy *l = vm->lazy;
 
 	if (!l || atomic_load(&l->state) != LOST)
 		return 0;
-	return fail_prefix(
-		err_restore(&l->why),
-		"vm %s: its memory did not come whole; its disks are as after a power cut,"
-		" start it again",
-		vm->name);
+	return vm_lazy_told(vm->name, &l->why);
 }
 
 int vm_lazy_wait(struct host_vm *vm)

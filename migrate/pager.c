@@ -148,7 +148,10 @@ static int wake(struct mig_pager *p, uint64_t offset)
 	return ioctl(p->faults, UFFDIO_WAKE, &range) < 0 ? -errno : 0;
 }
 
-/* In one step: nobody sees half a page. -EEXIST: there is one already; who waits for it waits on. */
+/*
+ * In one step: nobody sees half a page. -EEXIST: there is one already; who waits for it waits on. -ESRCH: nobody is left
+ * who could read it.
+ */
 static int put_page(struct mig_pager *p, uint64_t offset, const uint8_t *data)
 {
 	int rc;
@@ -169,6 +172,8 @@ static int put_page(struct mig_pager *p, uint64_t offset, const uint8_t *data)
 	if (rc == -EEXIST)
 		return fail(rc, "guest memory: byte %llu: a page that had not come is there",
 			    (unsigned long long)offset);
+	if (rc == -ESRCH)
+		return fail(rc, "guest memory: its process has ended");
 	return rc < 0 ? fail(rc, "guest memory: a page cannot be put in place: %s", strerror(-rc))
 		      : 0;
 }
@@ -197,7 +202,9 @@ static int fill_hole(struct mig_pager *p, uint64_t offset)
 
 	if (rc == -EEXIST)
 		rc = wake(p, offset);
-	return rc < 0 ? fail(rc, "guest memory: a hole cannot be filled: %s", strerror(-rc)) : 0;
+	if (rc < 0 && rc != -ESRCH)
+		return fail(rc, "guest memory: a hole cannot be filled: %s", strerror(-rc));
+	return rc;
 }
 
 int mig_pager_place(struct mig_pager *p, const struct mig_range *ranges, unsigned n,

@@ -39,7 +39,8 @@ void mig_pager_listen(struct mig_pager *p, void (*came)(void *arg), void *arg);
 
 /*
  * Ranges that mig_ranges_decode let through; `data` NULL: zeroes. Pages that came already stay. -EEXIST: somebody has
- * made one that had not come, past `faults`: the memory is lost.
+ * made one that had not come, past `faults`: the memory is lost. -ESRCH, of mig_pager_run as well: the process whose
+ * memory it is has ended, and nothing is wrong with the memory.
  */
 int mig_pager_place(struct mig_pager *p, const struct mig_range *ranges, unsigned n,
 		    const uint8_t *data);

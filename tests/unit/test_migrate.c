@@ -14,11 +14,13 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/peer_stream.h"
+#include "host/vm_lazy.h"
 #include "migrate/estimate.h"
 #include "migrate/memory.h"
 #include "migrate/pager.h"
@@ -638,6 +640,77 @@ static void test_pages_that_are_there_already(void **state)
 	free(data);
 }
 
+/* In a process of its own: registers the memory, tells where it is, lives until `end` is closed. */
+static void owner(int fd, int faults, int tell, int end)
+{
+	struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_MISSING_SHMEM};
+	struct uffdio_register reg = {.mode = UFFDIO_REGISTER_MODE_MISSING};
+	char c;
+
+	reg.range.len = 4 * MIG_PAGE;
+	reg.range.start = (uintptr_t)mmap(NULL, 4 * MIG_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED,
+					  fd, 0);
+	if (ioctl(faults, UFFDIO_API, &api) < 0 || ioctl(faults, UFFDIO_REGISTER, &reg) < 0)
+		_exit(1);
+	if (write(tell, &reg.range.start, 8) != 8 || write(tell, &faults, 4) != 4)
+		_exit(1);
+	_exit(read(end, &c, 1) != 0);
+}
+
+/* A process whose memory it is ends while pages come: that is said, and no loss. */
+static void test_its_process_has_ended(void **state)
+{
+	int fd = memfd_create("guest", MFD_CLOEXEC), tell[2], end[2], number, status;
+	struct mig_range r[2] = {{0, MIG_PAGE}, {MIG_PAGE, MIG_PAGE}};
+	static const uint8_t data[MIG_PAGE] = {7};
+	struct mig_dirty stale;
+	struct mig_pager *p;
+	struct err_info why;
+	uint64_t base;
+	pid_t pid;
+
+	(void)state;
+	assert_int_equal(ftruncate(fd, 4 * MIG_PAGE), 0);
+	assert_int_equal(pipe2(tell, O_CLOEXEC) | pipe2(end, O_CLOEXEC), 0);
+	pid = fork();
+	if (pid == 0) {
+		close(end[1]);
+		owner(fd, (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK), tell[1], end[0]);
+	}
+	close(tell[1]);
+	close(end[0]);
+	if (read(tell[0], &base, 8) != 8) {
+		waitpid(pid, NULL, 0);
+		skip(); /* no userfaultfd(2) for shared memory here */
+	}
+	assert_int_equal(read(tell[0], &number, 4), 4);
+	int process = (int)syscall(SYS_pidfd_open, pid, 0);
+	int faults = (int)syscall(SYS_pidfd_getfd, process, number, 0);
+	assert_true(faults >= 0);
+	mig_dirty_init(&stale, 4 * MIG_PAGE);
+	mig_dirty_set(&stale, &(struct mig_range){0, 3 * MIG_PAGE});
+	assert_int_equal(mig_pager_create(&p, fd, 4 * MIG_PAGE, faults, base, &stale), 0);
+	assert_int_equal(mig_pager_place(p, r, 1, data), 0);
+	close(end[1]);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	for (unsigned zero = 0; zero < 2; zero++) {
+		r[1].offset = (1 + zero) * MIG_PAGE;
+		assert_int_equal(mig_pager_place(p, r + 1, 1, zero ? NULL : data), -ESRCH);
+		assert_non_null(strstr(err_message(-ESRCH), "its process has ended"));
+	}
+	err_save(&why, -ESRCH);
+	assert_non_null(strstr(err_message(vm_lazy_told("g", &why)), "vm g: its VMM died"));
+	why = (struct err_info){.err = -ECONNRESET, .message = "the source hung up"};
+	assert_non_null(strstr(err_message(vm_lazy_told("g", &why)), "did not come whole"));
+	assert_int_equal(mig_pager_left(p), 2);
+	mig_pager_destroy(p);
+	mig_dirty_free(&stale);
+	close(process);
+	close(tell[0]);
+	close(fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -656,6 +729,7 @@ int main(void)
 		cmocka_unit_test(test_estimate),
 		cmocka_unit_test(test_slow_checkpoint),
 		cmocka_unit_test(test_pages_that_are_there_already),
+		cmocka_unit_test(test_its_process_has_ended),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -339,8 +339,10 @@ static int hear(struct host_vm *vm)
 	if (vm_process_dying(vm))
 		return GO_ON;
 	rc = vm_connect(vm, &status);
-	if (rc == 0)
+	if (rc == 0) {
 		vm_catch_up(vm, &status);
+		vm_sweep_reconnected(vm, status.state == VMCTL_STATE_PAUSED);
+	}
 	return rc < 0 ? rc : GO_ON;
 }
 

@@ -398,6 +398,23 @@ def test_vms_give_when_the_host_lacks_memory_and_get_back(host):
     goes_on(host, 'a')
 
 
+def test_a_sweep_that_loses_its_monitor_pauses_nobody(cluster, host):
+    drill(host, 1024, 500)
+    create(host, 'a', '64M')
+    host.ok('vm', 'set', 'a', '--memory-reservation', '8M')
+    host.ok('vm', 'start', 'a')
+    keys(host, '0', 'a')
+    fill(host, 'a')
+    hangs_up = cluster.stub / 'hangs-up-h1'
+    hangs_up.touch()
+    drill(host, 1024, 48)
+    until(lambda: not hangs_up.exists(), 60, what='a sweep')
+    goes_on(host, 'a')                                                  # it runs again, by the next connection
+    until(lambda: events(host, 'nothing but zeroes'), 60, what='the next sweep')
+    assert not events(host, 'running again') and not events(host, 'paused')
+    assert show(host, 'a')['state'] == 'running'
+
+
 def park(host):
     """Memory all but runs out, until one is saved for it; there is not enough for it to come back."""
     step = host.dir / 'steps' / 'save.begun'

@@ -7,6 +7,7 @@
  * guest runs, so that a second one on whatever "host" of this machine is seen; what must never be is
  * written to DIR/violations. DIR/NAME.log tells when it ran. DIR/weak-cpu-HOST: a processor that lacks something;
  * DIR/no-resume-HOST: as one whose lease is over, RESUME is refused; DIR/no-whole-HOST: so is POSTCOPY_END.
+ * DIR/hangs-up-HOST: once, PAUSE is obeyed and not answered, and the connection closed.
  * DIR/reads-all-HOST: in post-copy RESUME waits for all pages.
  * DIR/NAME.available: bytes that its guest says it could do without (a half of what it has).
  *
@@ -345,6 +346,13 @@ static int pause_it(struct stub *s)
 	let_run(s, false);
 	s->status.state = VMCTL_STATE_PAUSED;
 	return 0;
+}
+
+static bool hangs_up(const struct stub *s)
+{
+	cleanup_free char *path = xasprintf("%s/hangs-up-%s", s->dir, s->host);
+
+	return s->dir[0] && unlink(path) == 0;
 }
 
 static void await_all(struct stub *s)
@@ -704,6 +712,10 @@ static void obey(struct stub *s, const struct vmctl_msg *m)
 		break;
 	case VMCTL_PAUSE:
 		rc = pause_it(s);
+		if (rc == 0 && hangs_up(s)) {
+			lose_daemon(s);
+			return;
+		}
 		break;
 	case VMCTL_RESUME:
 		rc = resume(s);

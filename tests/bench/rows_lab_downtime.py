@@ -64,6 +64,20 @@ def downtime_idle():
         return alternate(Gap(a, ours, OURS), Gap(a, theirs, THEIRS), TURNS)
 
 
+def rate_of(move):
+    """Bytes a second of what is sent through TLS."""
+    moved = move()
+    return moved['sent'] * 1000 / moved['total_ms']
+
+
+@row('mig-downtime-busy', 'ms')
+def downtime_busy():
+    """Both guests change as much: half of what the slower of the two sends."""
+    with guests() as (a, ours, theirs):
+        half = int(min(rate_of(ours), rate_of(theirs)) / 2 / 1024)
+        return alternate(Gap(a, ours, OURS, half, 1), Gap(a, theirs, THEIRS, half, 1), TURNS)
+
+
 def lost_pings(machine, move, number):
     run = machine.spawn(f'exec pinger {NET}.{number} 10 3000')
     run.expect('first', 60 * machine.lab.scale)

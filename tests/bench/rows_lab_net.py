@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A guest's network: iperf3 from a guest to its host, our virtio-net against QEMU's on a tap in the same bridge of the same
-machine, the kernel's vhost serving both."""
+machine, the kernel's vhost serving both, or neither."""
+import functools
+
 from benchlib import SECONDS, by_turns, row
 from labs import APPEND, INIT, NET, STATE, bridged, initramfs, our_net, program, qemu, qemu_net
 from rows_lab_vm import Guest, host
@@ -25,6 +27,7 @@ class NetGuest(Guest):
         return float(m[1]) / 1000
 
 
+@functools.lru_cache(None)
 def server():
     """The machine, which takes what comes."""
     a = host()
@@ -34,20 +37,30 @@ def server():
     return a
 
 
-@row('net-guest-tcp', 'Mbit/s')
-def guest_tcp():
-    a = server()
-    a.perilune.cli(f'vm create net --volume vol --memory 256M --cpus 1 {our_net(10)} --kernel {STATE}/vmlinuz --initrd {STATE}/net.cpio '
-                   f'--append "{APPEND}"')
-    a.perilune.cli('vm start net')
+def tcp(vhost, number):
+    """`vhost`: on or off, on both sides; the guests' addresses end in `number` and the one behind it."""
+    a, name = server(), f'net-{vhost}'
+    a.perilune.cli(f'vm create {name} --volume vol --memory 256M --cpus 1 {our_net(number, f",vhost={vhost}")} '
+                   f'--kernel {STATE}/vmlinuz --initrd {STATE}/net.cpio --append "{APPEND}"')
+    a.perilune.cli(f'vm start {name}')
     theirs = None
     try:
-        ours = NetGuest(a.spawn(f'PERILUNE_CONNECT={STATE} exec perilune vm console net'), 10)
+        ours = NetGuest(a.spawn(f'PERILUNE_CONNECT={STATE} exec perilune vm console {name}'), number)
         theirs = NetGuest(a.spawn('exec ' + qemu(f'{STATE}/vmlinuz', f'{STATE}/net.cpio', f'{STATE}/peer.raw',
-                                                 extra=qemu_net('q10', 11, ',vhost=on'))), 11)
+                                                 extra=qemu_net(f'q{number}', number + 1, f',vhost={vhost}'))), number + 1)
         return by_turns(ours.mbit, theirs.mbit)
     finally:
-        a.perilune.cli('vm kill net', check=False)
+        a.perilune.cli(f'vm kill {name}', check=False)
         if theirs:
             theirs.run.kill()
             theirs.run.wait(20)
+
+
+@row('net-guest-tcp', 'Mbit/s')
+def with_vhost():
+    return tcp('on', 10)
+
+
+@row('net-guest-tcp-no-vhost', 'Mbit/s')
+def without_vhost():
+    return tcp('off', 20)

@@ -47,11 +47,11 @@ void sleep_ms(uint64_t ms)
 		;
 }
 
-struct timespec clock_in_ms(clockid_t clock, uint64_t ms)
+struct timespec clock_in_ms(uint64_t ms)
 {
 	struct timespec ts;
 
-	MUST(clock_gettime(clock, &ts) == 0);
+	MUST(clock_gettime(CLOCK_MONOTONIC, &ts) == 0);
 	ts.tv_sec += (time_t)(ms / 1000);
 	ts.tv_nsec += (long)(ms % 1000 * NS_PER_MS);
 	if (ts.tv_nsec >= (long)NS_PER_S) {

@@ -26,11 +26,10 @@ void clock_rfc3339(uint64_t wall_ns, char *dst, size_t size);
 void sleep_ms(uint64_t ms);
 
 /*
- * `ms` from now on `clock`: the end of a wait that takes an absolute time. `clock` is the one that
- * the wait goes by: that of pthread_condattr_setclock() or of a ..._clockwait(), CLOCK_REALTIME
- * where none was set.
+ * `ms` from now on CLOCK_MONOTONIC: the end of a wait that takes an absolute time. The wait has to go
+ * by that clock, too: by pthread_condattr_setclock(), or as a ..._clockwait().
  */
-struct timespec clock_in_ms(clockid_t clock, uint64_t ms);
+struct timespec clock_in_ms(uint64_t ms);
 /* `ns` on any clock, or a duration, for calls that take a struct timespec. */
 struct timespec clock_timespec(uint64_t ns);
 

@@ -770,7 +770,7 @@ void iscsi_chans_unregister(struct iscsi_blk *blk)
 	struct timespec until;
 	struct blk_chan *chan;
 
-	until = clock_in_ms(CLOCK_REALTIME, UNREGISTER_MS);
+	until = clock_in_ms(UNREGISTER_MS);
 	pthread_mutex_lock(&blk->node.lock); /* channels stay open meanwhile; bounded */
 	list_for_each (chan, &blk->node.chans, link) {
 		struct anchor *a = of(chan)->anchor;
@@ -781,7 +781,7 @@ void iscsi_chans_unregister(struct iscsi_blk *blk)
 			unregister(of(chan));
 		else
 			post(a, POST_UNREGISTER);
-		while (sem_timedwait(&a->unregistered, &until) < 0)
+		while (sem_clockwait(&a->unregistered, CLOCK_MONOTONIC, &until) < 0)
 			if (errno != EINTR) {
 				log_warn("blk",
 					 "LUN %s: session %u stays registered: its loop "

@@ -613,8 +613,8 @@ static void *groups_main(void *arg)
 		struct timespec until;
 
 		if (!stocks_hungry(fs)) {
-			until = clock_in_ms(CLOCK_REALTIME, left ? 20 : 500);
-			pthread_cond_timedwait(&gs->work, &gs->lock, &until);
+			until = clock_in_ms(left ? 20 : 500);
+			pthread_cond_clockwait(&gs->work, &gs->lock, CLOCK_MONOTONIC, &until);
 			if (gs->stopping)
 				break;
 		}

@@ -38,10 +38,11 @@ static void *janitor_main(void *arg)
 
 	pthread_mutex_lock(&j->lock);
 	while (!j->stopping) {
-		struct timespec until = clock_in_ms(CLOCK_REALTIME, ROUND_S * 1000);
+		struct timespec until = clock_in_ms(ROUND_S * 1000);
 
 		while (!j->stopping)
-			if (pthread_cond_timedwait(&j->wake, &j->lock, &until) == ETIMEDOUT)
+			if (pthread_cond_clockwait(&j->wake, &j->lock, CLOCK_MONOTONIC, &until) ==
+			    ETIMEDOUT)
 				break;
 		if (j->stopping)
 			break;

@@ -156,10 +156,11 @@ static void finish(struct cfs_commit *first, int rc)
 
 static bool wait_work(struct cfs_journal *j)
 {
-	struct timespec until = clock_in_ms(CLOCK_REALTIME, COMMIT_INTERVAL_MS);
+	struct timespec until = clock_in_ms(COMMIT_INTERVAL_MS);
 
 	while (!j->commits && !j->want_commit && !j->stopping) {
-		if (pthread_cond_timedwait(&j->wake_commit, &j->lock, &until) == ETIMEDOUT)
+		if (pthread_cond_clockwait(&j->wake_commit, &j->lock, CLOCK_MONOTONIC, &until) ==
+		    ETIMEDOUT)
 			return j->head != j->durable;
 	}
 	return j->commits || j->want_commit || j->head != j->durable;

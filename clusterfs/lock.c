@@ -179,7 +179,7 @@ bool cfs_lock_try_use(struct cfs_lock *l)
 struct cfs_lock *cfs_locks_use(struct cfs *fs, uint64_t vbn, unsigned wait_ms)
 {
 	struct cfs_locks *t = fs->locks;
-	struct timespec end = clock_in_ms(CLOCK_MONOTONIC, wait_ms);
+	struct timespec end = clock_in_ms(wait_ms);
 	struct cfs_lock *l;
 	int rc = 0;
 
@@ -386,7 +386,7 @@ static bool give_way(struct cfs_lock *l, uint64_t deadline_ms)
 static void wait_news(struct cfs_lock *l, unsigned ms)
 {
 	struct cfs_locks *t = l->fs->locks;
-	struct timespec end = clock_in_ms(CLOCK_MONOTONIC, ms);
+	struct timespec end = clock_in_ms(ms);
 
 	pthread_mutex_lock(&t->mutex);
 	while (!l->news)

@@ -344,7 +344,7 @@ void *cfs_release_main(void *arg)
 
 	pthread_mutex_lock(&t->mutex);
 	while (!t->stop) {
-		until = clock_in_ms(CLOCK_MONOTONIC, LOOK_MS);
+		until = clock_in_ms(LOOK_MS);
 		if (!t->hinted_n || !t->serving || atomic_load(&fs->dead)) /* else told meanwhile */
 			pthread_cond_timedwait(&t->work, &t->mutex, &until);
 		if (t->stop)

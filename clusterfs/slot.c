@@ -559,7 +559,7 @@ int cfs_slot_wait_beat_or(struct cfs *fs, unsigned wait_ms, const _Atomic bool *
 	uint64_t start;
 	int rc = 0;
 
-	end = clock_in_ms(CLOCK_MONOTONIC, wait_ms);
+	end = clock_in_ms(wait_ms);
 	pthread_mutex_lock(&s->lock);
 	start = s->confirmed;
 	while (s->confirmed == start && !s->ended && rc == 0 && !(stop && *stop))

@@ -453,9 +453,9 @@ static void look(struct cfs *fs, struct cfs_trash *t)
 /* New work, or a dead host was taken over: it may have left some. Lock held. */
 static void wait_for_work(struct cfs *fs, struct cfs_trash *t)
 {
-	struct timespec until = clock_in_ms(CLOCK_REALTIME, POLL_S * 1000);
+	struct timespec until = clock_in_ms(POLL_S * 1000);
 
-	pthread_cond_timedwait(&t->more, &t->lock, &until);
+	pthread_cond_clockwait(&t->more, &t->lock, CLOCK_MONOTONIC, &until);
 	t->look |= atomic_exchange(&fs->took_over, false) || t->later;
 	t->later = false;
 }

@@ -430,7 +430,7 @@ static bool wait_a_look(struct host_balancer *m)
 	struct timespec until;
 	bool stop;
 
-	until = clock_in_ms(CLOCK_MONOTONIC, ms);
+	until = clock_in_ms(ms);
 	pthread_mutex_lock(&m->lock);
 	while (!m->stop && pthread_cond_timedwait(&m->changed, &m->lock, &until) != ETIMEDOUT)
 		;

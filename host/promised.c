@@ -151,7 +151,7 @@ void host_promised_stale(struct host_promised *p)
 uint64_t host_promised_get(struct host_promised *p, bool wait)
 {
 	uint64_t bytes, now = clock_boot_ms();
-	struct timespec until = clock_in_ms(CLOCK_MONOTONIC, WAIT_MS);
+	struct timespec until = clock_in_ms(WAIT_MS);
 
 	pthread_mutex_lock(&p->lock);
 	/* Counting takes at most a twentieth of the time. */

@@ -376,7 +376,7 @@ static int begin(struct vm_agent *a, unsigned timeout_ms)
 	if (!a->ops->runs(a->arg))
 		return fail(-ENOTCONN, "vm %s: the guest stands still, and its agent with it",
 			    a->name);
-	until = clock_in_ms(CLOCK_MONOTONIC, timeout_ms);
+	until = clock_in_ms(timeout_ms);
 	rc = pthread_mutex_clocklock(&a->call, CLOCK_MONOTONIC, &until);
 	if (rc)
 		return fail(-ETIMEDOUT, "vm %s: the guest's agent is busy", a->name);

@@ -110,7 +110,7 @@ void vm_wake(struct host_vm *vm)
 
 int vm_ask(struct host_vm *vm, enum vm_ask ask, unsigned timeout_ms)
 {
-	struct timespec until = clock_in_ms(CLOCK_MONOTONIC, timeout_ms);
+	struct timespec until = clock_in_ms(timeout_ms);
 	int rc = 0;
 
 	pthread_mutex_lock(&vm->lock);
@@ -194,7 +194,7 @@ int vm_do(struct host_vm *vm, int (*fn)(struct host_vm *vm, void *arg), void *ar
 int vm_do_soon(struct host_vm *vm, int (*fn)(struct host_vm *vm, void *arg), void *arg,
 	       unsigned begin_ms)
 {
-	struct timespec until = clock_in_ms(CLOCK_MONOTONIC, begin_ms);
+	struct timespec until = clock_in_ms(begin_ms);
 
 	return do_it(vm, fn, arg, &until);
 }
@@ -230,7 +230,7 @@ static int in_the_way(struct host_vm *vm)
 
 int vm_change_begin(struct host_vm *vm, const char *what, bool lasting, unsigned timeout_ms)
 {
-	struct timespec until = clock_in_ms(CLOCK_MONOTONIC, timeout_ms);
+	struct timespec until = clock_in_ms(timeout_ms);
 	int rc = 0;
 
 	pthread_mutex_lock(&vm->lock);
@@ -308,7 +308,7 @@ int vm_grow(struct host_vm *vm, const char *path, uint64_t size, unsigned timeou
 
 int vm_wait_started(struct host_vm *vm, unsigned timeout_ms)
 {
-	struct timespec until = clock_in_ms(CLOCK_MONOTONIC, timeout_ms);
+	struct timespec until = clock_in_ms(timeout_ms);
 	int rc = 0;
 
 	pthread_mutex_lock(&vm->lock);
@@ -324,7 +324,7 @@ int vm_wait_started(struct host_vm *vm, unsigned timeout_ms)
 
 int vm_wait_ended(struct host_vm *vm, unsigned timeout_ms)
 {
-	struct timespec until = clock_in_ms(CLOCK_MONOTONIC, timeout_ms);
+	struct timespec until = clock_in_ms(timeout_ms);
 	int rc = 0;
 
 	pthread_mutex_lock(&vm->lock);

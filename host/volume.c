@@ -141,7 +141,7 @@ int host_volume_of(struct host_volumes *all, const char *name, struct host_volum
 static struct host_volume *get_by_id(struct host_volumes *all, const char *id)
 {
 	struct host_volume *hit;
-	struct timespec until = clock_in_ms(CLOCK_MONOTONIC, GIVE_WAY_S * 1000);
+	struct timespec until = clock_in_ms(GIVE_WAY_S * 1000);
 	int rc = 0;
 
 	pthread_mutex_lock(&all->lock);
@@ -276,14 +276,14 @@ static int busy(struct host_volume *v, const char *with)
 
 static void patience_for_users(struct patience *p)
 {
-	p->users = clock_in_ms(CLOCK_MONOTONIC, IDLE_MS);
+	p->users = clock_in_ms(IDLE_MS);
 }
 
 static void begin_waiting(struct patience *p, const char *name)
 {
 	p->name = name;
 	patience_for_users(p);
-	p->cleaner = clock_in_ms(CLOCK_MONOTONIC, CLEANER_MS);
+	p->cleaner = clock_in_ms(CLEANER_MS);
 }
 
 /*

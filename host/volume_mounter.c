@@ -201,7 +201,7 @@ static void *mounter(void *arg)
 			host_peers_settled(all->host->peers);
 		clean_one(all);
 		pthread_mutex_lock(&all->lock);
-		until = clock_in_ms(CLOCK_MONOTONIC, RETRY_MS);
+		until = clock_in_ms(RETRY_MS);
 		if (!all->ending)
 			pthread_cond_timedwait(&all->wake, &all->lock, &until);
 		if (all->ending)
@@ -221,7 +221,7 @@ void host_volumes_restore(struct host_volumes *all, unsigned wait_ms)
 	MUST(pthread_create(&all->thread, NULL, mounter, all) == 0);
 	pthread_setname_np(all->thread, "mounter");
 	all->started = true;
-	until = clock_in_ms(CLOCK_MONOTONIC, wait_ms);
+	until = clock_in_ms(wait_ms);
 	pthread_mutex_lock(&all->lock);
 	while (!all->first_done)
 		if (pthread_cond_timedwait(&all->tried, &all->lock, &until))

@@ -168,7 +168,7 @@ void mig_post_push(struct mig_post *p)
 
 int mig_post_wait(struct mig_post *p, unsigned wait_ms)
 {
-	struct timespec ts = clock_in_ms(CLOCK_MONOTONIC, wait_ms);
+	struct timespec ts = clock_in_ms(wait_ms);
 	int rc = 0;
 
 	pthread_mutex_lock(&p->lock);

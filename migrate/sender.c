@@ -90,7 +90,7 @@ static int next(struct lane *l, struct item *out, unsigned max)
 	struct timespec ts;
 	int n = 0, rc = 0;
 
-	ts = clock_in_ms(CLOCK_MONOTONIC, PEER_STREAM_PING);
+	ts = clock_in_ms(PEER_STREAM_PING);
 	pthread_mutex_lock(&s->lock);
 	while (rc == 0 && !s->ending && !s->count && l->done == s->round)
 		rc = pthread_cond_timedwait(&s->changed, &s->lock, &ts);
@@ -264,7 +264,7 @@ int mig_sender_push(struct mig_sender *s, const struct mig_range *range, bool fr
 
 int mig_sender_room(struct mig_sender *s, unsigned wait_ms)
 {
-	struct timespec ts = clock_in_ms(CLOCK_MONOTONIC, wait_ms);
+	struct timespec ts = clock_in_ms(wait_ms);
 	int rc = 0;
 
 	pthread_mutex_lock(&s->lock);
@@ -306,7 +306,7 @@ static bool all_done(const struct mig_sender *s)
 
 int mig_sender_wait(struct mig_sender *s, unsigned wait_ms)
 {
-	struct timespec ts = clock_in_ms(CLOCK_MONOTONIC, wait_ms);
+	struct timespec ts = clock_in_ms(wait_ms);
 	int rc = 0;
 
 	pthread_mutex_lock(&s->lock);

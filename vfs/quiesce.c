@@ -190,7 +190,7 @@ static bool wait_for(sem_t *sem, unsigned ms)
 	struct timespec end;
 	int rc;
 
-	end = clock_in_ms(CLOCK_MONOTONIC, ms);
+	end = clock_in_ms(ms);
 	do
 		rc = sem_clockwait(sem, CLOCK_MONOTONIC, &end);
 	while (rc < 0 && errno == EINTR);

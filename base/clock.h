@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * clock.h: time. Leases and deadlines run on CLOCK_BOOTTIME in nanoseconds (it goes on while the
- * machine sleeps); wall time is for people only, nothing depends on it.
+ * machine sleeps), timed waits on CLOCK_MONOTONIC; wall time is for people only, nothing depends on it.
  */
 #ifndef BASE_CLOCK_H
 #define BASE_CLOCK_H

@@ -93,6 +93,7 @@ struct blk_options {
 
 /*
  * Opens and probes `name`: a path of a file or block device, or an iscsi://PORTAL/IQN/LUN URL.
+ * libiscsi writes to sockets that a target may have closed: the process has to ignore SIGPIPE.
  * Blocking. -ENOENT, -EACCES, -ECONNREFUSED, -EINVAL (no identity), ...
  */
 int blk_open(const char *name, const struct blk_options *options, struct blk **out);

@@ -20,7 +20,7 @@ int vm_lazy_begin(struct host_vm *vm, struct mig_target *target, struct mig_dirt
 void vm_lazy_keep(struct host_vm *vm, struct vm_arrival *arrival);
 /* Each turn: 0; an error: its memory is lost, or its monitor has ended by itself. The monitor is killed. */
 int vm_lazy_turn(struct host_vm *vm);
-/* It is: that error, else 0. */
+/* One of them has happened: that error, else 0. */
 int vm_lazy_lost(const struct host_vm *vm);
 /* What is said of one whose pages ended with `why`: a monitor that died first lost no page. */
 int vm_lazy_told(const char *name, const struct err_info *why);

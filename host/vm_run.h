@@ -167,8 +167,8 @@ struct host_vm {
 	char event_text[VMCTL_TEXT_MAX + 1];
 	unsigned net_device; /* the first of CONFIG's network devices; the others follow */
 	bool slow_stands;    /* ... slowed down, and stands still now; it counts as running */
-	bool sweep_stands; /* a sweep lost the connection: it may stand still; it counts as running, too */
-	uint64_t slow_ms;  /* until then */
+	uint64_t slow_ms;    /* until then */
+	bool sweep_stands; /* a sweep lost the connection: it may stand still; it counts as running */
 	bool resetting;	   /* RESET was obeyed, its event has not come */
 	uint64_t retry_ms; /* not before: the next attempt to connect the VMM's device again */
 	struct vm_console *console;

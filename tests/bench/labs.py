@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lab for the benchmark's rows: one lab at a time, kept for the rows that follow each other; small guests made of
 the stock kernel and an initramfs of busybox; QEMU with like devices."""
-import atexit, io, shutil, subprocess, sys, tempfile
+import atexit, functools, io, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
 from benchlib import BUILD, TOP
@@ -37,6 +37,17 @@ def close():
 
 
 atexit.register(close)
+
+
+def once(fn):
+    """What it makes is kept as long as the lab is up that it was made in."""
+    @functools.wraps(fn)
+    def kept():
+        if fn not in _now.get('kept', ()):
+            made = fn()  # which may close the lab, and bring another one up
+            _now.setdefault('kept', {})[fn] = made
+        return _now['kept'][fn]
+    return kept
 
 
 # --- guests -------------------------------------------------------------------------------------------------------

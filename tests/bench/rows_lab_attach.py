@@ -2,10 +2,8 @@
 """A disk that is plugged in: from the request to the moment when the guest's kernel says that it is there, ours and QEMU's
 (device_add scsi-hd), each in a guest of its own with the same kernel, in turns. Requests go to the API's and the monitor's
 socket: what a command line takes to start is not the point, least of all where machines are emulated."""
-import functools
-
 from benchlib import RUNS, alternate, row, work_dir
-from labs import STATE, initramfs, qemu
+from labs import STATE, initramfs, once, qemu
 from rows_lab_vm import host
 
 TURNS = max(15, 3 * RUNS)
@@ -25,7 +23,7 @@ PLUGGED = '''#!/bin/busybox sh
 '''
 
 
-@functools.lru_cache(None)
+@once
 def guests():
     """Both up, each with a second disk that it may get."""
     a = host()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a guest that moves stands still, as somebody outside sees it, and which pings it does not answer: between two
 daemons, and two QEMUs, in one machine. A guest of each side moves to and fro; the one whose turn it is not is idle."""
-import contextlib
+import contextlib, sys
 
 from benchlib import RUNS, alternate, row
 from labs import NET, bridged, our_net, qemu_net
@@ -65,7 +65,8 @@ def downtime_idle():
 
 
 def rate_of(move):
-    """Bytes a second of what is sent through TLS."""
+    """Bytes a second of what is sent through TLS, by the second move."""
+    move()
     moved = move()
     return moved['sent'] * 1000 / moved['total_ms']
 
@@ -74,7 +75,9 @@ def rate_of(move):
 def downtime_busy():
     """Both guests change as much: half of what the slower of the two sends."""
     with guests() as (a, ours, theirs):
-        half = int(min(rate_of(ours), rate_of(theirs)) / 2 / 1024)
+        rates = rate_of(ours), rate_of(theirs)
+        half = int(min(rates) / 2 / 1024)
+        print(f'mig-downtime-busy: sent {rates[0] / 1024:.0f} and {rates[1] / 1024:.0f} KiB/s, each guest changes {half}', file=sys.stderr)
         return alternate(Gap(a, ours, OURS, half, 1), Gap(a, theirs, THEIRS, half, 1), TURNS)
 
 

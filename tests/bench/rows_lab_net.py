@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A guest's network: iperf3 from a guest to its host, our virtio-net against QEMU's on a tap in the same bridge of the same
 machine, the kernel's vhost serving both, or neither."""
-import functools
-
 from benchlib import SECONDS, by_turns, row
-from labs import APPEND, INIT, NET, STATE, bridged, initramfs, our_net, program, qemu, qemu_net
+from labs import APPEND, INIT, NET, STATE, bridged, initramfs, once, our_net, program, qemu, qemu_net
 from rows_lab_vm import Guest, host
 
 NET_INIT = (INIT.replace('virtio_scsi sd_mod', 'virtio_net').replace('! -b /dev/sda', '! -e /sys/class/net/eth0')
@@ -27,7 +25,7 @@ class NetGuest(Guest):
         return float(m[1]) / 1000
 
 
-@functools.lru_cache(None)
+@once
 def server():
     """The machine, which takes what comes."""
     a = host()

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our VMM and daemon against QEMU/KVM, both in the same machine of the lab, in turns: time to boot, a guest's I/O, memory."""
-import functools, re, time
+import re, time
 
 from benchlib import SECONDS, alternate, by_turns, row
-from labs import APPEND, FIRST, INIT, NESTED, STATE, guest_io, guest_program, initramfs, lab, payload, qemu
+from labs import APPEND, FIRST, INIT, NESTED, STATE, guest_io, guest_program, initramfs, lab, once, payload, qemu
 
 DISK_MIB = 512
 
 
-@functools.lru_cache(None)
+@once
 def host():
     """A host with a daemon and a volume on a file: VMs `first` and `init`, a disk each, and QEMU's raw disk."""
     made = lab('host')
@@ -161,7 +161,7 @@ class Guest:
         return float(m[1])
 
 
-@functools.lru_cache(None)
+@once
 def both():
     """Our guest on the daemon's way to a raw file, and QEMU's on its own to another such file; both stay up, one works."""
     a = host()

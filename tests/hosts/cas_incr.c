@@ -237,8 +237,9 @@ int main(int argc, char **argv)
 
 	sigemptyset(&term);
 	sigaddset(&term, SIGTERM);
-	MUST(pthread_sigmask(SIG_BLOCK, &term, NULL) ==
-	     0); // before there are threads, who inherit it
+	signal(SIGPIPE, SIG_IGN); /* blk.h */
+	/* Before there are threads, who inherit it. */
+	MUST(pthread_sigmask(SIG_BLOCK, &term, NULL) == 0);
 
 	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (c) {

@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -290,6 +291,7 @@ int main(int argc, char **argv)
 	struct host h = {0};
 	char line[1024], *save = NULL;
 
+	signal(SIGPIPE, SIG_IGN); /* blk.h */
 	if (argc != 4 && argc != 6) {
 		fprintf(stderr, "usage: cfs_host LUN[,LUN...] STATE_DIR NAME [INITIATOR ISID]\n");
 		return 2;

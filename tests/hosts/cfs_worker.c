@@ -14,6 +14,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -453,6 +454,7 @@ static int format(char **av)
 
 int main(int ac, char **av)
 {
+	signal(SIGPIPE, SIG_IGN); /* blk.h */
 	log_set_level(getenv("CFS_DEBUG") ? LOG_DEBUG : LOG_INFO);
 	if (ac == 8 && strcmp(av[1], "work") == 0)
 		return work(av + 2);

@@ -10,6 +10,7 @@
  *
  *	disk_host LUN STATE_DIR
  */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,6 +55,7 @@ int main(int argc, char **argv)
 	struct blk *blk;
 	char line[64];
 
+	signal(SIGPIPE, SIG_IGN); /* blk.h */
 	if (argc != 3) {
 		fprintf(stderr, "usage: disk_host LUN STATE_DIR\n");
 		return 2;

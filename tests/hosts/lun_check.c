@@ -377,6 +377,7 @@ int main(int argc, char **argv)
 	const char *verb, *extra;
 	int c;
 
+	signal(SIGPIPE, SIG_IGN); /* blk.h */
 	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1)
 		if (c == 'c')
 			options.chap_file = optarg;

@@ -383,8 +383,8 @@ static int turn(struct host_vm *vm, bool *let_go)
 	if (rc == GO_ON)
 		rc = handle_events(vm);
 	if (rc == GO_ON && vm_process_ended(vm)) {
-		rc = vm_lazy_lost(
-			vm); /* then we have ended it, or its death was seen there first */
+		/* Then we have ended it, or its death was seen there first. */
+		rc = vm_lazy_lost(vm);
 		rc = rc < 0 ? rc : over(vm, "its VMM died");
 	}
 	if (rc == GO_ON && atomic_load(&vm->lost))

@@ -140,8 +140,8 @@ def test_baton_stop_and_continue(tmp_path):
                 before = silent(logs[1:])
                 stop.stopped.clear()
                 stop.armed = True
-                until(stop.stopped.is_set, 60, what='it being inside of a section')
-                until(lambda: silent(logs[1:]) > before, 60, what='the stopped holder being taken out')
+                until(stop.stopped.is_set, 30, what='it being inside of a section')
+                until(lambda: silent(logs[1:]) > before, 30, what='the stopped holder being taken out')
                 procs[0].send_signal(signal.SIGCONT)
             rounds = 0
             for p in procs:

@@ -143,7 +143,8 @@ unsigned vhost_session_in_flight(const struct vhost_session *s);
 uint64_t vhost_session_features(const struct vhost_session *s);
 /*
  * VHOST_KEPT bytes that the client keeps for the device across a restart of the daemon, zeroes at
- * first; they lie behind the in-flight region. NULL: there are none. Not to be trusted.
+ * first; they lie behind the in-flight region. NULL: there are none, or the session is dead and they
+ * belong to the daemon that comes next. Not to be trusted.
  */
 #define VHOST_KEPT 256u
 void *vhost_session_kept(struct vhost_session *s);

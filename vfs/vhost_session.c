@@ -153,7 +153,7 @@ void *vhost_session_kept(struct vhost_session *s)
 {
 	uint64_t rings;
 
-	if (!s || !s->inflight_map.base)
+	if (!s || s->dead || !s->inflight_map.base)
 		return NULL;
 	rings = s->inflight.num_queues * vhost_user_inflight_bytes(s->inflight.queue_size);
 	if (s->inflight.mmap_size < rings + VHOST_KEPT)

@@ -99,6 +99,17 @@ static void begin(struct world *w)
 		fail_msg("%s", err_message(rc));
 }
 
+static int release_call(void *arg)
+{
+	memdisk_release(arg);
+	return 0;
+}
+
+static void release(struct world *w)
+{
+	iothread_call(w->t, release_call, w->m);
+}
+
 static void closed(void *arg)
 {
 	((struct world *)arg)->closed++;
@@ -109,6 +120,8 @@ static void close_controller(struct world *w)
 	unsigned before = w->closed;
 
 	controller_close(w->ctl, closed, w);
+	if (w->m->hold)
+		release(w);
 	for (unsigned i = 0; i < 10000 && w->closed == before; i++)
 		sleep_ms(1);
 	assert_int_equal(w->closed, before + 1);
@@ -120,17 +133,6 @@ static void tear_down(struct world *w)
 	front_free(&w->f);
 	close_controller(w);
 	iothread_destroy(w->t);
-}
-
-static int release_call(void *arg)
-{
-	memdisk_release(arg);
-	return 0;
-}
-
-static void release(struct world *w)
-{
-	iothread_call(w->t, release_call, w->m);
 }
 
 static uint64_t at(const struct world *w, unsigned slot)
@@ -591,11 +593,16 @@ static void test_state(void **state)
 	assert_false(write_cache(&w));
 	assert_int_equal(SCSI(&w, NULL, 0, 64, 0x5e, 0, 0, 0, 0, 0, 0, 0, 64, 0), 0);
 	assert_int_equal(w.f.mem[at(&w, 1) + 15], 42);
-	/* And when the daemon there is started again, it is so still. */
-	front_disconnect(&w.f);
+	/* And when the daemon there is stopped with a request on its way, and started again, it is so still. */
+	w.m->hold = true;
+	submit(&w, 2, READ, 8, 4096, 0);
+	kick(&w);
+	while (!w.m->held_count)
+		sleep_ms(1);
 	close_controller(&w);
 	make_controller(&w);
 	begin(&w);
+	answers(&w, 1);
 	(void)SCSI(&w, NULL, 0, 0, 0);
 	assert_false(write_cache(&w));
 	tear_down(&w);

@@ -359,17 +359,16 @@ void vm_load_run(struct host_vm *vm, const struct vm_loaded *loaded, const char 
 	int rc = vm_disks_insist(vm);
 
 	host_step(vm->all->host, disks_step);
-	if (rc == 0) {
-		warn(vm,
-		     controller_load(vm->controller, loaded->controller, loaded->controller_bytes));
-		rc = vm_connect_disks(vm);
-		atomic_store(&vm->gone, rc < 0);
-		warn(vm, rc);
-		rc = vm->held ? 0 : vm_let_run(vm);
-	}
 	warn(vm, rc);
-	if (rc < 0)
+	if (rc < 0) {
 		vm_set_phase(vm, vm_lease_runs(vm) ? VM_PAUSED : VM_FROZEN);
+		return;
+	}
+	warn(vm, controller_load(vm->controller, loaded->controller, loaded->controller_bytes));
+	rc = vm_connect_disks(vm);
+	atomic_store(&vm->gone, rc < 0);
+	warn(vm, rc);
+	vm_run_on(vm);
 }
 
 static int on_accept(void *arg, const uint8_t *baggage, uint32_t n, uint64_t *word)

@@ -209,6 +209,17 @@ static int answer_of(struct host_vm *vm, struct vmctl_msg *in, enum vmctl_type w
 	return 0;
 }
 
+/*
+ * In the middle of a call. What came before is taken still; what became of the call is seen when it is connected
+ * anew: vm_turn.c, hear.
+ */
+static int lose(struct host_vm *vm)
+{
+	(void)vm_hear(vm);
+	vm_disconnect(vm);
+	return fail(-ECONNRESET, "vm %s: the connection to its monitor is lost", vm->name);
+}
+
 int vm_call_for(struct host_vm *vm, struct vmctl_msg *msg, enum vmctl_type want,
 		struct vmctl_msg *answer, unsigned timeout_ms)
 {
@@ -220,16 +231,20 @@ int vm_call_for(struct host_vm *vm, struct vmctl_msg *msg, enum vmctl_type want,
 		return fail(-ENOTCONN, "vm %s: no connection to its VMM", vm->name);
 	msg->tag = ++vm->tag;
 	rc = vmctl_conn_send(vm->conn, msg);
+	if (rc == -EPIPE)
+		return lose(vm);
 	if (rc < 0)
 		return fail(rc, "vm %s: its VMM does not listen", vm->name);
 	in = xcalloc(1, sizeof(*in));
 	for (;;) {
 		rc = vmctl_conn_wait(vm->conn, in, deadline);
-		if (rc == -ETIMEDOUT)
-			rc = fail(rc, "vm %s: its VMM did not answer within %u ms", vm->name,
-				  timeout_ms);
-		if (rc < 0)
+		if (rc < 0) {
+			rc = rc == -ETIMEDOUT
+				     ? fail(rc, "vm %s: its VMM did not answer within %u ms",
+					    vm->name, timeout_ms)
+				     : lose(vm);
 			break;
+		}
 		if ((in->type == VMCTL_REPLY || in->type == want) && in->tag == msg->tag) {
 			/* Of taps, and of faults, they are what was asked for. */
 			bool keep = want == VMCTL_NET_TAPS ||
@@ -241,8 +256,10 @@ int vm_call_for(struct host_vm *vm, struct vmctl_msg *msg, enum vmctl_type want,
 			break;
 		}
 		rc = take(vm, in);
-		if (rc < 0)
+		if (rc < 0) {
+			vm_disconnect(vm);
 			break;
+		}
 	}
 	free(in);
 	return rc;

@@ -168,9 +168,8 @@ struct host_vm {
 	unsigned net_device; /* the first of CONFIG's network devices; the others follow */
 	bool slow_stands;    /* ... slowed down, and stands still now; it counts as running */
 	uint64_t slow_ms;    /* until then */
-	bool sweep_stands; /* a sweep lost the connection: it may stand still; it counts as running */
-	bool resetting;	   /* RESET was obeyed, its event has not come */
-	uint64_t retry_ms; /* not before: the next attempt to connect the VMM's device again */
+	bool resetting;	     /* RESET was obeyed, its event has not come */
+	uint64_t retry_ms;   /* not before: the next attempt to connect the VMM's device again */
 	struct vm_console *console;
 	struct list lease_link; /* in host_vms, while these are mapped; guarded by its lease lock */
 	const _Atomic uint64_t *volume_end; /* the volume's lease, mapped */
@@ -271,6 +270,12 @@ int vm_adopt(struct host_vm *vm, json_t *record);
 int vm_turns(struct host_vm *vm, bool *let_go);
 /* What READY says happened while nobody listened becomes the events that were missed. */
 void vm_catch_up(struct host_vm *vm, const struct vmctl_status *status);
+/*
+ * RESUME of a guest that was to stand still for a moment only; one that is held stays as it is. Refused, or not answered:
+ * it is paused, or frozen, and told again each turn until it runs. With the connection lost nobody knows: the phase stays
+ * what it was, and the next connection's READY tells, in the next turn.
+ */
+void vm_run_on(struct host_vm *vm);
 
 /* --- vm_verbs.c: for other verbs ------------------------------------------------------------------ */
 
@@ -284,7 +289,10 @@ int vm_migrate(struct host_call *call);
 
 /* Connects the control socket; *status (may be NULL) is what READY said. */
 int vm_connect(struct host_vm *vm, struct vmctl_status *status);
-/* Sends a request and waits for its REPLY; events and console output that come are taken. */
+/*
+ * Sends a request and waits for its REPLY; events and console output that come are taken. An error with vm->conn NULL: the
+ * connection is lost, the only sign of it (errors may be the VMM's answer). The request was obeyed, or not.
+ */
 int vm_call(struct host_vm *vm, struct vmctl_msg *msg, unsigned timeout_ms);
 /*
  * The same, for a request whose answer is a message of type `want`: into `answer`, which may be NULL for a

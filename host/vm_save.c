@@ -158,16 +158,11 @@ static int goes_on(struct saving *s, int why)
 {
 	struct host_vm *vm = s->vm;
 	struct err_info saved;
-	int rc = 0;
 
 	err_save(&saved, why);
 	controller_unquiesce(vm->controller);
-	if (s->ran && !vm_process_ended(vm))
-		rc = vm_call_plain(vm, VMCTL_RESUME, VM_CALL_MS);
-	if (rc < 0) {
-		log_warn("save", "vm %s: %s", vm->name, err_message(rc));
-		vm_set_phase(vm, VM_PAUSED);
-	}
+	if (s->ran)
+		vm_run_on(vm);
 	return err_restore(&saved);
 }
 

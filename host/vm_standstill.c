@@ -246,25 +246,14 @@ static int went_there(struct leaving *l)
 		    l->word.message);
 }
 
-/* It stays here: everything as before. What does not work now is tried again by the supervisor. */
-static void go_on(struct host_vm *vm)
-{
-	int rc;
-
-	controller_unquiesce(vm->controller);
-	rc = vm->held ? 0 : vm_let_run(vm);
-	if (rc == 0)
-		return;
-	log_warn("migrate", "vm %s: %s", vm->name, err_message(rc));
-	vm_set_phase(vm, VM_PAUSED);
-}
-
+/* It stays here: everything as before. */
 static int stays(struct leaving *l, int why)
 {
 	struct err_info saved;
 
 	err_save(&saved, why);
-	go_on(l->vm);
+	controller_unquiesce(l->vm->controller);
+	vm_run_on(l->vm);
 	if (l->throttled)
 		(void)vm_throttle(l->vm, l->throttled);
 	return err_restore(&saved);

@@ -242,8 +242,8 @@ int vm_adopt(struct host_vm *vm, json_t *record)
 			  vm->name);
 	if (rc == 0)
 		rc = vm_connect_disks(vm);
-	if (rc == 0 && status.state == VMCTL_STATE_PAUSED && !vm->held && vm_let_run(vm) < 0)
-		vm_set_phase(vm, vm_lease_runs(vm) ? VM_PAUSED : VM_FROZEN); /* tried again */
+	if (rc == 0 && status.state == VMCTL_STATE_PAUSED)
+		vm_run_on(vm);
 	if (rc == 0 && json_is_true(json_object_get(record, "arriving"))) {
 		vm->loaded = true;
 		(void)vm_remember(vm);

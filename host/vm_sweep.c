@@ -134,29 +134,6 @@ static int take_fd(struct host_vm *vm, void *arg)
 	return w->fd < 0 ? -errno : 0;
 }
 
-/*
- * What does not work now is tried again by the supervisor until it does. Without a connection the monitor is going away,
- * which is no state of its guest; or there will be a new one, and vm_sweep_reconnected.
- */
-static void run_on(struct host_vm *vm)
-{
-	int rc = vm_process_ended(vm) ? 0 : vm_let_run(vm);
-
-	vm->sweep_stands = rc == -ENOTCONN || rc == -EPIPE || rc == -ECONNRESET;
-	if (rc < 0 && !vm->sweep_stands)
-		vm_set_phase(vm, vm_lease_runs(vm) ? VM_PAUSED : VM_FROZEN);
-	err_clear();
-}
-
-void vm_sweep_reconnected(struct host_vm *vm, bool stands)
-{
-	bool ours = vm->sweep_stands && vm->phase == VM_RUNNING;
-
-	vm->sweep_stands = false;
-	if (ours && stands)
-		run_on(vm);
-}
-
 /* In the supervisor. The controller first: the processors run on until its disks have answered. */
 static int punch_here(struct host_vm *vm, void *arg)
 {
@@ -177,7 +154,7 @@ static int punch_here(struct host_vm *vm, void *arg)
 	err_save(&why, rc);
 	controller_unquiesce(vm->controller);
 	if (rc != -EINVAL) /* refused: it reboots, or ended, just now */
-		run_on(vm);
+		vm_run_on(vm);
 	return err_restore(&why);
 }
 

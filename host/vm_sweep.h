@@ -11,7 +11,6 @@
 #ifndef HOST_VM_SWEEP_H
 #define HOST_VM_SWEEP_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 struct host_vm;
@@ -35,9 +34,6 @@ struct vm_sweep {
  * one that is busy with something else.
  */
 int vm_sweep(struct host_vm *vm, uint64_t keep);
-
-/* In the supervisor, when its monitor is connected anew: what stands still since a sweep lost the connection runs on. */
-void vm_sweep_reconnected(struct host_vm *vm, bool stands);
 
 /* --- the parts, for tests ------------------------------------------------------------------------------ */
 

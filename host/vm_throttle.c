@@ -50,11 +50,9 @@ void vm_slow_turn(struct host_vm *vm)
 	if (now < vm->slow_ms && percent)
 		return;
 	if (vm->slow_stands) {
-		rc = vm_let_run(vm);
+		vm_run_on(vm);
 		vm->slow_stands = false;
 		vm->slow_ms = now + run;
-		if (rc < 0) /* tried again until it does */
-			vm_set_phase(vm, vm_lease_runs(vm) ? VM_PAUSED : VM_FROZEN);
 	} else if (percent) {
 		rc = vm_call_plain(vm, VMCTL_PAUSE, VM_CALL_MS);
 		vm->slow_stands = rc != -EINVAL; /* no answer: it may be obeyed late */

@@ -160,15 +160,27 @@ static int run_again(struct host_vm *vm)
 	return rc;
 }
 
+void vm_run_on(struct host_vm *vm)
+{
+	int rc = vm->held || vm_process_ended(vm) ? 0 : vm_let_run(vm);
+
+	if (rc == 0)
+		return;
+	log_warn("host", "vm %s: does not run on yet: %s", vm->name, err_message(rc));
+	if (vm->conn)
+		vm_set_phase(vm, vm_lease_runs(vm) ? VM_PAUSED : VM_FROZEN);
+	err_clear();
+}
+
 /*
  * One that does not answer may stand still all the same, or do so later: it is told to run again when
- * nothing is against it.
+ * nothing is against it. With the connection lost: see vm_run_on.
  */
 static int pause_guest(struct host_vm *vm)
 {
 	int rc = vm_call_plain(vm, VMCTL_PAUSE, VM_CALL_MS);
 
-	if (rc != -EINVAL) /* not refused */
+	if (rc == 0 || (rc != -EINVAL && vm->conn)) /* neither refused nor lost */
 		vm_set_phase(vm, VM_PAUSED);
 	return rc;
 }
@@ -203,13 +215,13 @@ static int hold_no_more(struct host_vm *vm)
 	return rc;
 }
 
-/* Paused while a disk waits for space; running again when none does and the lease runs. */
+/* Paused while a disk waits for space, or it is held; running again when nothing is against it and the lease runs. */
 static int handle_pauses(struct host_vm *vm)
 {
 	bool full = atomic_load(&vm->full) > 0;
 	int rc = 0;
 
-	if (full && vm->phase == VM_RUNNING) {
+	if ((full || vm->held) && vm->phase == VM_RUNNING) {
 		rc = pause_guest(vm);
 		if (rc == 0)
 			paused(vm);
@@ -326,6 +338,20 @@ static void take_clients(struct host_vm *vm)
 	pthread_mutex_unlock(&vm->lock);
 }
 
+/* A call that was lost with the connection left the phase as it was, and was obeyed all the same, or not. */
+static void as_it_says(struct host_vm *vm, enum vmctl_state state)
+{
+	if (vm->resetting)
+		return;
+	if (state == VMCTL_STATE_RUNNING && (vm->phase == VM_PAUSED || vm->phase == VM_FROZEN)) {
+		vm_tell(vm, "running again");
+		vm_set_phase(vm, VM_RUNNING);
+	} else if (state == VMCTL_STATE_PAUSED && vm->phase == VM_RUNNING && !vm->slow_stands &&
+		   !atomic_load(&vm->full)) {
+		vm_run_on(vm);
+	}
+}
+
 /*
  * The control connection broke while the VMM lives: once more, then it is given up.
  */
@@ -341,7 +367,7 @@ static int hear(struct host_vm *vm)
 	rc = vm_connect(vm, &status);
 	if (rc == 0) {
 		vm_catch_up(vm, &status);
-		vm_sweep_reconnected(vm, status.state == VMCTL_STATE_PAUSED);
+		as_it_says(vm, status.state);
 	}
 	return rc < 0 ? rc : GO_ON;
 }
@@ -363,6 +389,8 @@ static void wait_for_something(struct host_vm *vm)
 		.events = (short)(POLLIN |
 				  (vm->conn && vmctl_conn_pending(vm->conn) ? POLLOUT : 0))};
 	clients = vm_console_polls(vm->console, p + P_CLIENTS);
+	if (!vm->conn) /* a call has lost it */
+		timeout = 0;
 	if (vm->events)
 		timeout = MIN(timeout, FROZEN_MS);
 	if (slow >= 0)

@@ -54,6 +54,26 @@ def create(host, name='g', memory='32M', disks=('v1:/a.disk',), *words):
             *[w for d in disks for w in ('--disk', d)], *words)
 
 
+class HangsUp:
+    """The host's monitor hangs up, once, when it hears `when`: "pause", "resume" (obeyed), "no pause", "no resume" (not);
+    until the block ends (2 s at most) it cannot be connected.
+
+        with HangsUp(cluster, 'h1', 'pause') as at: ...; at(); ...
+    """
+
+    def __init__(self, cluster, host, when):
+        self.file, self.done = (cluster.stub / f'{word}-{host}' for word in ('hangs-up', 'hung-up'))
+        self.file.with_suffix('.new').write_text(when)
+        self.file.with_suffix('.new').rename(self.file)
+
+    def __enter__(self):
+        return lambda timeout=60: until(self.done.exists, timeout, what='a lost connection')
+
+    def __exit__(self, *_):
+        self.file.unlink(missing_ok=True)
+        self.done.unlink(missing_ok=True)
+
+
 def show(host, name='g'):
     return host.json('vm', 'show', name)
 

@@ -6,7 +6,7 @@ import mmap, os, pathlib, subprocess
 import pytest
 
 from hostlib import BIN, until
-from stublib import StubCluster, alive, create, goes_on, keys, show
+from stublib import HangsUp, StubCluster, alive, create, goes_on, keys, show
 
 MiB = 1 << 20
 
@@ -405,10 +405,9 @@ def test_a_sweep_that_loses_its_monitor_pauses_nobody(cluster, host):
     host.ok('vm', 'start', 'a')
     keys(host, '0', 'a')
     fill(host, 'a')
-    hangs_up = cluster.stub / 'hangs-up-h1'
-    hangs_up.touch()
-    drill(host, 1024, 48)
-    until(lambda: not hangs_up.exists(), 60, what='a sweep')
+    with HangsUp(cluster, 'h1', 'pause') as hung_up:
+        drill(host, 1024, 48)
+        hung_up()
     goes_on(host, 'a')                                                  # it runs again, by the next connection
     until(lambda: events(host, 'nothing but zeroes'), 60, what='the next sweep')
     assert not events(host, 'running again') and not events(host, 'paused')

@@ -7,7 +7,7 @@ import pytest
 
 import vmlib
 from hostlib import BIN, Cluster, until
-from stublib import StubCluster, StubHost, alive, counts, create, goes_on, keys, lock_range, show
+from stublib import HangsUp, StubCluster, StubHost, alive, counts, create, goes_on, keys, lock_range, show
 
 
 @pytest.fixture
@@ -240,6 +240,29 @@ def test_a_monitor_that_does_not_answer_for_long(pair):
     goes_on(h2, disk=False)
 
 
+def test_a_monitor_that_hangs_up(pair, cluster):
+    """While the guest stands still, or is let run again: it was to run all the while, and is not said to be paused."""
+    h1, h2 = pair
+    for when in 'pause', 'no resume':
+        wait, go_on = stop_at(h1, 'source.paused')
+        if when == 'pause':
+            go_on()
+        with HangsUp(cluster, 'h1', when) as hung_up:
+            p = begin(h1, h2, '--quick')
+            if when != 'pause':
+                wait()
+                h1.ok('task', 'cancel', next(t['id'] for t in h1.json('task', 'list') if t['state'] == 'running'))
+                go_on()
+            hung_up()
+            assert show(h1)['state'] == 'running', when
+        p.communicate(timeout=60)
+        assert p.returncode
+        goes_on(h1)
+    assert not any(e['text'].startswith(('paused', 'running again')) for e in h1.json('event', 'list'))
+    migrate(h1, h2)
+    goes_on(h2)
+
+
 def cpu_limits(host, name='g'):
     """Of the monitor's control groups: the files, with what says that there is no limit."""
     group = f'{host.dir}:v1:{name}'.replace('/', '_')
@@ -395,7 +418,7 @@ def test_slowed_down_without_control_groups(cluster, lun):
     until(lambda: any(h['name'] == 'h1' for h in h2.json('host', 'list')))
     until(lambda: any(h['name'] == 'h2' for h in h1.json('host', 'list')))
     keys(h1, '6')
-    p = begin(h1, h2, '--max-downtime', '50', '--bandwidth', '64M')
+    p = begin(h1, h2, '--max-downtime', '150', '--bandwidth', '64M')
 
     def task():
         until(lambda: p.poll() is not None or any(t['verb'] == 'migrate' for t in h1.json('task', 'list')))
@@ -407,9 +430,13 @@ def test_slowed_down_without_control_groups(cluster, lun):
     before = stood()
     until(lambda: p.poll() is not None or stood() > before + 12, 60)    # a round makes it stand twice
     assert stood() > before + 12, p.communicate()
+    with HangsUp(cluster, 'h1', 'no resume'):                           # a connection that is lost while it stands, or for good
+        until(lambda: p.poll() is not None or (cluster.stub / 'hung-up-h1').exists(), 60)
+        assert show(h1)['state'] == 'running' or p.poll() == 0
     if task()['state'] == 'running':
         h1.run('task', 'cancel', task()['id'])
     p.communicate(timeout=60)
+    assert not any(e['text'].startswith('running again') for e in h1.json('event', 'list'))
     where = next(h for h in (h1, h2) if show(h)['pid'])
     goes_on(where)
     before = len(book(cluster))

@@ -7,7 +7,8 @@
  * guest runs, so that a second one on whatever "host" of this machine is seen; what must never be is
  * written to DIR/violations. DIR/NAME.log tells when it ran. DIR/weak-cpu-HOST: a processor that lacks something;
  * DIR/no-resume-HOST: as one whose lease is over, RESUME is refused; DIR/no-whole-HOST: so is POSTCOPY_END.
- * DIR/hangs-up-HOST: once, PAUSE is obeyed and not answered, and the connection closed.
+ * DIR/hangs-up-HOST: "pause" or "resume", which is obeyed, "no pause" or "no resume", which is not: once, it is not
+ * answered, the connection is closed, and none taken until DIR/hung-up-HOST is gone, or for 2 s.
  * DIR/reads-all-HOST: in post-copy RESUME waits for all pages.
  * DIR/NAME.available: bytes that its guest says it could do without (a half of what it has).
  *
@@ -191,6 +192,22 @@ static void lose_daemon(struct stub *s)
 	s->conn = NULL;
 }
 
+static bool hangs_up(struct stub *s, const char *when)
+{
+	cleanup_free char *path = xasprintf("%s/hangs-up-%s", s->dir, s->host);
+	cleanup_free char *done = xasprintf("%s/hung-up-%s", s->dir, s->host);
+	cleanup_fd int fd = s->dir[0] ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+	char text[16] = "";
+
+	if (fd < 0 || read(fd, text, sizeof(text) - 1) < 0 || strcmp(text, when) ||
+	    rename(path, done) < 0)
+		return false;
+	lose_daemon(s);
+	for (unsigned i = 0; i < 40 && access(done, F_OK) == 0; i++)
+		sleep_ms(50);
+	return true;
+}
+
 static void send_msg(struct stub *s, const struct vmctl_msg *m)
 {
 	if (s->conn && vmctl_conn_send(s->conn, m) < 0)
@@ -346,13 +363,6 @@ static int pause_it(struct stub *s)
 	let_run(s, false);
 	s->status.state = VMCTL_STATE_PAUSED;
 	return 0;
-}
-
-static bool hangs_up(const struct stub *s)
-{
-	cleanup_free char *path = xasprintf("%s/hangs-up-%s", s->dir, s->host);
-
-	return s->dir[0] && unlink(path) == 0;
 }
 
 static void await_all(struct stub *s)
@@ -711,14 +721,18 @@ static void obey(struct stub *s, const struct vmctl_msg *m)
 		rc = start(s);
 		break;
 	case VMCTL_PAUSE:
-		rc = pause_it(s);
-		if (rc == 0 && hangs_up(s)) {
-			lose_daemon(s);
+		if (hangs_up(s, "no pause"))
 			return;
-		}
+		rc = pause_it(s);
+		if (rc == 0 && hangs_up(s, "pause"))
+			return;
 		break;
 	case VMCTL_RESUME:
+		if (hangs_up(s, "no resume"))
+			return;
 		rc = resume(s);
+		if (rc == 0 && hangs_up(s, "resume"))
+			return;
 		break;
 	case VMCTL_RESET:
 		rc = at_work(s) ? 0 : wrong_state(s, "reset");

@@ -54,6 +54,8 @@ int host_vms_create(struct host *host, struct host_vms **out)
 	cleanup_free char *dir = xasprintf("%s/vm", host->state.dir);
 
 	all->host = host;
+	if (sched_getaffinity(0, sizeof(all->cpus), &all->cpus) < 0) /* more than a set can name */
+		(void)vm_share_cpus("", &all->cpus);
 	all->crashes = json_object();
 	list_init(&all->list);
 	list_init(&all->chans);

@@ -7,7 +7,6 @@
 #include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/sysinfo.h>
 
 #include "base/clock.h"
 #include "base/err.h"
@@ -39,7 +38,7 @@ struct shared_chans {
 /* Caller holds the lock. The thread with the fewest VMs; more threads only where there are CPUs. */
 static int pick_io(struct host_vms *all, unsigned *out)
 {
-	unsigned limit = MAX(1, MIN((unsigned)get_nprocs(), VM_IO_THREADS)), best = 0;
+	unsigned limit = MAX(1, MIN((unsigned)CPU_COUNT(&all->cpus), VM_IO_THREADS)), best = 0;
 	char name[16];
 
 	for (unsigned i = 1; i < limit; i++)

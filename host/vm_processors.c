@@ -38,13 +38,14 @@ int vm_cpu_time(struct host_vm *vm, unsigned percent)
 
 /* --- where its threads run ------------------------------------------------------------------------- */
 
+/* Where it is not said, the daemon's own: not those that the kernel or the service keeps for others. */
 static int set_affinity(struct host_vm *vm, const struct vm_share *share)
 {
 	cleanup_free char *path = xasprintf("/proc/%d/task", (int)vm->pid);
 	DIR *tasks = opendir(path);
 	struct dirent *e;
-	cpu_set_t set;
-	int rc = vm_share_cpus(share->cpus_allowed, &set);
+	cpu_set_t set = vm->all->cpus;
+	int rc = share->cpus_allowed[0] ? vm_share_cpus(share->cpus_allowed, &set) : 0;
 
 	/* Threads that come later inherit it. */
 	while (rc == 0 && tasks && (e = readdir(tasks))) {
@@ -52,7 +53,7 @@ static int set_affinity(struct host_vm *vm, const struct vm_share *share)
 
 		if (tid > 0 && sched_setaffinity(tid, sizeof(set), &set) < 0 && errno != ESRCH)
 			rc = fail(-EINVAL, "vm %s: this host has no processor of %s", vm->name,
-				  share->cpus_allowed);
+				  share->cpus_allowed[0] ? share->cpus_allowed : "its daemon's");
 	}
 	if (tasks)
 		closedir(tasks);

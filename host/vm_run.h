@@ -8,6 +8,7 @@
 #define HOST_VM_RUN_H
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -178,6 +179,7 @@ struct host_vm {
 
 struct host_vms {
 	struct host *host;
+	cpu_set_t cpus;	      /* the daemon's own, when it started: VMs' and I/O threads' */
 	pthread_mutex_t lock; /* guards all below, VMs' links and uses */
 	pthread_cond_t changed;
 	struct list list;

@@ -195,6 +195,32 @@ def test_processors_that_are_not_there(host):
     assert os.sched_getaffinity(host.proc.pid) == os.sched_getaffinity(0)
 
 
+def threads(pid):
+    return [int(t) for t in os.listdir(f'/proc/{pid}/task')]
+
+
+def test_processors_are_the_daemons_own(host):
+    """Those that the kernel or the daemon's service keeps for others are no VM's, unless it says so; nor I/O threads'."""
+    create(host)
+    create(host, 'b', '32M', ())
+    host.ok('vm', 'start', 'g')
+    own, one = os.sched_getaffinity(0), max(os.sched_getaffinity(0))
+    assert os.sched_getaffinity(show(host)['pid']) == own
+    host.stop()
+    host.prefix = ['taskset', '-c', str(one), *host.prefix]
+    host.start()
+    until(lambda: show(host)['state'] == 'running')
+    host.ok('vm', 'start', 'b')
+    for vm in 'gb':                                                     # also what a daemon before has started
+        assert all(os.sched_getaffinity(t) == {one} for t in threads(show(host, vm)['pid']))
+    io = [t for t in threads(host.proc.pid) if pathlib.Path(f'/proc/{t}/comm').read_text().startswith('io/')]
+    assert len(io) == 1 and os.sched_getaffinity(io[0]) == {one}
+    host.ok('vm', 'set', 'b', '--cpu-affinity', str(min(own)))
+    assert os.sched_getaffinity(show(host, 'b')['pid']) == {min(own)}
+    host.ok('vm', 'set', 'b', '--cpu-affinity', 'all')
+    assert os.sched_getaffinity(show(host, 'b')['pid']) == {one}
+
+
 def test_processors_reserved(host):
     n = len(os.sched_getaffinity(0))
     create(host, 'a', '32M', ('v1:/a.disk',), '--cpus', '2')

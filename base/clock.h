@@ -19,6 +19,10 @@ static inline uint64_t clock_boot_ms(void)
 {
 	return clock_boot_ns() / NS_PER_MS;
 }
+/* CLOCK_MONOTONIC, ns: for timed waits, and a guest's clocks, which stand still while the machine sleeps. */
+uint64_t clock_monotonic_ns(void);
+/* Of a processor that the calling thread has had, ns. */
+uint64_t clock_thread_ns(void);
 /* Wall time, seconds and nanoseconds since 1970. */
 uint64_t clock_wall_ns(void);
 /* RFC 3339 UTC, "2026-11-21T22:31:40Z"; `dst` holds at least 32 bytes. */

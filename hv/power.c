@@ -4,7 +4,6 @@
 
 #include <stdbool.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "base/clock.h"
 #include "base/util.h"
@@ -87,11 +86,9 @@ static void pm1_write(void *opaque, uint64_t offset, unsigned size, uint64_t val
 
 static uint32_t timer_ticks(void)
 {
-	struct timespec now;
+	uint64_t now = clock_monotonic_ns();
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint32_t)((uint64_t)now.tv_sec * PM_TIMER_HZ +
-			  (uint64_t)now.tv_nsec * PM_TIMER_HZ / NS_PER_S);
+	return (uint32_t)(now / NS_PER_S * PM_TIMER_HZ + now % NS_PER_S * PM_TIMER_HZ / NS_PER_S);
 }
 
 static uint64_t timer_read(void *opaque, uint64_t offset, unsigned size)

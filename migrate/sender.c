@@ -56,18 +56,10 @@ static void failed(struct mig_sender *s, const struct err_info *why)
 	pthread_mutex_unlock(&s->lock);
 }
 
-static uint64_t monotonic_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
-}
-
 /* Caller holds the lock, and has taken that many bytes. */
 static void keep_bandwidth(struct mig_sender *s, uint64_t bytes)
 {
-	uint64_t began = monotonic_ns();
+	uint64_t began = clock_monotonic_ns();
 	struct timespec ts;
 
 	if (!s->bandwidth)
@@ -75,9 +67,9 @@ static void keep_bandwidth(struct mig_sender *s, uint64_t bytes)
 	s->next_ns = MAX(s->next_ns, began > BURST_NS ? began - BURST_NS : 0) +
 		     bytes * NS_PER_S / s->bandwidth;
 	ts = clock_timespec(s->next_ns);
-	while (!s->ending && s->bandwidth && monotonic_ns() < s->next_ns)
+	while (!s->ending && s->bandwidth && clock_monotonic_ns() < s->next_ns)
 		pthread_cond_timedwait(&s->changed, &s->lock, &ts);
-	s->sent.waited_ns += monotonic_ns() - began;
+	s->sent.waited_ns += clock_monotonic_ns() - began;
 }
 
 enum { NO_MORE = -1, NOTHING_YET = -2 };

@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
 #include "base/clock.h"
 #include "base/err.h"
@@ -48,14 +47,6 @@ struct bench {
 	pthread_cond_t cond;
 	bool done;
 };
-
-static uint64_t thread_cpu_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
-	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
-}
 
 /* xorshift64*, enough for an order of blocks. */
 static uint64_t draw(struct bench *b)
@@ -110,7 +101,7 @@ static void percentile(struct bench *b, unsigned percent, uint64_t *out)
 static void finish(struct bench *b)
 {
 	b->result->elapsed_ns = clock_boot_ns() - b->started;
-	b->result->cpu_ns = thread_cpu_ns() - b->result->cpu_ns;
+	b->result->cpu_ns = clock_thread_ns() - b->result->cpu_ns;
 	percentile(b, 50, &b->result->latency_p50_ns);
 	percentile(b, 99, &b->result->latency_p99_ns);
 	pthread_mutex_lock(&b->lock);
@@ -182,7 +173,7 @@ static int begin(void *arg)
 
 	b->started = clock_boot_ns();
 	b->end_ns = b->o.duration_ms ? b->started + b->o.duration_ms * NS_PER_MS : UINT64_MAX;
-	b->result->cpu_ns = thread_cpu_ns();
+	b->result->cpu_ns = clock_thread_ns();
 	b->in_flight++; /* so that answers in between do not end it */
 	for (unsigned i = 0; i < b->o.depth && !b->ending; i++)
 		submit(&b->lanes[i]);

@@ -381,7 +381,7 @@ static int on_accept(void *arg, const uint8_t *baggage, uint32_t n, uint64_t *wo
 
 	step(a, "target.called");
 	if (vm_process_ended(vm)) /* it lives on where it is */
-		return fail(-EHOSTDOWN, "its monitor died");
+		return vm_died(vm->name);
 	rc = accept_lock(a, baggage, n);
 	if (rc < 0)
 		return rc;
@@ -392,7 +392,7 @@ static int on_accept(void *arg, const uint8_t *baggage, uint32_t n, uint64_t *wo
 	/* Ours, and given up at once: it is not to be said that it runs. */
 	if (vm_process_ended(vm) || (!vm->conn && vm_process_dying(vm))) {
 		rc = vm_lazy_lost(vm);
-		return rc < 0 ? rc : fail(-EHOSTDOWN, "its monitor died");
+		return rc < 0 ? rc : vm_died(vm->name);
 	}
 	*word = host_volume_steps(vm->volume) - steps;
 	(void)str_format(text, sizeof(text), "came from host %s", a->from);

@@ -181,7 +181,7 @@ int vm_lazy_turn(struct host_vm *vm)
 int vm_lazy_told(const char *name, const struct err_info *why)
 {
 	if (why->err == -ESRCH) /* which is why no page could be put in place */
-		return fail(-ECANCELED, "vm %s: its VMM died", name);
+		return vm_died(name);
 	return fail_prefix(
 		err_restore(why),
 		"vm %s: its memory did not come whole; its disks are as after a power cut,"

@@ -390,6 +390,8 @@ int vm_take_up(struct host_vm *vm, json_t *record);
 bool vm_process_ended(struct host_vm *vm);
 /* It has lost its control connection: likewise, waits a moment, since one that dies loses its sockets first. */
 bool vm_process_dying(struct host_vm *vm);
+/* What is said of a VM whose VMM has ended by itself: -EHOSTDOWN. */
+int vm_died(const char *name);
 /* Ends the VMM whatever it does. */
 void vm_kill_process(struct host_vm *vm);
 /* The same, waits for its end, closes what we hold of it, removes its files. */

@@ -317,6 +317,11 @@ bool vm_process_dying(struct host_vm *vm)
 	return vm->pid_fd < 0 || ended_within(vm, DYING_MS);
 }
 
+int vm_died(const char *name)
+{
+	return fail(-EHOSTDOWN, "vm %s: its monitor died", name);
+}
+
 void vm_let_go(struct host_vm *vm)
 {
 	vm_disconnect(vm);

@@ -413,7 +413,7 @@ static int turn(struct host_vm *vm, bool *let_go)
 	if (rc == GO_ON && vm_process_ended(vm)) {
 		/* Then we have ended it, or its death was seen there first. */
 		rc = vm_lazy_lost(vm);
-		rc = rc < 0 ? rc : over(vm, "its VMM died");
+		rc = rc < 0 ? rc : vm_died(vm->name);
 	}
 	if (rc == GO_ON && atomic_load(&vm->lost))
 		rc = over(vm, EVICTED);

@@ -548,7 +548,7 @@ def test_a_monitor_that_dies_as_soon_as_it_has_the_vm(pair, cluster):
     os.kill(next(v for v in cluster.vmms() if f'{h2.dir}:v1:g' in pathlib.Path(f'/proc/{v}/cmdline').read_text()), signal.SIGKILL)
     go()
     said = p.communicate(timeout=60)[0]
-    assert p.returncode and 'is stopped, host h2 could not run it: host h2: its monitor died' in said, said
+    assert p.returncode and 'is stopped, host h2 could not run it: host h2: vm g: its monitor died' in said, said
     until(lambda: show(h2)['state'] == 'crashed' and show(h1)['state'] == 'stopped')
     assert not any('came from' in e['text'] for e in h2.json('event', 'list'))
     h1.ok('vm', 'start', 'g')

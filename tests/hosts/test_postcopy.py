@@ -224,6 +224,9 @@ def one_death(world, actor, step):
         # Nobody has all of its memory: it does not live, on neither host.
         until(lambda: not alive(pid), what='an end of the monitor that lacks memory')
         until(lambda: {show(h)['state'] for h in world.hosts} <= {'stopped', 'crashed'}, 60, what=f'the VM stopped ({said})')
+    if (actor, step) == ('target-vmm', 'target.accepted'):
+        assert 'is stopped' in said and ': vm g: its monitor died' in said, said
+        until(lambda: any('its monitor died' in e['text'] for e in target.json('event', 'list')))
     if waits.exists():                          # it ends at once
         waits.unlink()
         until(lambda: 'did not come whole' in target.log.read_text())

@@ -131,8 +131,8 @@ def test_vmm_dies(host):
     host.ok('vm', 'start', 'g')
     os.kill(show(host)['pid'], signal.SIGKILL)
     until(lambda: state(host) == 'crashed')
-    assert 'VMM' in show(host)['error']
-    assert any(e['kind'] == 'vm' and 'VMM died' in e['text'] for e in host.json('event', 'list'))
+    assert 'its monitor died' in show(host)['error']
+    assert any(e['kind'] == 'vm' and 'its monitor died' in e['text'] for e in host.json('event', 'list'))
     host.ok('vm', 'start', 'g')
     assert state(host) == 'running'
 

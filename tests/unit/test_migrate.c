@@ -700,7 +700,8 @@ static void test_its_process_has_ended(void **state)
 		assert_non_null(strstr(err_message(-ESRCH), "its process has ended"));
 	}
 	err_save(&why, -ESRCH);
-	assert_non_null(strstr(err_message(vm_lazy_told("g", &why)), "vm g: its VMM died"));
+	assert_int_equal(vm_lazy_told("g", &why), -EHOSTDOWN);
+	assert_string_equal(err_message(-EHOSTDOWN), "vm g: its monitor died");
 	why = (struct err_info){.err = -ECONNRESET, .message = "the source hung up"};
 	assert_non_null(strstr(err_message(vm_lazy_told("g", &why)), "did not come whole"));
 	assert_int_equal(mig_pager_left(p), 2);

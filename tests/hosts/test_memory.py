@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What VMs get of their host's memory: definitions, targets, migrations. Monitors are programs (vmm_stub.c), whose guests
 obey a balloon at once; the device itself: test_balloon.py, real guests: tests/lab/test_memory.py."""
-import mmap, os, pathlib, subprocess
+import hashlib, mmap, os, pathlib, subprocess, time
 
 import pytest
 
@@ -424,17 +424,41 @@ def test_vms_give_when_the_host_lacks_memory_and_get_back(host):
     goes_on(host, 'a')
 
 
-def test_a_sweep_that_loses_its_monitor_pauses_nobody(cluster, host):
+def nobody_writes(host, name, before, end=None):
+    """In its next standstill for a sweep, which begins after `before()`, its memory (up to `end`) stays what it is."""
+    step = host.dir / 'steps' / 'sweep.stands'
+    reached = step.with_suffix('.stands.reached')
+    step.parent.mkdir(exist_ok=True)
+    step.write_text('')
+    try:
+        with guest_memory(host, name) as f, mmap.mmap(f.fileno(), end or 0, prot=mmap.PROT_READ) as memory:
+            before()
+            until(reached.exists, 60, 0.005, what='a standstill')
+            was = hashlib.blake2b(memory).digest()
+            time.sleep(0.3)
+            assert hashlib.blake2b(memory).digest() == was, f'somebody writes to the memory of {name}'
+    finally:
+        step.unlink()
+    reached.unlink()
+
+
+def test_a_sweep_waits_for_disks_and_pauses_nobody(cluster, host):
+    """What disks read is not written while it stands; a monitor that hangs up just then leaves nobody paused."""
     drill(host, 1024, 500)
     create(host, 'a', '64M')
     host.ok('vm', 'set', 'a', '--memory-reservation', '8M')
     host.ok('vm', 'start', 'a')
     keys(host, '0', 'a')
     fill(host, 'a')
-    with HangsUp(cluster, 'h1', 'pause') as hung_up:
-        drill(host, 1024, 48)
-        hung_up()
-    goes_on(host, 'a')                                                  # it runs again, by the next connection
+    host.ok('fault', 'add', cluster.dir / 'lun0', '--kind', 'delay=100', '--op', 'read', '--range', f'{16 * MiB}-{1024 * MiB}')
+
+    def loses_its_monitor():
+        with HangsUp(cluster, 'h1', 'pause') as hung_up:
+            drill(host, 1024, 48)
+            hung_up()
+        goes_on(host, 'a')                                              # it runs again, by the next connection
+    nobody_writes(host, 'a', loses_its_monitor, 8 * MiB)                # rings, and what disks read: quickly looked at
+    host.ok('fault', 'clear')
     until(lambda: events(host, 'nothing but zeroes'), 60, what='the next sweep')
     assert not events(host, 'running again') and not events(host, 'paused')
     assert show(host, 'a')['state'] == 'running'

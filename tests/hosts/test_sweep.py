@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pages of zeroes of real guests go back to a host that lacks memory: the monitor with KVM, guests that write to these
 pages, or to their disk, as fast as they can, and compare. With monitors that are programs: test_memory.py."""
-import hashlib, mmap, os, pathlib, time
+import os, pathlib
 
 import pytest
 from hostlib import until
 from payloads import c_kernel
-from test_memory import drill, events, fill, guest_memory
+from test_memory import drill, events, fill, nobody_writes
 from vmlib import Shell, create, show
 
 if not os.access('/dev/kvm', os.R_OK | os.W_OK):
@@ -17,21 +17,9 @@ MiB = 1 << 20
 
 def sweep(host, name):
     """The host lacks memory until `name`, the only one that can be swept now, was; in its first standstill nothing changes."""
-    step = host.dir / 'steps' / 'sweep.stands'
-    reached = step.with_suffix('.stands.reached')
-    step.write_text('')
-    drill(host, 1024, 48)
-    try:
-        until(reached.exists, 60, what='a standstill')
-        with guest_memory(host, name) as f, mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ) as memory:
-            before = hashlib.blake2b(memory).digest()
-            time.sleep(0.3)
-            assert hashlib.blake2b(memory).digest() == before, f'somebody writes to the memory of {name}'
-    finally:
-        step.unlink()
+    nobody_writes(host, name, lambda: drill(host, 1024, 48))
     until(lambda: any(e['object'] == f'v1:{name}' for e in events(host, 'nothing but zeroes')), 120, what=f'a sweep of {name}')
     drill(host, 1024, 500)
-    reached.unlink()
 
 
 def test_no_write_is_lost(host):

@@ -349,7 +349,7 @@ static int prepare(void **state, unsigned hosts, uint64_t steps)
 	w->rnd = number("TEST_SEED", 1) * 0x9e3779b97f4a7c15ULL | 1;
 	w->mark = xcalloc(MARKS, sizeof(*w->mark));
 	w->seen = xcalloc(SEEN, sizeof(*w->seen));
-	w->v = vol_make(SIZE);
+	w->v = hosts > 1 ? vol_make_patient(SIZE) : vol_make(SIZE);
 	w->base = xasprintf("%s.base", w->v->lun);
 	w->log = xasprintf("%s.log", w->v->lun);
 	w->hosts = 1;
@@ -366,6 +366,8 @@ static int prepare(void **state, unsigned hosts, uint64_t steps)
 		step(w);
 	ok(vol_unmount(w->v, 0));
 	copy_image(w->v->lun, w->base);
+	if (hosts > 1)
+		vol_hurry(w->base);
 	w->hosts = hosts;
 	for (unsigned h = 0; h < hosts; h++)
 		ok(vol_mount(w->v, h, w->log));

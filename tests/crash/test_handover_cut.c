@@ -76,7 +76,7 @@ static int setup(void **state)
 
 	*state = x;
 	log_set_level(LOG_ERROR);
-	roam_make_as(w, vol_make(SIZE), 2, 2, false);
+	roam_make_as(w, vol_make_patient(SIZE), 2, 2, false);
 	roam_close_disks(w, A);
 	ok(cfs_vm_unlock(w->vm[A]));
 	ok(vol_unmount(w->v, A));
@@ -84,6 +84,7 @@ static int setup(void **state)
 	x->base = xasprintf("%s.base", w->v->lun);
 	x->log = xasprintf("%s.log", w->v->lun);
 	copy_image(w->v->lun, x->base);
+	vol_hurry(x->base);
 	w->v->log = x->log;
 	ok(vol_mount(w->v, A, NULL));
 	ok(vol_mount(w->v, B, NULL));

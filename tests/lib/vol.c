@@ -11,7 +11,11 @@
 
 #include "base/err.h"
 #include "base/util.h"
+#include "clusterfs/label.h"
 #include "tests/lib/lun.h"
+
+#define SILENCE 6u /* of vol_make, in beats */
+#define LEASE	1500u
 
 static struct blk *open_lun(const struct vol *v, unsigned e, const char *log, bool faulty)
 {
@@ -89,11 +93,27 @@ struct vol *vol_make_as(uint64_t size, unsigned luns, uint32_t block_size)
 	/* silence and lease are long enough for a busy machine, short enough for a test */
 	struct cfs_format_options options = {.name = "test",
 					     .beat_ms = 50,
-					     .silence_beats = 6,
-					     .lease_ms = 1500,
+					     .silence_beats = SILENCE,
+					     .lease_ms = LEASE,
 					     .flight_ms = 200};
 
 	return make(size, luns, block_size, &options);
+}
+
+void vol_hurry(const char *path)
+{
+	char *name = xstrdup(path);
+	struct vol v = {.luns = 1, .path = {name}};
+	struct cfs_label label;
+	struct blk *blk;
+
+	open_all(&v, &blk);
+	MUST(cfs_label_read(blk, &label) == 0);
+	label.silence_beats = le32_of(SILENCE);
+	label.lease_ms = le32_of(LEASE);
+	MUST(cfs_label_store_next(&blk, 1, &label) == 0);
+	close_all(&v, &blk);
+	free(name);
 }
 
 struct vol *vol_open(const char *path)

@@ -31,12 +31,20 @@ struct vol {
 struct vol *vol_make(uint64_t size);
 /* The same on `luns` files of that size, with logical blocks of 512 or 4096 bytes. */
 struct vol *vol_make_as(uint64_t size, unsigned luns, uint32_t block_size);
-/* As vol_make; a host is not taken for dead for 1.5 s: for tests that do much with several. */
+/*
+ * As vol_make; a host is not taken for dead for 1.5 s: for tests that do much with several. They are one process, so
+ * that who is taken for dead can't be fenced: its locks are busy from then on.
+ */
 struct vol *vol_make_patient(uint64_t size);
 /* As vol_make, with the times that users have: a beat a second. */
 struct vol *vol_make_calm(uint64_t size);
 /* An image of a volume that is there already, e.g. a copy; vol_free removes it too. */
 struct vol *vol_open(const char *path);
+/*
+ * An image of a patient volume that nobody has mounted, e.g. a copy, gets the short times of vol_make: for what is
+ * replayed of a record of it, when there is nobody left who could be late.
+ */
+void vol_hurry(const char *path);
 /* Mounts it as host `i`; through the recorder when `log` is not NULL. 0 or a negative errno. */
 int vol_mount(struct vol *v, unsigned i, const char *log);
 int vol_unmount(struct vol *v, unsigned i);

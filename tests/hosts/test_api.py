@@ -2,6 +2,8 @@
 """The API by hand: curl works, garbage is answered, and the daemon lives."""
 import json, random, signal, socket, stat, subprocess, threading
 
+import pytest
+
 
 def curl(host, path, *options, data=None):
     p = subprocess.run(['curl', '-s', '-w', '\n%{http_code}', '--unix-socket', host.socket, f'http://perilune{path}', *options],
@@ -65,6 +67,7 @@ def test_errors_have_codes_and_words(cluster):
     alive(host)
 
 
+@pytest.mark.slow
 def test_garbage_does_not_end_the_daemon(cluster):
     host, rng = cluster.host(), random.Random(7)
     seeds = [b'GET /v1/lun/list HTTP/1.1\r\nHost: x\r\n\r\n',
@@ -100,6 +103,7 @@ def test_idle_and_many_clients(cluster):
     alive(host)
 
 
+@pytest.mark.slow
 def test_a_hung_lun_does_not_keep_tasks_from_answering(cluster):
     lun, host = cluster.lun(), cluster.host()
     host.ok('lun', 'connect', lun)

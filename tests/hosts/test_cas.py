@@ -53,6 +53,7 @@ def test_file_answers_lost():
         assert unknown(outs) > 10
 
 
+@pytest.mark.slow
 def test_baton():
     with Tgt() as t:
         assert all('cas baton' in o for o in hosts(t.url, 200))
@@ -64,6 +65,7 @@ def test_baton_registered():
         hosts(t.url, 50, each=lambda i: ('--register', str(0x1000 + i)))
 
 
+@pytest.mark.slow
 def test_baton_answers_lost():
     with Tgt() as t:
         outs = hosts(t.url, 15, '--timeout', '200', '--fault', 'lost-answer=20')
@@ -76,6 +78,7 @@ def test_baton_late():
         assert unknown(outs) > 10
 
 
+@pytest.mark.slow
 def test_baton_holder_killed():
     """A host that dies inside of a section (or outside) keeps nobody out for long."""
     with Tgt() as t:
@@ -87,6 +90,7 @@ def test_baton_holder_killed():
             hosts(t.url, 5, n=2)
 
 
+@pytest.mark.slow
 def test_baton_array_forgets_keys():
     """The target dies and comes back without keys: the mutex is set up again, nothing is lost."""
     with Tgt() as t:

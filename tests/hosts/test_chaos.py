@@ -9,6 +9,8 @@ import pytest
 from targets import Tgt, program
 from test_slots import BEAT, LEASE, SILENCE, Site
 
+pytestmark = pytest.mark.slow
+
 WORKER = program('cfs_worker')
 SECONDS = int(os.environ.get('CHAOS_SECONDS', '15'))
 
@@ -80,7 +82,6 @@ def chaos(site, rng):
     check(site)
 
 
-@pytest.mark.slow
 def test_answered_survives_the_daemon():
     """kill -9 and back within the silence, three times: the same epoch, and what was answered is there."""
     with Site(size=4 << 30, silence=20, lease=6000) as site:
@@ -98,13 +99,11 @@ def test_answered_survives_the_daemon():
         check(site)
 
 
-@pytest.mark.slow
 def test_chaos_on_a_file():
     with Site(size=4 << 30) as site:
         chaos(site, random.Random(1))
 
 
-@pytest.mark.slow
 def test_chaos_on_tgt():
     with Tgt(size='4G') as t, Site(lun=t.url) as site:
         chaos(site, random.Random(2))

@@ -22,6 +22,7 @@ def all_verbs():
             yield m[1], m[2] if m[2] and m[2].islower() else ''
 
 
+@pytest.mark.slow
 def test_every_verb_has_help_within_80_columns_and_an_example():
     verbs = list(all_verbs())
     assert ('lun', 'probe') in verbs
@@ -133,6 +134,7 @@ def test_faults_by_the_command_line(cluster):
     assert host.json('fault', 'list') == []
 
 
+@pytest.mark.slow
 def test_second_daemon_on_a_state_directory_is_refused(cluster):
     host = cluster.host()
     p = subprocess.run([BIN / 'perilund', '--state', host.dir], text=True, timeout=30, stderr=subprocess.PIPE)

@@ -41,6 +41,7 @@ def test_one_without_a_baseline_stays(cluster, hosts):
     goes_on(a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('cpu', ['baseline=x86-64-v2', 'baseline=h1,h2'])
 def test_one_with_a_baseline_moves(hosts, cpu):
     a, b = hosts

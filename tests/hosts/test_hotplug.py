@@ -8,6 +8,8 @@ import pytest
 from hostlib import BIN, until
 from vmlib import Shell, create, show
 
+pytestmark = pytest.mark.slow
+
 if not os.access('/dev/kvm', os.R_OK | os.W_OK):
     pytest.skip('no /dev/kvm', allow_module_level=True)
 
@@ -282,7 +284,6 @@ def consistent(host, shell, b):
     return b in has
 
 
-@pytest.mark.slow
 def test_killed_between_the_steps(host, shell, lun):
     """Either as before, or as wanted; what was answered is so."""
     b = disk(host)
@@ -300,7 +301,6 @@ def test_killed_between_the_steps(host, shell, lun):
             host.ok('vm', 'detach', 'g', b)
 
 
-@pytest.mark.slow
 def test_256_disks(host, shell):
     def resident():
         fields = dict(line.split(':', 1) for line in open(f'/proc/{host.proc.pid}/status') if ':' in line)

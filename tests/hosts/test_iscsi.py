@@ -49,6 +49,7 @@ def test_verb(tgt, verb):
     check(verb, tgt.url)
 
 
+@pytest.mark.slow
 def test_idle_answers_nop(tgt):
     for name, value in (('nop_interval', '1'), ('nop_count', '2')):
         tgt.adm('--mode', 'target', '--op', 'update', '--tid', '1', '-n', name, '-v', value)

@@ -63,6 +63,7 @@ def test_of_a_vm_that_is_off(host):
     host.fails('usage', 'vm', 'create', 'c', '--volume', 'v1', '--memory', '16M', '--memory-max', '8M')
 
 
+@pytest.mark.slow
 def test_of_one_that_runs_and_moves(cluster, host):
     create(host)
     host.ok('vm', 'set', 'g', '--memory', '24M')
@@ -106,6 +107,7 @@ def drill(host, total, available):
     new.rename(steps / 'meminfo')
 
 
+@pytest.mark.slow
 def test_what_is_reserved_must_be_there(cluster, host):
     # 1024 MiB, of which the host keeps 128: 896 for VMs.
     drill(host, 1024, 900)
@@ -392,6 +394,7 @@ def fill(host, name):
         memory[::4096]                                                  # before, such pages count as holes for those who seek data
 
 
+@pytest.mark.slow
 def test_vms_give_when_the_host_lacks_memory_and_get_back(host):
     # Of 1024 MiB: low below 64, enough from 128 on.
     drill(host, 1024, 500)
@@ -442,6 +445,7 @@ def nobody_writes(host, name, before, end=None):
     reached.unlink()
 
 
+@pytest.mark.slow
 def test_a_sweep_waits_for_disks_and_pauses_nobody(cluster, host):
     """What disks read is not written while it stands; a monitor that hangs up just then leaves nobody paused."""
     drill(host, 1024, 500)
@@ -476,6 +480,7 @@ def park(host):
     until(lambda: show(host, 'a')['state'] == 'saved' and show(host, 'a')['pid'] is None, 60)
 
 
+@pytest.mark.slow
 def test_the_last_resort_is_to_save_the_least(cluster, host):
     drill(host, 1024, 500)
     create(host, 'a', '64M')

@@ -108,6 +108,7 @@ def refused(source, target, code, *words, to=None, more=()):
     goes_on(source)
 
 
+@pytest.mark.slow
 def test_refusals(cluster, pair):
     h1, h2 = pair
     refused(h1, h2, 'usage', 'that is this host', to='h1')
@@ -163,6 +164,7 @@ def test_guest_powers_off_meanwhile(pair):
     goes_on(h2)
 
 
+@pytest.mark.slow
 def test_killed_meanwhile(pair):
     h1, h2 = pair
     wait, go_on = stop_at(h1, 'source.round')
@@ -193,6 +195,7 @@ def test_stopped_meanwhile(pair):
     assert show(h1)['state'] == 'stopped' == show(h2)['state']
 
 
+@pytest.mark.slow
 def test_paused_meanwhile(pair):
     h1, h2 = pair
     keys(h1, '0')
@@ -208,6 +211,7 @@ def test_paused_meanwhile(pair):
     goes_on(h1, disk=False)
 
 
+@pytest.mark.slow
 def test_a_monitor_that_does_not_answer_a_pause(pair):
     """What it was told meanwhile it does later: a guest that should not stand still goes on."""
     h1, _ = pair
@@ -274,6 +278,7 @@ def unlimited(host):
     return all(f.read_text().split()[0] == none for f, none in cpu_limits(host))
 
 
+@pytest.mark.slow
 def test_slowed_down_when_the_daemon_dies(pair):
     h1, _ = pair
     limits = cpu_limits(h1)
@@ -288,6 +293,7 @@ def test_slowed_down_when_the_daemon_dies(pair):
     assert unlimited(h1)
 
 
+@pytest.mark.slow
 def test_cancelled(pair):
     h1, h2 = pair
     wait, go_on = stop_at(h1, 'source.round')
@@ -301,6 +307,7 @@ def test_cancelled(pair):
     assert h1.json('task', 'show', task['id'])['state'] == 'cancelled'
 
 
+@pytest.mark.slow
 def test_only_one_at_a_time(pair):
     h1, h2 = pair
     wait, go_on = stop_at(h1, 'source.round')
@@ -342,6 +349,7 @@ def test_daemons_stop_in_order_meanwhile(pair):
 # --- how it goes
 
 
+@pytest.mark.slow
 def test_one_stream_and_many(pair):
     h1, h2 = pair
     migrate(h1, h2, '--streams', '1')
@@ -349,6 +357,7 @@ def test_one_stream_and_many(pair):
     goes_on(h1)
 
 
+@pytest.mark.slow
 def test_a_guest_that_writes_too_fast(pair):
     # A millisecond for pages: it gets less and less of its processor, or is left alone with the reason. Or stands still.
     h1, h2 = pair
@@ -382,6 +391,7 @@ def test_quick(pair):
     goes_on(h2)
 
 
+@pytest.mark.slow
 def test_a_held_one_moves_and_stays_held(pair):
     h1, h2 = pair
     h1.ok('vm', 'pause', 'g')
@@ -405,6 +415,7 @@ class NoGroups(StubHost):
                                                 'env', f'PERILUNE_STUB={cluster.stub}'])
 
 
+@pytest.mark.slow
 def test_slowed_down_without_control_groups(cluster, lun):
     """It stands still and runs in turns, less and less; whatever comes of the migration, it has all of its time again."""
     h1 = cluster.hosts['h1'] = NoGroups(cluster, 'h1').start()
@@ -445,6 +456,7 @@ def test_slowed_down_without_control_groups(cluster, lun):
     goes_on(where)
 
 
+@pytest.mark.slow
 def test_bandwidth_is_kept(pair):
     h1, h2 = pair
     keys(h1, '5')                                                       # 10,000 pages a second: all of its memory is there
@@ -455,6 +467,7 @@ def test_bandwidth_is_kept(pair):
     goes_on(h2)
 
 
+@pytest.mark.slow
 def test_maintenance_empties_a_host(pair):
     h1, h2 = pair
     h1.ok('disk', 'create', 'v1:/b.disk', '--size', '64M')
@@ -498,6 +511,7 @@ def test_to_and_fro_a_hundred_times(pair):
 # --- once the target has the lock, nothing but its monitor's death ends the VM
 
 
+@pytest.mark.slow
 def test_resume_is_refused_for_a_while(pair, cluster):
     h1, h2 = pair
     no = cluster.stub / 'no-resume-h2'
@@ -519,6 +533,7 @@ def test_resume_is_refused_for_a_while(pair, cluster):
     goes_on(h1)
 
 
+@pytest.mark.slow
 def test_a_new_daemon_whose_storage_fails(pair, lun):
     """It cannot know at once whether the VM is its own, and ends nothing."""
     h1, _ = pair
@@ -539,6 +554,7 @@ def test_a_new_daemon_whose_storage_fails(pair, lun):
     goes_on(h1)
 
 
+@pytest.mark.slow
 def test_a_monitor_that_dies_as_soon_as_it_has_the_vm(pair, cluster):
     """Then nobody runs it, and nobody says so."""
     h1, h2 = pair
@@ -555,6 +571,7 @@ def test_a_monitor_that_dies_as_soon_as_it_has_the_vm(pair, cluster):
     goes_on(h1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('step', ['source.offered', 'target.called'])
 def test_a_daemon_is_stopped_while_its_storage_fails(pair, lun, step):
     """It ends soon, though it is not known who has the VM. The next one asks the lock."""
@@ -580,6 +597,7 @@ def test_a_daemon_is_stopped_while_its_storage_fails(pair, lun, step):
 # --- with KVM
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.access('/dev/kvm', os.R_OK | os.W_OK), reason='no /dev/kvm')
 def test_with_a_processor():
     with Cluster() as cluster:

@@ -9,6 +9,8 @@ from hostlib import BIN, until
 from netlib import Net
 from stublib import StubCluster, StubHost, counts, create, goes_on, show
 
+pytestmark = pytest.mark.slow
+
 SOURCE = ['begun', 'round', 'paused', 'drained', 'saved', 'loaded', 'offered', 'told', 'moved']
 TARGET = ['asked', 'configured', 'state', 'loaded', 'called', 'accepted', 'disks', 'resumed']
 STEPS = [f'source.{s}' for s in SOURCE] + [f'target.{s}' for s in TARGET]
@@ -133,7 +135,6 @@ def end(world):
     world.hosts[0].ok('volume', 'check', world.lun)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('step', STEPS)
 def test_somebody_dies(world, step):
     for actor in ('source-daemon', 'target-daemon', 'source-vmm', 'target-vmm'):
@@ -143,7 +144,6 @@ def test_somebody_dies(world, step):
     end(world)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('step', STEPS)
 def test_the_link_is_cut(world, step):
     began = time.monotonic()

@@ -8,6 +8,8 @@ from hostlib import BIN, Host, until
 from payloads import c_kernel
 from vmlib import Shell, answers, create, show, state
 
+pytestmark = pytest.mark.slow
+
 if not os.access('/dev/kvm', os.R_OK | os.W_OK):
     pytest.skip('no /dev/kvm', allow_module_level=True)
 

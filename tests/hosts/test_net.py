@@ -131,6 +131,7 @@ def test_what_cannot_be_is_refused_and_named(net, vm):
     assert net.ports(0) == []
 
 
+@pytest.mark.slow
 @needs_kvm
 def test_no_ping_is_lost_when_a_vm_moves(net, vm):
     def announced(host):
@@ -153,6 +154,7 @@ def test_no_ping_is_lost_when_a_vm_moves(net, vm):
         assert 'bad' not in h.ok('vm', 'console', vm, '--log').out
 
 
+@pytest.mark.slow
 @needs_kvm
 def test_what_came_while_it_stood_still_is_sent_after(net, vm):
     """The source is stopped in the middle of the standstill: frames wait in its tap, and only there."""

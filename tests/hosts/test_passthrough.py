@@ -54,6 +54,7 @@ def test_its_commands_reach_the_lun(host, shell, san):
     shell.run('r 0 300 7 9', 'r ok')
 
 
+@pytest.mark.slow
 def test_refused(host, shell, san):
     with file_lun() as path:
         assert 'no SCSI' in host.fails('usage', 'vm', 'attach', 'g', '--lun', path)['message']
@@ -80,6 +81,7 @@ def test_refused(host, shell, san):
     assert host.fails('busy', 'vm', 'attach', 'g', '--lun', san.url, '--shared')['holder'] == 'vm g'
 
 
+@pytest.mark.slow
 def test_two_vms_fence_each_other(host, shell, san):
     host.ok('disk', 'create', 'v1:/k.disk', '--size', '16M')
     create(host, 'k', '--disk', 'v1:/k.disk')
@@ -104,6 +106,7 @@ def test_two_vms_fence_each_other(host, shell, san):
     host.ok('vm', 'kill', 'k')
 
 
+@pytest.mark.slow
 def test_it_outlives_daemon_and_target(host, shell, san):
     host.ok('vm', 'attach', 'g', '--lun', san.url)
     use(shell, 1)
@@ -139,6 +142,7 @@ def test_it_outlives_daemon_and_target(host, shell, san):
     host.ok('vm', 'detach', 'g', san.url)
 
 
+@pytest.mark.slow
 def test_detach_while_the_target_is_away(host, shell, san):
     host.ok('vm', 'attach', 'g', '--lun', san.url)
     use(shell, 1)
@@ -151,6 +155,7 @@ def test_detach_while_the_target_is_away(host, shell, san):
     assert attached(host) == {'v1:/a.disk': 0}
 
 
+@pytest.mark.slow
 def test_it_moves_with_its_vm(cluster, lun, san):
     """The next host is the same initiator to the target; the last one stays out."""
     h1, h2 = (cluster.host(name, '--listen', '127.0.0.1:0') for name in ('h1', 'h2'))

@@ -110,6 +110,7 @@ def test_commands_are_passed_on(three):
     assert h1.run('--dry-run', '--on', 'h2', 'host', 'show').json['would']['on'] == 'h2'
 
 
+@pytest.mark.slow
 def test_two_hosts_of_one_name(three):
     cluster, h1, h2, h3 = three
     twin = cluster.hosts['twin'] = Host(cluster, 'twin')
@@ -126,6 +127,7 @@ def test_two_hosts_of_one_name(three):
             assert h.json('--on', i, 'host', 'show')['id'] == i
 
 
+@pytest.mark.slow
 def test_no_common_volume_no_way(three):
     cluster, h1, h2, h3 = three
     h1.ok('--on', 'h2', 'host', 'show')
@@ -151,6 +153,7 @@ def test_many_at_once(three):
     assert codes == [0] * 32
 
 
+@pytest.mark.slow
 def test_a_host_dies_and_returns(three):
     cluster, h1, h2, h3 = three
     h1.ok('--on', 'h2', 'host', 'show')
@@ -165,6 +168,7 @@ def test_a_host_dies_and_returns(three):
     assert members(h1)['h2']['connection'] == 'connected'
 
 
+@pytest.mark.slow
 def test_who_lost_the_volume_commands_nobody(cluster):
     with Tgt(size='1G') as t:  # there a takeover leaves the other's process alone
         h1, h2 = (cluster.host(n, *ANY) for n in ('h1', 'h2'))
@@ -182,6 +186,7 @@ def test_who_lost_the_volume_commands_nobody(cluster):
         until(lambda: h2.run('--on', 'h1', 'host', 'show').code == 0, timeout=60, what='h2 is a member again')
 
 
+@pytest.mark.slow
 def test_hosts_stop_in_the_middle_of_calls(three):
     cluster, h1, h2, h3 = three
     done, codes, seen = threading.Event(), set(), set()  # of this round, of all
@@ -214,6 +219,7 @@ def test_hosts_stop_in_the_middle_of_calls(three):
     assert seen <= {0, EXIT['unreachable'], EXIT['not-found']}
 
 
+@pytest.mark.slow
 def test_a_stranger_gets_nowhere(three):
     cluster, h1, h2, h3 = three
     port, before = port_of(h2), rss_kib(h2)
@@ -262,6 +268,7 @@ def test_a_stranger_gets_nowhere(three):
     h1.ok('--on', 'h2', 'host', 'show')
 
 
+@pytest.mark.slow
 def test_who_is_early_or_late_is_no_stranger(three):
     cluster, h1, h2, h3 = three
     volume, lun = h2.json('volume', 'show', 'v1')['id'], str(cluster.dir / 'lun0')
@@ -281,6 +288,7 @@ def test_who_is_early_or_late_is_no_stranger(three):
     os.rename(lun + '.away', lun)
 
 
+@pytest.mark.slow
 def test_connections_that_say_nothing(three):
     cluster, h1, h2, h3 = three
     port = port_of(h2)
@@ -295,6 +303,7 @@ def test_connections_that_say_nothing(three):
             s.close()
 
 
+@pytest.mark.slow
 def test_a_cut_network_hinders_nothing(cluster):
     lun = cluster.lun(size='1G')
     with Net() as net:

@@ -11,6 +11,8 @@ from stublib import StubCluster, alive, counts, create, goes_on, keys, lock_rang
 from test_migrate import begin, cluster, lun, pair, stop_at  # noqa: F401 (fixtures)
 from test_migrate_kills import World
 
+pytestmark = pytest.mark.slow
+
 # A round of its 24 MiB takes 3 s, in which it writes to a part of its pages; 5 s are for slow disks.
 FAST = ('--postcopy', '--max-downtime', '5000', '--bandwidth', '8M')
 
@@ -55,7 +57,6 @@ def test_runs_before_all_has_come(pair):
     goes_on(h1)
 
 
-@pytest.mark.slow
 def test_a_guest_that_asks_for_nothing(pair):
     """The source hears of no wish for longer than it waits for one who is gone (8 s): the target tells that it lives."""
     h1, h2 = pair
@@ -250,7 +251,6 @@ def test_somebody_dies_before_all_has_come(world, actor):
 SOAK = [pytest.param(step, marks=pytest.mark.soak) for step in ('source.moved', 'source.whole', 'target.loaded', 'target.resumed')]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('step', ['source.post', 'source.offered', 'target.lazy', 'target.accepted', *SOAK])
 def test_somebody_dies_at_a_step(world, step):
     for actor in ('source-daemon', 'target-daemon', 'source-vmm', 'target-vmm', 'link'):

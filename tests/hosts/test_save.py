@@ -74,6 +74,7 @@ def test_there_and_elsewhere(hosts):
     end(hosts)
 
 
+@pytest.mark.slow
 def test_a_check_knows_the_state_of_a_saved_vm(cluster, hosts):
     a, b = hosts
     lun = cluster.dir / 'lun0'
@@ -101,6 +102,7 @@ def test_a_check_knows_the_state_of_a_saved_vm(cluster, hosts):
     end(hosts)
 
 
+@pytest.mark.slow
 def test_what_is_refused_meanwhile(hosts):
     a, b = hosts
     a.ok('disk', 'create', 'v1:/other.disk', '--size', '16M')
@@ -136,6 +138,7 @@ def test_what_is_refused_meanwhile(hosts):
     a.ok('volume', 'check', a.dir.parent / 'lun0')
 
 
+@pytest.mark.slow
 def test_paused_stays_paused(hosts):
     a, b = hosts
     a.ok('vm', 'pause', 'g')
@@ -153,6 +156,7 @@ def test_paused_stays_paused(hosts):
     end(hosts)
 
 
+@pytest.mark.slow
 def test_weaker_processor_is_refused(cluster, hosts):
     a, b = hosts
     a.ok('vm', 'save', 'g')
@@ -165,6 +169,7 @@ def test_weaker_processor_is_refused(cluster, hosts):
     end(hosts)
 
 
+@pytest.mark.slow
 def test_damage_is_refused(cluster, hosts):
     """Wherever a byte of it is another: nothing runs, the state stays, and can be thrown away."""
     a, b = hosts
@@ -223,6 +228,7 @@ def test_no_space(hosts):
     end(hosts)
 
 
+@pytest.mark.slow
 def test_saver_dies_then_another_restores(cluster, hosts):
     """Its host is gone, with the state's file still in its journal."""
     a, b = hosts

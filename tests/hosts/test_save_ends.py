@@ -76,6 +76,7 @@ def has_state(host):
     return 'state' in {f['name'] for f in host.json('file', 'ls', 'v1:/vms/g')}
 
 
+@pytest.mark.slow
 def test_told_to_stop_while_the_outcome_of_a_save_is_unknown(host, lun):
     at = lock_range(host)
     s = Step(host, 'save.written', 'vm', 'save', 'g')
@@ -93,6 +94,7 @@ def test_told_to_stop_while_the_outcome_of_a_save_is_unknown(host, lun):
     goes_on(host)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('how', ['cancel', 'stop'])
 def test_a_restore_that_is_given_up(host, how):
     """Before the state is used up it stays; after that the guest lives."""
@@ -133,6 +135,7 @@ def test_a_restore_whose_lock_cannot_be_read_is_killed(host, lun):
     goes_on(host)
 
 
+@pytest.mark.slow
 def test_a_verb_dies_that_had_the_lock(cluster, host, lun):
     host.ok('vm', 'kill', 'g')
     s = Step(host, 'set.held', 'vm', 'set', 'g', '--memory-max', '64M')
@@ -149,6 +152,7 @@ def test_a_verb_dies_that_had_the_lock(cluster, host, lun):
     goes_on(h2)
 
 
+@pytest.mark.slow
 def test_the_state_of_a_saved_vm_is_no_file_to_remove(cluster, host):
     mine = cluster.dir / 'mine'
     mine.write_text('nothing')

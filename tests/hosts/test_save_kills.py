@@ -8,6 +8,8 @@ import pytest
 from hostlib import BIN, until
 from stublib import StubCluster, alive, create, goes_on, show
 
+pytestmark = pytest.mark.slow
+
 SAVE = ['begun', 'paused', 'taken', 'written', 'laid']
 RESTORE = ['read', 'machine', 'loaded', 'accepted', 'disks', 'resumed']
 STEPS = [f'save.{s}' for s in SAVE] + [f'restore.{s}' for s in RESTORE]
@@ -140,7 +142,6 @@ def end(world):
     world.hosts[0].ok('volume', 'check', world.lun)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('actor, steps', [
     ('daemon', STEPS), ('vmm', ['save.taken', 'save.written', 'restore.loaded', 'restore.accepted']),
     ('machine', ['save.written', 'save.laid', 'restore.loaded', 'restore.accepted'])])

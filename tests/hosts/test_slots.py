@@ -132,6 +132,7 @@ def dead(by, slot, epoch):
     return lambda: by(f'life {slot} {epoch}') == 'dead'
 
 
+@pytest.mark.slow
 def test_counter_moves_between_hosts(site):
     """Four hosts count in one file: each count is there, none twice; nobody starves."""
     hosts = [site.mount(f'h{i}') for i in range(4)]
@@ -185,6 +186,7 @@ def test_restart_goes_on_in_the_same_epoch(shipped_site):
     b(f'add /n 100 {site.dir}/b.n')
 
 
+@pytest.mark.slow
 def test_stopped_past_the_lease_alone(site):
     """INV-HA-1: stopped for three leases with nobody there to take over: not a write before a beat."""
     a = site.mount('alpha')
@@ -328,6 +330,7 @@ def test_chaos(site, seed):
 # --- on a real target: reservations fence, nobody can kill anybody --------------------------------------
 
 
+@pytest.mark.slow
 def test_san_stopped_and_continued(san):
     """Stopped past its lease and taken over by reservations: when it goes on it writes nothing."""
     a, b = san.mount('alpha'), san.mount('beta')
@@ -355,6 +358,7 @@ def test_san_stopped_and_continued(san):
         a(f'add /n 300 {san.dir}/a.n')
 
 
+@pytest.mark.slow
 def test_san_kill_and_takeover(san):
     a, b = san.mount('alpha'), san.mount('beta')
     a('create /n')

@@ -72,6 +72,7 @@ def test_monitor_dies(host):
     goes_on(host)
 
 
+@pytest.mark.slow
 def test_its_lock_is_given_up_when_that_works(cluster, host):
     h2 = cluster.host('h2')
     h2.ok('volume', 'mount', cluster.dir / 'lun0')
@@ -93,6 +94,7 @@ def test_its_lock_is_given_up_when_that_works(cluster, host):
     assert show(host)['host'] == 'h2'
 
 
+@pytest.mark.slow
 def test_a_daemon_is_stopped_before_it_could_give_a_lock_up(cluster, host):
     """Its monitor died with the daemon; the next one cannot take what it left, nor can the one after the next forget it."""
     h2 = cluster.host('h2')

@@ -22,6 +22,7 @@ def sweep(host, name):
     drill(host, 1024, 500)
 
 
+@pytest.mark.slow
 def test_no_write_is_lost(host):
     drill(host, 1024, 500)
     path = pathlib.Path(host.dir).parent / 'zeroes'

@@ -46,6 +46,7 @@ def counters(guest):
     return int(words[1]), int(words[3])
 
 
+@pytest.mark.slow
 def test_what_it_tells_is_in_vm_show(host, guest):
     until(lambda: agent_state(host) == 'absent', 60, what='nobody being found')
     assert show(host)['agent']['os'] is None and show(host)['addresses'] == []
@@ -58,6 +59,7 @@ def test_what_it_tells_is_in_vm_show(host, guest):
     assert show(host)['agent'] is None and show(host)['addresses'] == []
 
 
+@pytest.mark.slow
 def test_stop_asks_the_agent(host, guest):
     opened(host, guest)
     host.ok('vm', 'stop', 'g', '--timeout', '60')       # the guest knows no power button
@@ -65,6 +67,7 @@ def test_stop_asks_the_agent(host, guest):
     assert show(host)['state'] == 'stopped'
 
 
+@pytest.mark.slow
 def test_an_agent_that_talks_nonsense_holds_nothing_up(host, guest):
     opened(host, guest)
     for mode in 'ge':
@@ -78,6 +81,7 @@ def test_an_agent_that_talks_nonsense_holds_nothing_up(host, guest):
     opened(host, guest)
 
 
+@pytest.mark.slow
 def test_a_mounted_disk_is_kept(host, guest):
     opened(host, guest)
     host.ok('vm', 'attach', 'g', '--disk', 'v1:/more')
@@ -110,6 +114,7 @@ def test_freeze_and_thaw(host, guest):
     assert any('frozen for too long; thawed' in e['text'] for e in host.json('event', 'list'))
 
 
+@pytest.mark.slow
 def test_a_daemon_that_dies_leaves_nothing_frozen(host, guest):
     opened(host, guest)
     host.ok('vm', 'freeze', 'g', '--for', '600')
@@ -122,6 +127,7 @@ def test_a_daemon_that_dies_leaves_nothing_frozen(host, guest):
     assert not any('frozen by nobody' in e['text'] for e in host.json('event', 'list'))
 
 
+@pytest.mark.slow
 def test_it_is_found_where_the_guest_moved_to(pair):
     h1, h2 = pair
     start(h1)

@@ -13,6 +13,7 @@ if not os.access('/dev/kvm', os.R_OK | os.W_OK):
 MiB = 1 << 20
 
 
+@pytest.mark.slow
 def test_a_disk_grows_under_its_guest(host):
     create(host)
     host.ok('vm', 'start', 'g')
@@ -41,6 +42,7 @@ def test_a_disk_grows_under_its_guest(host):
     host.ok('volume', 'unmount', 'v1')
 
 
+@pytest.mark.slow
 def test_two_resizes_never_shrink_it(host):
     """Whichever is done first: the disk has the larger size, and the guest reads what it wrote behind the smaller."""
     host.ok('disk', 'create', 'v1:/idle.disk', '--size', '64M')
@@ -68,6 +70,7 @@ def test_two_resizes_never_shrink_it(host):
     host.ok('vm', 'kill', 'g')
 
 
+@pytest.mark.slow
 def test_killed_while_its_disk_grows(host, lun):
     create(host)
     host.ok('vm', 'start', 'g')
@@ -88,6 +91,7 @@ def test_killed_while_its_disk_grows(host, lun):
     host.ok('volume', 'unmount', 'v1')
 
 
+@pytest.mark.slow
 def test_reservations_are_the_disks(host, cluster):
     """They outlive a daemon under a guest that runs, and with APTPL the guest's power."""
     create(host)

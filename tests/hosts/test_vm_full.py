@@ -70,6 +70,7 @@ def test_it_is_paused_and_growing_goes_on(host, shell, lun):
     host.ok('volume', 'check', lun)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('who', ['this host', 'another host'])
 def test_a_deletion_goes_on(host, shell, cluster, lun, who):
     other = host
@@ -85,6 +86,7 @@ def test_a_deletion_goes_on(host, shell, cluster, lun, who):
     host.ok('volume', 'check', lun)
 
 
+@pytest.mark.slow
 def test_a_full_array_pauses_too(cluster):
     """A thin array without space (DATA PROTECT 27/07): no error, no matter who writes; and on it goes when there is some."""
     lun = cluster.lun()
@@ -115,6 +117,7 @@ def test_a_full_array_pauses_too(cluster):
     host.ok('volume', 'check', lun)
 
 
+@pytest.mark.slow
 def test_one_that_is_paused_can_be_stopped_reset_killed_and_taken_up(host, shell, lun):
     fill_until_paused(host, shell)
     assert 'no space' in host.fails('timed-out', 'vm', 'stop', 'g', '--timeout', '1')['message']

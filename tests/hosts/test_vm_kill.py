@@ -8,6 +8,8 @@ from proc import Others
 from targets import Tgt
 from vmlib import Shell, create, show, state
 
+pytestmark = pytest.mark.slow
+
 if not os.access('/dev/kvm', os.R_OK | os.W_OK):
     pytest.skip('no /dev/kvm', allow_module_level=True)
 

@@ -7,6 +7,8 @@ import pytest
 from hostlib import BIN, until
 from vmlib import disk_shell
 
+pytestmark = pytest.mark.slow
+
 
 def hidden(host):
     return [f['name'] for f in host.json('file', 'ls', 'v1:/vms') if f['name'].startswith('.')]
@@ -91,7 +93,6 @@ def test_no_mount_waits_for_the_cleaning_of_another_volume(host, cluster, lun):
         assert p.returncode == 0, out
 
 
-@pytest.mark.slow
 def test_another_host_removes_it_when_it_takes_over(host, cluster, lun):
     h2 = cluster.host('h2')
     h2.ok('volume', 'mount', lun)

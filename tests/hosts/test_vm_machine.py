@@ -29,6 +29,7 @@ def import_disk(host, name, text):
     host.ok('disk', 'import', raw, f'v1:/{name}')
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists(SEABIOS), reason='no SeaBIOS: Debian package seabios')
 def test_it_boots_from_its_disk_here_and_there(pair):
     h1, h2 = pair

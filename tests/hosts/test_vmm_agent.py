@@ -92,6 +92,7 @@ def test_what_is_said_to_a_closed_port_is_thrown_away(vm):
         assert read(daemon, b'\n') == b'{"return": {}}\n'
 
 
+@pytest.mark.slow
 def test_a_side_that_does_not_read_makes_the_other_wait(vm):
     with vm.connect(KIND, 1) as daemon:
         type_line(vm, 'o')

@@ -65,6 +65,7 @@ def type_and_see(vm, text):
     vm.expect(text, BOOTS_IN)
 
 
+@pytest.mark.slow
 def test_a_boot_sector_speaks_reads_reboots_and_powers_off(boot_sector):
     with ExitStack() as stack:
         path = stack.enter_context(disk(boot_sector, 'second sector'))
@@ -82,6 +83,7 @@ def test_a_boot_sector_speaks_reads_reboots_and_powers_off(boot_sector):
         vm.wait_event(EV_POWERED_OFF, BOOTS_IN)
 
 
+@pytest.mark.slow
 def test_it_moves_in_the_middle_of_the_boot(boot_sector):
     with ExitStack() as stack:
         path = stack.enter_context(disk(boot_sector, 'second sector'))
@@ -170,6 +172,7 @@ def watched(body, how):
     return vm
 
 
+@pytest.mark.slow
 def test_a_watchdog_that_runs_out_resets_the_guest_which_learns_of_it():
     with watched(say('armed'), 1) as vm:
         vm.expect(b'0armed')
@@ -189,6 +192,7 @@ def test_a_watchdog_can_only_report():
         assert vm.status()['state'] == RUNNING and not vm.events
 
 
+@pytest.mark.slow
 def test_a_watchdog_that_is_fed_or_stands_still_with_its_guest_does_not_run_out():
     with watched(say('armed') + PET + say('no more'), 1) as vm:
         vm.expect(b'armed')
@@ -213,6 +217,7 @@ def test_a_watchdog_that_is_fed_or_stands_still_with_its_guest_does_not_run_out(
         assert not vm.events
 
 
+@pytest.mark.slow
 def test_without_a_watchdog_there_is_nothing():
     with watched(say('armed'), 0) as vm:
         vm.expect(b'/armed')                    # 0xff + 48

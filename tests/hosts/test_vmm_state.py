@@ -60,6 +60,7 @@ def move(vm, stack):
     return other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mode', [0, DEADLINE, PERIODIC, DEADLINE | HALT, PERIODIC | HALT, CLOCK,
                                   DEADLINE | CLOCK | REGISTERS])
 def test_a_running_guest_goes_on_in_another_process(image, mode):
@@ -469,6 +470,7 @@ def test_the_clock_goes_on_as_it_is_told_and_by_no_wall_clock(image):
                 assert elapsed <= counters(other)[3] - was < elapsed + 300 * 10**9
 
 
+@pytest.mark.slow
 def test_lies_with_a_right_checksum_harm_nobody(image):
     """What KVM keeps is checked by KVM, the rest by us: an error or a guest that is broken, never a broken VMM."""
     lot = random.Random(1)

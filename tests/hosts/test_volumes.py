@@ -24,6 +24,7 @@ def sha(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_volume_on_two_hosts(pair):
     cluster, lun, h1, h2 = pair
     v = h2.json('volume', 'show', 'v1')
@@ -63,6 +64,7 @@ def test_a_volume_on_two_hosts(pair):
     assert r.code == 0 and r.json['clean'] and r.json['findings'] == [], r
 
 
+@pytest.mark.slow
 def test_mounts_are_remembered_until_unmount(cluster):
     lun, h = cluster.lun(), cluster.host()
     h.ok('volume', 'format', 'v1', lun)
@@ -89,6 +91,7 @@ def test_mounts_are_remembered_until_unmount(cluster):
     assert h.fails('busy', 'lun', 'disconnect', lun)['holder'] == 'volume v1'
 
 
+@pytest.mark.slow
 def test_unmount_beside_who_only_looks(cluster):
     lun, h = cluster.lun(), cluster.host()
     h.ok('volume', 'format', 'v1', lun)
@@ -160,6 +163,7 @@ def test_the_other_host_learns_the_new_name(pair):
     h2.ok('disk', 'show', 'archive:/a')
 
 
+@pytest.mark.slow
 def test_disks(pair):
     cluster, lun, h1, h2 = pair
     h1.ok('disk', 'create', 'v1:/a', '--size', '64M')
@@ -209,6 +213,7 @@ def test_bad_names_and_values(cluster):
     h.fails('usage', 'disk', 'show', 'v1:/d')
 
 
+@pytest.mark.slow
 def test_files(pair):
     cluster, lun, h1, h2 = pair
     data = os.urandom(700_001)
@@ -242,6 +247,7 @@ def sparse(path, size, pieces, seed=1):
         f.truncate(size)
 
 
+@pytest.mark.slow
 def test_import_and_export_keep_bytes_and_holes(pair):
     cluster, lun, h1, h2 = pair
     raw, back = cluster.dir / 'raw', cluster.dir / 'back'
@@ -269,6 +275,7 @@ def test_import_and_export_keep_bytes_and_holes(pair):
     h1.fails('not-found', 'disk', 'export', 'v1:/n', cluster.dir / 'n')
 
 
+@pytest.mark.slow
 def test_import_is_durable_when_it_says_so(pair):
     """kill -9 right after exit 0; another host reads."""
     cluster, lun, h1, h2 = pair
@@ -280,6 +287,7 @@ def test_import_is_durable_when_it_says_so(pair):
     assert sha(raw) == sha(back)
 
 
+@pytest.mark.slow
 def test_import_goes_on_when_the_target_comes_back(cluster):
     """tgt has a volatile cache, so what was not flushed yet may be lost with a session: it is imported once more."""
     from targets import Tgt

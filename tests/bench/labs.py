@@ -142,8 +142,9 @@ INTO_BRIDGE = '/run/into-bridge'
 
 
 def bridged(a):
-    """Makes the bridge, and what puts QEMU's taps into it."""
-    a.run(f'[ -d /sys/class/net/{BRIDGE} ] || {{ ip link add {BRIDGE} type bridge stp_state 0 forward_delay 0 && '
+    """Makes the bridge, and what puts QEMU's taps into it. Its address is its own: else it is the lowest of its ports', taps
+    have a new one each time, and a guest sends to the last one until its neighbour table is looked through again."""
+    a.run(f'[ -d /sys/class/net/{BRIDGE} ] || {{ ip link add {BRIDGE} address 02:00:00:00:00:01 type bridge stp_state 0 forward_delay 0 && '
           f'ip addr add {NET}.1/24 dev {BRIDGE} && ip link set {BRIDGE} up; }}')
     a.put(f'#!/bin/sh\nexec ip link set $1 master {BRIDGE} up\n'.encode(), INTO_BRIDGE, 0o755)
 

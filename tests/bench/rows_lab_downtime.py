@@ -64,18 +64,17 @@ def downtime_idle():
         return alternate(Gap(a, ours, OURS), Gap(a, theirs, THEIRS), TURNS)
 
 
-def rate_of(move):
-    """Bytes a second of what is sent through TLS, by the second move."""
-    move()
-    moved = move()
-    return moved['sent'] * 1000 / moved['total_ms']
+def rate_of(gap):
+    """Bytes a second that are sent through TLS, by a move of a guest that has filled its memory and changes almost nothing."""
+    gap()
+    return gap.moved['sent'] * 1000 / gap.moved['total_ms']
 
 
 @row('mig-downtime-busy', 'ms')
 def downtime_busy():
     """Both guests change as much: half of what the slower of the two sends."""
     with guests() as (a, ours, theirs):
-        rates = rate_of(ours), rate_of(theirs)
+        rates = rate_of(Gap(a, ours, OURS, 1)), rate_of(Gap(a, theirs, THEIRS, 1))
         half = int(min(rates) / 2 / 1024)
         print(f'mig-downtime-busy: sent {rates[0] / 1024:.0f} and {rates[1] / 1024:.0f} KiB/s, each guest changes {half}', file=sys.stderr)
         return alternate(Gap(a, ours, OURS, half, 1), Gap(a, theirs, THEIRS, half, 1), TURNS)

@@ -59,8 +59,9 @@ def shell(host):
 def pytest_runtest_makereport(item, call):
     """A failure says what its daemons said last."""
     report = (yield).get_result()
-    cluster = item.funcargs.get('cluster') if hasattr(item, 'funcargs') else None
+    args = getattr(item, 'funcargs', {})
+    cluster = args.get('cluster') or getattr(args.get('world'), 'cluster', None)
     if report.failed and cluster and hasattr(report.longrepr, 'addsection'):
         for host in cluster.hosts.values():
             said = host.log.read_text(errors='replace').splitlines() if host.log.exists() else []
-            report.longrepr.addsection(f'log of {host.name}', '\n'.join(line[:240] for line in said[-12:]))
+            report.longrepr.addsection(f'log of {host.name}', '\n'.join(line[:240] for line in said[-20:]))

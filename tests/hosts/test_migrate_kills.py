@@ -7,7 +7,7 @@ import os, signal, subprocess, time
 import pytest
 from hostlib import BIN, until
 from netlib import Net
-from stublib import StubCluster, StubHost, counts, create, goes_on, show
+from stublib import StubCluster, StubHost, alive, counts, create, goes_on, show
 
 pytestmark = pytest.mark.slow
 
@@ -88,6 +88,7 @@ def kill(world, actor, source, target):
         pid = world.vmm(host)
         if pid:
             os.kill(pid, signal.SIGKILL)
+            until(lambda: not alive(pid), what=f'the end of process {pid}')
         return lambda: None, pid is not None
     world.net.cable('down')
     return lambda: world.net.cable('up'), True

@@ -279,9 +279,14 @@ static int check_free(struct host_vms *all, struct host_volume *volume, const ch
 	list_for_each (vm, &all->list, link) {
 		if (vm->volume != volume || strcmp(vm->name, name))
 			continue;
-		(void)fail(-EBUSY, "vm %s: runs on this host, %s, already", name, all->host->name);
+		(void)fail(-EBUSY,
+			   vm->arriving ? "vm %s: is on its way to this host, %s; if that came to"
+					  " nothing, try again in a few seconds"
+					: "vm %s: runs on this host, %s, already",
+			   name, all->host->name);
 		err_object("%s:%s", host_volume_name(volume), name);
-		err_holder("host %s", all->host->name);
+		if (!vm->arriving)
+			err_holder("host %s", all->host->name);
 		return -EBUSY;
 	}
 	return 0;

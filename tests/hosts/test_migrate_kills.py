@@ -94,6 +94,23 @@ def kill(world, actor, source, target):
     return lambda: world.net.cable('up'), True
 
 
+def begin(source, target, reached):
+    """`perilune vm migrate`, at the step. A target that has lost its source may wait for it yet: then once more."""
+    end = time.monotonic() + 30
+    while True:
+        p = subprocess.Popen([BIN / 'perilune', '--connect', source.dir, 'vm', 'migrate', 'g', '--to', target.name, '--verify'],
+                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            until(lambda: reached.exists() or p.poll() is not None, 30, 0.005, what=reached.stem)
+        except AssertionError:
+            p.kill()
+            raise
+        if reached.exists():
+            return p
+        said = p.communicate()[0].decode()
+        assert 'on its way to this host' in said and time.monotonic() < end, said
+
+
 def one_case(world, step, actor):
     source = world.settle()
     target = next(h for h in world.hosts if h is not source)
@@ -101,10 +118,8 @@ def one_case(world, step, actor):
     file = (source if step.startswith('source') else target).dir / 'steps' / step
     reached = file.with_name(step + '.reached')
     file.touch()
-    p = subprocess.Popen([BIN / 'perilune', '--connect', source.dir, 'vm', 'migrate', 'g', '--to', target.name, '--verify'],
-                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    p = begin(source, target, reached)
     try:
-        until(reached.exists, 30, 0.005, what=f'{step} ({p.poll()})')
         back, done = kill(world, actor, source, target)
         file.unlink()
         reached.unlink()

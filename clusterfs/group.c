@@ -335,14 +335,17 @@ static void load_memory(struct group *g)
 	g->hint = 0;
 }
 
-/* What was freed and is not durable yet stays taken when a group is loaded again. */
+/*
+ * What was freed and is not durable yet stays taken when a group is loaded again. A block that the header calls used
+ * has another life: others had the group and the inode's lock, and made it a new one, which may be dirty here by now.
+ */
 static void load_pending(struct group *g)
 {
 	struct cfs_groups *gs = g->fs->groups;
-	struct pending *p;
+	struct pending *p, *tmp;
 
 	pthread_mutex_lock(&gs->pending_lock);
-	list_for_each (p, &gs->pending, link) {
+	list_for_each_safe (p, tmp, &gs->pending, link) {
 		if (group_at(g->fs, p->vbn) != g)
 			continue;
 		for (uint32_t i = 0; i < p->units; i++) {
@@ -350,8 +353,14 @@ static void load_pending(struct group *g)
 			bit_put(g->taken, group_unit(g, p->vbn) + i, true);
 			g->mem_free--;
 		}
-		if (!p->units)
-			cfs_meta_reserve_locked(g, p->slab, p->vbn);
+		if (p->units)
+			continue;
+		if (cfs_meta_used(g, p->slab, p->vbn)) {
+			list_del(&p->link);
+			free(p);
+			continue;
+		}
+		cfs_meta_reserve_locked(g, p->slab, p->vbn);
 	}
 	pthread_mutex_unlock(&gs->pending_lock);
 }

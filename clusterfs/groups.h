@@ -103,7 +103,8 @@ void groups_settle(struct cfs *fs);
 void group_mark(struct cfs_txn *txn, struct group *g, uint32_t unit, uint32_t n, bool taken);
 void group_pend(struct cfs_txn *txn, uint64_t vbn, uint32_t units, enum cfs_slab_type slab);
 
-/* slab.c. Groups mutex held: the bit of a block in memory. */
+/* slab.c. Groups mutex held: whether the header says that a block is in use; its bit in memory. */
+bool cfs_meta_used(struct group *g, enum cfs_slab_type type, uint64_t vbn);
 void cfs_meta_reserve_locked(struct group *g, enum cfs_slab_type type, uint64_t vbn);
 void cfs_meta_unreserve_locked(struct group *g, enum cfs_slab_type type, uint64_t vbn);
 

@@ -200,6 +200,14 @@ int cfs_meta_reserve(struct cfs *fs, enum cfs_slab_type type, uint64_t near, uin
 		    fs->name);
 }
 
+bool cfs_meta_used(struct group *g, enum cfs_slab_type type, uint64_t vbn)
+{
+	unsigned slab, bit;
+
+	return locate(g, type, vbn, &slab, &bit) == 0 &&
+	       le16_get(group_header(g)->slab[slab].used) >> bit & 1;
+}
+
 void cfs_meta_reserve_locked(struct group *g, enum cfs_slab_type type, uint64_t vbn)
 {
 	unsigned slab, bit;

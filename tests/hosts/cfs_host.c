@@ -16,6 +16,9 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/util.h"
+#include "blockdev/blk.h"
+#include "blockdev/fault.h"
 #include "clusterfs/lock.h"
 #include "clusterfs/slot.h"
 
@@ -170,6 +173,23 @@ static void *hammer_main(void *arg)
 	return NULL;
 }
 
+/* "MS FROM-TO": writes to these bytes of the LUN take so much longer. */
+static void do_delay(struct host *h, const char *words)
+{
+	char kind[32], range[64];
+	struct fault fault;
+	unsigned ms;
+	int rc;
+
+	if (sscanf(words, "%u %63s", &ms, range) != 2) {
+		answer(fail(-EINVAL, "delay MS FROM-TO"), "-");
+		return;
+	}
+	(void)str_format(kind, sizeof(kind), "delay=%u", ms);
+	rc = fault_parse(&fault, blk_info(h->blk[0])->name, kind, "write", range, NULL);
+	answer(rc < 0 ? rc : fault_add(&fault, NULL), "delayed");
+}
+
 static void do_hammer(struct host *h, const char *words)
 {
 	static char log[256];
@@ -273,6 +293,8 @@ static void obey(struct host *h, char *line)
 		do_add(h, words);
 	else if (strcmp(line, "value") == 0)
 		do_value(h, words);
+	else if (strcmp(line, "delay") == 0)
+		do_delay(h, words);
 	else if (strcmp(line, "hammer") == 0)
 		do_hammer(h, words);
 	else if (strcmp(line, "peek") == 0)
@@ -301,8 +323,11 @@ int main(int argc, char **argv)
 		h.isid = o.isid = (uint32_t)strtoul(argv[5], NULL, 0);
 	}
 	for (char *lun = strtok_r(argv[1], ",", &save); lun; lun = strtok_r(NULL, ",", &save)) {
-		int rc = blk_open(lun, &o, &h.blk[h.n++]);
+		struct blk *plain;
+		int rc = blk_open(lun, &o, &plain);
 
+		if (rc == 0)
+			rc = blk_fault_wrap(plain, &h.blk[h.n++]);
 		if (rc < 0) {
 			fprintf(stderr, "%s\n", err_message(rc));
 			return 1;

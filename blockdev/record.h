@@ -9,7 +9,11 @@
  *   - what was answered before a flush was submitted that itself was answered well, and what was
  *     answered with FUA, is on the medium;
  *   - of everything else that was submitted each logical block may or may not be (a write is torn at
- *     a block, never within), and requests that were in flight together may land in any order.
+ *     a block, never within), and requests that were in flight together may land in any order;
+ *   - but compare-and-writes of a block that succeeded landed in the order that their compares say.
+ *     No two may write the same (random tokens see to that): so it is the order of submissions,
+ *     as what one compares with was submitted before it. It is not the order of answers: a host
+ *     may go on from what it reads before the answer to whoever wrote it is logged.
  */
 #ifndef BLOCKDEV_RECORD_H
 #define BLOCKDEV_RECORD_H

@@ -3,7 +3,9 @@
  * record_read.c: reads a log and makes media out of it. Each request is given an instant between
  * its submission and its answer at which it took effect; sorted by those, any assignment is a
  * history that the LUN's contract allows, and with blocks left out that no flush had made durable,
- * any of the media that a crash may leave.
+ * any of the media that a crash may leave. But for compare-and-writes of one block: a host may see
+ * what another's wrote, and compare with it, before that one's answer is logged. So their instants
+ * and their answers may contradict their compares; their submissions cannot.
  */
 #include "blockdev/record.h"
 
@@ -207,6 +209,7 @@ struct known {
 	uint64_t offset;
 	const uint8_t *data; /* NULL: zeroes; of the log */
 	bool set;
+	unsigned sure; /* the latest submission that surely succeeded and was put there; 0: none */
 };
 
 struct replay {
@@ -273,8 +276,10 @@ static uint64_t instant(const struct request *r, unsigned point, bool uncertain,
 	return from + xorshift(x) % (to - from);
 }
 
-static void know(struct replay *rp, const struct record_event *ev, uint64_t from, uint64_t to)
+static void know(struct replay *rp, const struct effect *e, uint64_t from, uint64_t to)
 {
+	const struct record_event *ev = e->event;
+
 	for (unsigned i = 0; i < rp->knowns; i++) {
 		struct known *k = &rp->known[i];
 
@@ -282,28 +287,39 @@ static void know(struct replay *rp, const struct record_event *ev, uint64_t from
 			continue;
 		k->data = ev->data ? (const uint8_t *)ev->data + (k->offset - ev->offset) : NULL;
 		k->set = true;
+		if (ev->op == BLK_CAS && !e->uncertain)
+			k->sure = ev->submit;
 	}
 }
 
-static bool compares(const struct replay *rp, const struct record_event *ev)
+/*
+ * Does that compare-and-write come too late? One that nobody was told about: where it miscompares.
+ * One that succeeded: where another stands that compared with what it wrote, or with a follower's;
+ * that one was submitted later. (What stands there uncertainly gives way: it cannot have succeeded.)
+ */
+static bool too_late(const struct replay *rp, const struct effect *e)
 {
 	static const uint8_t zero[4096];
+	const struct record_event *ev = e->event;
 
 	for (unsigned i = 0; i < rp->knowns; i++) {
 		const struct known *k = &rp->known[i];
 
-		if (k->offset == ev->offset)
-			return !k->set ||
-			       memcmp(k->data ? k->data : zero, ev->compare, ev->length) == 0;
+		if (k->offset != ev->offset)
+			continue;
+		if (!e->uncertain)
+			return k->sure > ev->submit;
+		return k->set && memcmp(k->data ? k->data : zero, ev->compare, ev->length) != 0;
 	}
-	return true;
+	return false;
 }
 
-static int put(struct replay *rp, const struct record_event *ev, uint64_t from, uint64_t to)
+static int put(struct replay *rp, const struct effect *e, uint64_t from, uint64_t to)
 {
+	const struct record_event *ev = e->event;
 	const uint8_t *data = ev->data;
 
-	know(rp, ev, from, to);
+	know(rp, e, from, to);
 	return rp->apply(rp->arg, from, data ? data + (from - ev->offset) : NULL, to - from);
 }
 
@@ -314,23 +330,23 @@ static int play(struct replay *rp, const struct effect *e, enum record_choice ch
 	uint64_t block = rp->log->block_size, end = ev->offset + ev->length;
 	int rc = 0;
 
-	if (ev->op == BLK_CAS && e->uncertain && !compares(rp, ev))
+	if (ev->op == BLK_CAS && too_late(rp, e))
 		return 0;
 	if (e->durable || choice == RECORD_ALL)
-		return put(rp, ev, ev->offset, end);
+		return put(rp, e, ev->offset, end);
 	if (choice == RECORD_DURABLE)
 		return 0;
 	if (ev->length > 4096 * block) /* a long discard: all or nothing */
-		return xorshift(x) & 1 ? put(rp, ev, ev->offset, end) : 0;
+		return xorshift(x) & 1 ? put(rp, e, ev->offset, end) : 0;
 	switch (xorshift(x) & 3) { /* half of them whole or not at all, others torn */
 	case 0:
 		return 0;
 	case 1:
-		return put(rp, ev, ev->offset, end);
+		return put(rp, e, ev->offset, end);
 	}
 	for (uint64_t at = ev->offset; at < end && rc == 0; at += block)
 		if (xorshift(x) & 1)
-			rc = put(rp, ev, at, at + block);
+			rc = put(rp, e, at, at + block);
 	return MIN(rc, 0);
 }
 

@@ -14,9 +14,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/checksum.h"
 #include "blockdev/blk.h"
 #include "blockdev/fault.h"
 #include "blockdev/record.h"
+#include "blockdev/record_format.h"
 #include "tests/lib/lun.h"
 
 #define SIZE  (4 * MiB)
@@ -188,6 +190,81 @@ static void test_cas(void **state)
 	free(two);
 }
 
+/* A compare-and-write of a block, all of it `compare` and then all of it `write`; one a host. */
+struct step {
+	unsigned block, host;
+	uint32_t kind;
+	uint8_t compare, write; /* submissions */
+	int res;		/* answers */
+};
+
+static void log_step(int fd, const struct step *s)
+{
+	bool data = s->kind == RECORD_SUBMIT;
+	uint8_t buf[sizeof(struct record_entry) + 2 * BLOCK];
+	struct record_entry e = {.writer = le64_of(s->host),
+				 .number = le64_of(s->block),
+				 .offset = le64_of((uint64_t)s->block * BLOCK),
+				 .length = le64_of(BLOCK),
+				 .kind = le32_of(s->kind),
+				 .op = le32_of(BLK_CAS),
+				 .flags = le32_of(BLK_FUA),
+				 .res = le32_of((uint32_t)s->res),
+				 .maybe_done = le32_of(s->res != 0),
+				 .data_length = le32_of(data ? 2 * BLOCK : 0)};
+	size_t n = data ? sizeof(buf) : sizeof(e);
+
+	e.checksum = le64_of(checksum64(&e, sizeof(e)));
+	memcpy(buf, &e, sizeof(e));
+	memset(buf + sizeof(e), s->compare, BLOCK);
+	memset(buf + sizeof(e) + BLOCK, s->write, BLOCK);
+	assert_int_equal(write(fd, buf, n), n);
+}
+
+/* Hosts that go on from what they see on the medium, before its writer's answer is logged. */
+static void test_cas_order(void **state)
+{
+	enum { SEEDS = 300 };
+	static const struct step steps[] = {
+		{0, 1, RECORD_SUBMIT, 0, 1, 0}, /* answers in the order of the writes */
+		{0, 2, RECORD_SUBMIT, 1, 2, 0},
+		{0, 1, RECORD_ANSWER, 0, 0, 0},
+		{0, 2, RECORD_ANSWER, 0, 0, 0},
+		{1, 1, RECORD_SUBMIT, 0, 1, 0}, /* and the other way round */
+		{1, 2, RECORD_SUBMIT, 1, 2, 0},
+		{1, 2, RECORD_ANSWER, 0, 0, 0},
+		{1, 1, RECORD_ANSWER, 0, 0, 0},
+		{2, 1, RECORD_SUBMIT, 0, 1, 0}, /* a lost answer between the two */
+		{2, 2, RECORD_SUBMIT, 1, 2, 0},
+		{2, 2, RECORD_ANSWER, 0, 0, -ETIMEDOUT},
+		{2, 3, RECORD_SUBMIT, 2, 3, 0},
+		{2, 3, RECORD_ANSWER, 0, 0, 0},
+		{2, 1, RECORD_ANSWER, 0, 0, 0},
+		{3, 1, RECORD_SUBMIT, 0, 1, 0}, /* who had no answer lost against who had one */
+		{3, 2, RECORD_SUBMIT, 0, 2, 0},
+		{3, 1, RECORD_ANSWER, 0, 0, 0},
+	};
+	struct fixture *f = *state;
+	int fd = open(f->log_path, O_WRONLY | O_APPEND);
+
+	for (unsigned i = 0; i < ARRAY_SIZE(steps); i++)
+		log_step(fd, &steps[i]);
+	close(fd);
+	assert_int_equal(record_open(f->log_path, &f->log), 0);
+	assert_int_equal(record_events(f->log), ARRAY_SIZE(steps));
+	for (unsigned seed = 0; seed < SEEDS + 2; seed++) {
+		replay(f, record_events(f->log),
+		       seed == SEEDS	   ? RECORD_ALL
+		       : seed == SEEDS + 1 ? RECORD_DURABLE
+					   : RECORD_RANDOM,
+		       seed);
+		assert_int_equal(at(f, 0), 2);
+		assert_int_equal(at(f, 1), 2);
+		assert_int_equal(at(f, 2), 3);
+		assert_int_equal(at(f, 3), 1);
+	}
+}
+
 static void test_reopen_and_cut(void **state)
 {
 	struct fixture *f = *state;
@@ -226,6 +303,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_events, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_legal, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cas, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_cas_order, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_reopen_and_cut, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_errors, setup, teardown),
 	};

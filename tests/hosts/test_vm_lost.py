@@ -3,29 +3,15 @@
 somebody wants paused. Monitors are programs (stublib.py) that hang up in the middle of a request, obeyed or not."""
 import subprocess
 
-import pytest
-
 from hostlib import BIN, until
-from stublib import HangsUp, StubCluster, counts, create, goes_on, show
+from stublib import HangsUp, counts, goes_on, show
+from test_stub_vm import cluster, host  # noqa: F401 (fixtures)
 
 
-@pytest.fixture
-def cluster():
-    with StubCluster() as c:
-        yield c
-
-
-@pytest.fixture
-def host(cluster):
-    h = cluster.host('h1')
-    lun = cluster.lun()
-    h.ok('volume', 'format', 'v1', lun)
-    h.ok('volume', 'mount', lun)
-    h.ok('disk', 'create', 'v1:/a.disk', '--size', '64M')
-    create(h)
-    h.ok('vm', 'start', 'g')
-    goes_on(h)
-    return h
+def runs(host):
+    host.ok('vm', 'start', 'g')
+    goes_on(host)
+    return show(host)['pid']
 
 
 def told(host):
@@ -34,7 +20,7 @@ def told(host):
 
 
 def test_told_to_stand_still_and_to_go_on(cluster, host):
-    pid = show(host)['pid']
+    pid = runs(host)
     for when in 'no pause', 'pause':                                    # who wants it hears that it failed; so it runs
         with HangsUp(cluster, 'h1', when) as hung_up:
             said = host.run('vm', 'pause', 'g')
@@ -63,6 +49,7 @@ def test_told_to_stand_still_and_to_go_on(cluster, host):
 
 def test_stood_still_for_a_moment_only(cluster, host):
     """As for a save, or a migration (test_migrate.py), that comes to nothing: it was to run on."""
+    runs(host)
     step = host.dir / 'steps' / 'save.paused'
     step.parent.mkdir(exist_ok=True)
     for when in 'no pause', 'pause', 'no resume', 'resume':

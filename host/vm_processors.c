@@ -76,9 +76,10 @@ static int change_pool(struct host_vm *vm, const struct vm_share *share)
 
 int vm_apply_cpus(struct host_vm *vm)
 {
+	struct err_info why;
 	struct vm_share share;
 	unsigned cpus;
-	int rc;
+	int rc, placed;
 
 	get_share(vm, &share, &cpus);
 	rc = change_pool(vm, &share);
@@ -93,7 +94,9 @@ int vm_apply_cpus(struct host_vm *vm)
 			"limits and "
 			"pools are not kept here; see perilune host check",
 			vm->name);
-	return rc < 0 ? rc : set_affinity(vm, &share);
+	err_save(&why, rc);
+	placed = set_affinity(vm, &share); /* needs no group */
+	return rc < 0 ? err_restore(&why) : placed;
 }
 
 void vm_try_cpus(struct host_vm *vm)

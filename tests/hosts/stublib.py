@@ -47,6 +47,14 @@ class StubHost(Host):
                              *self.options, *options, **kw)
 
 
+class NoGroups(StubHost):
+    """A host that sees no control groups."""
+
+    def __init__(self, cluster, name):
+        super().__init__(cluster, name, prefix=['unshare', '-m', 'sh', '-c', 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"', 'sh',
+                                                'env', f'PERILUNE_STUB={cluster.stub}'])
+
+
 def create(host, name='g', memory='32M', disks=('v1:/a.disk',), *words):
     kernel = host.dir.parent / 'kernel'
     kernel.write_bytes(setup_sectors() + bytes(4096))

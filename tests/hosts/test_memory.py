@@ -6,7 +6,7 @@ import glob, hashlib, mmap, os, pathlib, subprocess, time
 import pytest
 
 from hostlib import BIN, until
-from stublib import HangsUp, StubCluster, alive, create, goes_on, keys, show
+from stublib import HangsUp, NoGroups, StubCluster, alive, create, goes_on, keys, show
 
 MiB = 1 << 20
 
@@ -221,6 +221,19 @@ def test_processors_are_the_daemons_own(host):
     assert os.sched_getaffinity(show(host, 'b')['pid']) == {min(own)}
     host.ok('vm', 'set', 'b', '--cpu-affinity', 'all')
     assert os.sched_getaffinity(show(host, 'b')['pid']) == {one}
+
+
+def test_processors_without_control_groups(cluster):
+    """What needs none is kept though the rest cannot be."""
+    host = cluster.hosts['h1'] = NoGroups(cluster, 'h1').start()
+    lun = cluster.lun()
+    host.ok('volume', 'format', 'v1', lun)
+    host.ok('volume', 'mount', lun)
+    create(host, 'g', '32M', ())
+    host.ok('vm', 'set', 'g', '--cpu-weight', '300', '--cpu-affinity', '0')
+    host.ok('vm', 'start', 'g')
+    until(lambda: 'no control group' in host.log.read_text())
+    assert os.sched_getaffinity(show(host)['pid']) == {0}
 
 
 def test_processors_reserved(host):

@@ -7,7 +7,7 @@ import pytest
 
 import vmlib
 from hostlib import BIN, Cluster, until
-from stublib import HangsUp, StubCluster, StubHost, alive, counts, create, goes_on, keys, lock_range, show
+from stublib import HangsUp, NoGroups, StubCluster, alive, counts, create, goes_on, keys, lock_range, show
 
 
 @pytest.fixture
@@ -405,14 +405,6 @@ def test_a_held_one_moves_and_stays_held(pair):
     assert show(h1)['state'] == 'paused' and counts(h1) == was
     h1.ok('vm', 'resume', 'g')
     assert goes_on(h1)[0] > was[0]
-
-
-class NoGroups(StubHost):
-    """A host that sees no control groups."""
-
-    def __init__(self, cluster, name):
-        super().__init__(cluster, name, prefix=['unshare', '-m', 'sh', '-c', 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"', 'sh',
-                                                'env', f'PERILUNE_STUB={cluster.stub}'])
 
 
 @pytest.mark.slow

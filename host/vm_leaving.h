@@ -28,6 +28,8 @@ struct leaving {
 	uint64_t max_downtime, bandwidth, streams_n;
 	bool verify, postcopy; /* postcopy: it is asked for */
 	bool post;	       /* ... and so it goes */
+	bool precopy;	       /* never so */
+	bool outrun;	       /* the rounds ended since the guest writes faster than can be sent */
 	bool quick;	       /* all of its memory goes while it stands still */
 	bool held;	       /* it stands still anyway (`vm pause`), and will there */
 	struct cpu_table cpu;

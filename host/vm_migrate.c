@@ -358,6 +358,7 @@ static int rounds(struct leaving *l)
 
 	for (int i = 0; i < TRIES && rc == -EAGAIN; i++) {
 		rc = l->quick ? 0 : mig_source_rounds(l->move.source);
+		l->outrun = mig_source_outrun(l->move.source);
 		if (rc == MIG_SOURCE_POST) {
 			l->post = true;
 			rc = 0;
@@ -399,7 +400,7 @@ static int move_it(struct leaving *l)
 	return rc < 0 ? true_error(l, rc) : 0;
 }
 
-/* Lets go of the VM, which may be gone or going. */
+/* What one try has made, of a VM that may be gone or going. */
 static void clean_up(struct leaving *l, int rc)
 {
 	struct host_vm *vm = l->vm;
@@ -423,12 +424,6 @@ static void clean_up(struct leaving *l, int rc)
 		peer_stream_end(l->streams[i], 0);
 	if (l->frames)
 		peer_stream_end(l->frames, 0);
-	pthread_mutex_lock(&vm->lock);
-	vm->move = NULL;
-	if (rc < 0)
-		vm->move_to[0] = 0;
-	pthread_cond_broadcast(&vm->changed);
-	pthread_mutex_unlock(&vm->lock);
 	if (l->log)
 		munmap(l->log, l->log_bytes);
 	if (l->log_fd >= 0)
@@ -457,6 +452,51 @@ static json_t *report(const struct leaving *l)
 			 "standstill", stood);
 }
 
+/* The same once more, from the beginning, as a post-copy: `move` stays, so who breaks the one breaks the other. */
+static void begin_anew(struct leaving *l)
+{
+	struct leaving anew = {
+		.call = l->call,
+		.vm = l->vm,
+		.move = l->move,
+		.to = l->to,
+		.max_downtime = l->max_downtime,
+		.bandwidth = l->bandwidth,
+		.streams_n = l->streams_n,
+		.strict = l->strict,
+		.began_ns = l->began_ns,
+		.log_fd = -1,
+		.postcopy = true,
+	};
+
+	*l = anew;
+}
+
+/* It writes faster than can be sent: it runs there before all has come, if the target can have that. */
+static int move_after_all(struct leaving *l, int rc)
+{
+	struct err_info why;
+	char text[256];
+
+	err_save(&why, rc);
+	(void)str_format(text, sizeof(text), "begins anew, as a post-copy: %.200s", why.message);
+	vm_tell(l->vm, text);
+	begin_anew(l);
+	rc = move_it(l);
+	clean_up(l, rc);
+	return rc == -EOPNOTSUPP ? err_restore(&why) : rc;
+}
+
+static void let_go(struct host_vm *vm, int rc)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->move = NULL;
+	if (rc < 0)
+		vm->move_to[0] = 0;
+	pthread_cond_broadcast(&vm->changed);
+	pthread_mutex_unlock(&vm->lock);
+}
+
 static int leave(struct leaving *l)
 {
 	struct host_vm *vm = l->vm;
@@ -478,6 +518,9 @@ static int leave(struct leaving *l)
 	if (rc == 0) {
 		rc = move_it(l);
 		clean_up(l, rc);
+		if (rc < 0 && l->outrun && !l->precopy)
+			rc = move_after_all(l, rc);
+		let_go(vm, rc);
 	}
 	if (rc < 0) {
 		struct err_info why;
@@ -518,6 +561,7 @@ static int take_options(struct leaving *l)
 	l->verify = host_arg_bool(call, "verify");
 	l->quick = host_arg_bool(call, "quick");
 	l->postcopy = host_arg_bool(call, "postcopy");
+	l->precopy = host_arg_bool(call, "no_postcopy");
 	if (rc == 0 && l->postcopy && (l->quick || l->verify))
 		rc = fail(-EINVAL,
 			  "--postcopy: not with --%s: the guest runs before all of its memory came",

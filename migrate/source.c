@@ -35,7 +35,7 @@ struct mig_source {
 	uint64_t look_ms, ping_ms, round_ns, round_sent, round_waited;
 	uint64_t marked; /* a round that is under way on the data streams; 0: none */
 	le64 word;	 /* of the target's, with its last answer */
-	bool began;
+	bool began, outrun;
 	atomic_bool cancelled;
 };
 
@@ -273,6 +273,7 @@ static int give_up(struct mig_source *s)
 			    "allow more (--max-downtime)",
 			    (unsigned long long)(s->estimate.constant_ns / NS_PER_MS),
 			    (unsigned long long)s->o.max_downtime_ms);
+	s->outrun = true;
 	return fail(
 		-ETIMEDOUT,
 		"the guest writes faster than %llu MiB/s can be sent, even with %u %% of its CPU "
@@ -283,6 +284,11 @@ static int give_up(struct mig_source *s)
 							   s->dirty.count * MIG_PAGE) /
 				     NS_PER_MS),
 		(unsigned long long)s->o.max_downtime_ms);
+}
+
+bool mig_source_outrun(const struct mig_source *s)
+{
+	return s->outrun;
 }
 
 int mig_source_rounds(struct mig_source *s)

@@ -68,6 +68,8 @@ void mig_source_constant(struct mig_source *s, uint64_t ns);
  */
 #define MIG_SOURCE_POST 1
 int mig_source_rounds(struct mig_source *s);
+/* Whether the rounds ended by that -ETIMEDOUT. */
+bool mig_source_outrun(const struct mig_source *s);
 
 /* The guest stands still already: all that is there, in place of rounds; what was sent before is not sent again. */
 int mig_source_all(struct mig_source *s);

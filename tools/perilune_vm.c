@@ -299,6 +299,10 @@ static const struct cli_option migrate_options[] = {
 	 "link or host that"
 	 " dies meanwhile ends it, as a power cut would",
 	 false},
+	{"no-postcopy", CLI_FLAG, NULL,
+	 "leave it where it is if it writes faster than can be sent, instead of beginning anew with "
+	 "--postcopy",
+	 false},
 	{"quick", CLI_FLAG, NULL,
 	 "it stands still first, then all of it moves: for a guest that writes too fast", false},
 	{"verify", CLI_FLAG, NULL, "compare all memory once more while it stands still", false},

@@ -362,7 +362,7 @@ def test_a_guest_that_writes_too_fast(pair):
     # A millisecond for pages: it gets less and less of its processor, or is left alone with the reason. Or stands still.
     h1, h2 = pair
     keys(h1, '6')
-    p = begin(h1, h2, '--max-downtime', '40')
+    p = begin(h1, h2, '--max-downtime', '40', '--no-postcopy')
     said = p.communicate(timeout=100)[0]
     if p.returncode:
         assert '--max-downtime' in said and show(h1)['host'] == 'h1', said
@@ -421,7 +421,7 @@ def test_slowed_down_without_control_groups(cluster, lun):
     until(lambda: any(h['name'] == 'h1' for h in h2.json('host', 'list')))
     until(lambda: any(h['name'] == 'h2' for h in h1.json('host', 'list')))
     keys(h1, '6')
-    p = begin(h1, h2, '--max-downtime', '150', '--bandwidth', '64M')
+    p = begin(h1, h2, '--max-downtime', '150', '--bandwidth', '64M', '--no-postcopy')
 
     def task():
         until(lambda: p.poll() is not None or any(t['verb'] == 'migrate' for t in h1.json('task', 'list')))

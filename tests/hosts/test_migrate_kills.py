@@ -22,7 +22,7 @@ BEFORE = [f'source.{s}' for s in SOURCE[:SOURCE.index('offered')]] + [f'target.{
 class World:
     """Two hosts with a VM, a cable between them."""
 
-    def __init__(self, cluster, net):
+    def __init__(self, cluster, net, memory='32M'):
         self.cluster, self.net = cluster, net
         for i, name in enumerate(('h1', 'h2')):
             h = cluster.hosts[name] = StubHost(cluster, name, prefix=['ip', 'netns', 'exec', net.ns[i], 'env', f'PERILUNE_STUB={cluster.stub}'])
@@ -35,7 +35,7 @@ class World:
             h.ok('volume', 'mount', self.lun)
             (h.dir / 'steps').mkdir()
         self.hosts[0].ok('disk', 'create', 'v1:/a.disk', '--size', '64M')
-        create(self.hosts[0])
+        create(self.hosts[0], memory=memory)
         self.hosts[0].ok('vm', 'start', 'g')
         goes_on(self.hosts[0])
         for a in self.hosts:

@@ -88,7 +88,8 @@ def test_clocks_of_a_guest_that_is_slowed_down(cluster, lun):
     path.write_bytes(c_kernel('mover', 16 << 20))
     h1.ok('vm', 'create', 'g', '--volume', 'v1', '--memory', '16M', '--cpus', '2', '--kernel', path)
     h1.ok('vm', 'start', 'g')
-    p = subprocess.Popen([BIN / 'perilune', '--connect', h1.dir, 'vm', 'migrate', 'g', '--to', 'h2', '--max-downtime', '60', '--bandwidth', '8M'],
+    p = subprocess.Popen([BIN / 'perilune', '--connect', h1.dir, 'vm', 'migrate', 'g', '--to', 'h2', '--max-downtime', '60', '--bandwidth', '8M',
+                          '--no-postcopy'],
                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def slowed():

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.slow
 FAST = ('--postcopy', '--max-downtime', '5000', '--bandwidth', '8M')
 
 
-def moved(p):
-    said = p.communicate(timeout=90)[0]
+def moved(p, timeout=90):
+    said = p.communicate(timeout=timeout)[0]
     assert p.returncode == 0, said
 
 
@@ -255,3 +255,19 @@ SOAK = [pytest.param(step, marks=pytest.mark.soak) for step in ('source.moved', 
 def test_somebody_dies_at_a_step(world, step):
     for actor in ('source-daemon', 'target-daemon', 'source-vmm', 'target-vmm', 'link'):
         one_death(world, actor, step)
+
+
+def test_begun_by_itself():
+    """A guest that outruns a slow link however little of the processor it gets (a host in a namespace has no control groups)."""
+    with Net() as net, StubCluster() as cluster:
+        world = World(cluster, net, '16M')
+        h1, h2 = world.hosts
+        for ns, link in zip(net.ns, net.link):
+            subprocess.run(['tc', '-n', ns, 'qdisc', 'add', 'dev', link, 'root', 'tbf', 'rate', '80mbit', 'burst', '64kb', 'latency', '50ms'], check=True)
+        keys(h1, '6')
+        until(lambda: counts(h1)[1] > 20000, what='a guest that writes much')
+        moved(begin(h1, h2, '--max-downtime', '300'), 240)
+        told = [e['text'] for e in h1.json('event', 'list')]
+        assert any('begins anew, as a post-copy: ' in t and 'writes faster' in t for t in told), told
+        whole(h2)
+        goes_on(h2)

@@ -300,7 +300,8 @@ static const struct cli_option migrate_options[] = {
 	 " dies meanwhile ends it, as a power cut would",
 	 false},
 	{"no-postcopy", CLI_FLAG, NULL,
-	 "leave it where it is if it writes faster than can be sent, instead of beginning anew with "
+	 "leave it where it is if it writes faster than can be sent, instead of beginning anew "
+	 "with "
 	 "--postcopy",
 	 false},
 	{"quick", CLI_FLAG, NULL,

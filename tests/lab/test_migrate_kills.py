@@ -10,10 +10,11 @@ import pytest
 from perilab import HostSpec, Lab, Lun
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / 'bench'))
-from labs import APPEND, STATE, initramfs  # noqa: E402
+from labs import APPEND, NESTED, STATE, guest_program, initramfs  # noqa: E402
 
 pytestmark = pytest.mark.slow
 STEPS = f'{STATE}/steps'
+MODULES = ['irqbypass', 'ccp', 'kvm', 'kvm-amd', 'kvm-intel']  # of a guest that has guests
 KILLS = [  # where the host of that side stops, and who dies then
     ('source.begun', 'target-daemon'),
     ('target.asked', 'link'),
@@ -186,15 +187,43 @@ def one_case(world, step, actor):
     return where
 
 
-def test_somebody_dies():
-    with Lab('kills', hosts=[HostSpec(), HostSpec()], luns=[Lun('1G')], guest=False) as lab:
-        world = World(lab)
-        for step, actor in KILLS:
-            began = time.monotonic()
-            where = one_case(world, step, actor)
-            lab.talk(f'{step}, {actor}: on {where.name} after {time.monotonic() - began:.1f} s, {world.told} numbers')
-        where = world.settle()
-        where.perilune.cli('vm kill g')
-        for h in world.hosts:
-            h.perilune.cli('volume unmount vol')
-        world.hosts[0].perilune.cli(f'volume check {lab.san.url(0)}', timeout=120)
+@pytest.fixture(scope='module')
+def lab():
+    with Lab('kills', hosts=[HostSpec(), HostSpec()], luns=[Lun('1G')], guest=False) as up:
+        yield up
+
+
+@pytest.fixture(scope='module')
+def world(lab):
+    return World(lab)
+
+
+def test_a_guest_that_has_a_guest(lab, world):
+    """Neither moved nor saved, with the reason, for as long as it has one; nothing has happened to it."""
+    a, b = (h.perilune for h in world.hosts)
+    world.hosts[0].put(initramfs(lab, NESTED.replace('nested\n', 'nested 30; echo it is gone\n'), MODULES, {'bin/nested': guest_program('nested')}),
+                       f'{STATE}/nested.cpio')
+    a.cli(f'vm create nested --volume vol --memory 192M --nested on --kernel {STATE}/vmlinuz --initrd {STATE}/nested.cpio '
+          f'--append "{APPEND}"', timeout=120)
+    a.cli('vm start nested')
+    until('a guest in the guest', lambda: 'guest in guest: 42' in a.cli('vm console nested --log').out, world.seconds(90))
+    for words in ('vm migrate nested --to host2', 'vm migrate nested --to host2 --quick', 'vm save nested'):
+        said = a.cli(words, check=False)
+        assert said.code and 'guest' in said.err and 'of its own' in said.err, said.err
+        assert a.json('vm show nested')['state'] == 'running'
+    until('its end', lambda: 'it is gone' in a.cli('vm console nested --log').out, world.seconds(90))
+    a.cli('vm migrate nested --to host2', timeout=120)
+    assert b.json('vm show nested')['host'] == 'host2'
+    b.cli('vm kill nested')
+
+
+def test_somebody_dies(lab, world):
+    for step, actor in KILLS:
+        began = time.monotonic()
+        where = one_case(world, step, actor)
+        lab.talk(f'{step}, {actor}: on {where.name} after {time.monotonic() - began:.1f} s, {world.told} numbers')
+    where = world.settle()
+    where.perilune.cli('vm kill g')
+    for h in world.hosts:
+        h.perilune.cli('volume unmount vol')
+    world.hosts[0].perilune.cli(f'volume check {lab.san.url(0)}', timeout=120)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * A hypervisor in a screenful, for guests that may run guests: makes a VM with this machine's KVM, whose code adds
- * two numbers and tells the sum at a port. "guest in guest: 42" and exit 0, or what went wrong.
+ * two numbers and tells the sum at a port. "guest in guest: 42", and exit 0 after as many seconds as its word says (none),
+ * for which the VM stays; or what went wrong.
  */
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -11,6 +12,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #define CODE 0x1000
 #define SIZE 0x10000
@@ -26,7 +28,7 @@ static int call(int fd, unsigned long request, void *arg, const char *what)
 	return rc;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	/* add bl, al; mov dx, 0xe9; out dx, al; hlt */
 	static const uint8_t code[] = {0x00, 0xd8, 0xba, 0xe9, 0x00, 0xee, 0xf4};
@@ -55,5 +57,7 @@ int main(void)
 		return 1;
 	}
 	printf("guest in guest: %u\n", *((uint8_t *)run + run->io.data_offset));
+	fflush(stdout);
+	sleep(argc > 1 ? (unsigned)atoi(argv[1]) : 0);
 	return 0;
 }

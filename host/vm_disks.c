@@ -363,9 +363,13 @@ int vm_disks_prepare(struct host_vm *vm)
 	if (rc < 0 || vm->controller)
 		return rc;
 	options.thread = vm->all->io[vm->io];
-	return controller_create(&vm->controller, &options);
+	rc = controller_create(&vm->controller, &options);
+	if (rc < 0)
+		chans_put(vm);
+	return rc;
 }
 
+/* Those that are open already stay so. */
 int vm_disks_open(struct host_vm *vm)
 {
 	int rc = vm_disks_prepare(vm);
@@ -380,13 +384,17 @@ int vm_disks_open(struct host_vm *vm)
 		vm_addresses_rested(vm);
 	rc = 0;
 	for (unsigned i = 0; i < vm->def.disks && rc == 0; i++) {
-		if (vm->def.disk[i].pending)
+		if (vm->def.disk[i].pending || vm->open[i].disk)
 			continue;
 		rc = vm_disk_open(vm, i);
-		if (rc == 0) {
+		if (rc == 0)
 			rc = vm_disk_show(vm, i, vm->adopt || vm->came);
-			if (rc < 0)
-				(void)vm_disk_close(vm, i);
+		if (rc < 0) {
+			struct err_info why;
+
+			err_save(&why, rc);
+			(void)vm_disk_close(vm, i);
+			rc = err_restore(&why);
 		}
 	}
 	return rc; /* vm_disks_close takes apart what is there */
@@ -402,6 +410,7 @@ bool vm_is_ending(struct host_vm *vm)
 	return wanted || atomic_load(&vm->lost) || vm_process_ended(vm);
 }
 
+/* With one controller: of a post-copy, it knows which pages are there, and is told of those that come. */
 int vm_disks_insist(struct host_vm *vm)
 {
 	bool said = false;
@@ -415,10 +424,6 @@ int vm_disks_insist(struct host_vm *vm)
 			log_warn("host", "vm %s: waits for its disks: %s", vm->name,
 				 err_message(rc));
 		said = true;
-		vm_disks_close(vm, true);
-		pthread_mutex_lock(&vm->lock);
-		vm->closing = false;
-		pthread_mutex_unlock(&vm->lock);
 		sleep_ms(INSIST_MS);
 	}
 }

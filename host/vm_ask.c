@@ -111,6 +111,7 @@ void vm_wake(struct host_vm *vm)
 int vm_ask(struct host_vm *vm, enum vm_ask ask, unsigned timeout_ms)
 {
 	struct timespec until = clock_in_ms(timeout_ms);
+	bool ended = false;
 	int rc = 0;
 
 	pthread_mutex_lock(&vm->lock);
@@ -125,11 +126,17 @@ int vm_ask(struct host_vm *vm, enum vm_ask ask, unsigned timeout_ms)
 			rc = pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
 		if (vm->answered)
 			rc = vm->answer.err ? err_restore(&vm->answer) : 0;
+		else if (rc == 0)
+			ended = true;
 		vm->ask = VM_ASK_NONE;
 		pthread_cond_broadcast(&vm->changed);
+	} else {
+		ended = rc == 0;
 	}
 	pthread_mutex_unlock(&vm->lock);
-	return rc <= 0 ? rc /* one that has ended is as was asked for */
+	if (ended)
+		return VM_ASK_ENDED;
+	return rc <= 0 ? rc
 		       : fail(-ETIMEDOUT, "vm %s: no answer within %u s; it may still be obeyed",
 			      vm->name, timeout_ms / 1000);
 }

@@ -149,6 +149,9 @@ static void *supervisor(void *arg)
 		host_volume_keep(vm->volume);
 	let_go |= vm->unsettled;
 	if (let_go) {
+		pthread_mutex_lock(&vm->lock);
+		vm->left = true;
+		pthread_mutex_unlock(&vm->lock);
 		vm_lazy_stop(vm);
 		vm_move_end(vm, "perilund is stopping");
 		vm_disks_close(vm, false);

@@ -103,6 +103,7 @@ struct host_vm {
 	bool lasting;	      /* ... and others do not wait for it */
 	bool closing;	      /* its disks are being closed, for good */
 	bool saved;	      /* it ended because its state lies on the volume now */
+	bool left;	      /* it has not ended: the daemon does, and leaves it to the next one */
 	int (*do_fn)(struct host_vm *vm, void *arg); /* VM_ASK_DO: vm_do, vm_move.h */
 	void *do_arg;
 	bool doing;	      /* ... has begun */
@@ -214,7 +215,11 @@ void vm_put(struct host_vm *vm);
 
 /* --- vm_ask.c: for other threads -------------------------------------------------------------- */
 
-/* Posts and waits for the answer, at most `timeout_ms`: 0, its error, -ETIMEDOUT. */
+/*
+ * Posts and waits for the answer, at most `timeout_ms`: 0, its error, -ETIMEDOUT; VM_ASK_ENDED: the VM's supervisor
+ * ended and had not obeyed.
+ */
+enum { VM_ASK_ENDED = 1 };
 int vm_ask(struct host_vm *vm, enum vm_ask ask, unsigned timeout_ms);
 /* It ends as soon as its supervisor does not wait for something else; see vm_wait_ended. */
 void vm_kill_soon(struct host_vm *vm);

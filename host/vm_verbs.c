@@ -402,19 +402,25 @@ static int need_timeout(struct host_call *call, uint64_t *seconds)
 	return rc;
 }
 
-/* It is over here; but another host may have it. */
+/* It is over here; but another host may have it, or the next daemon. */
 static int not_moved(struct host_vm *vm)
 {
 	char to[64] = "", object[200];
-	bool saved;
+	bool saved, left;
 
 	pthread_mutex_lock(&vm->lock);
 	saved = vm->saved;
+	left = vm->left;
 	if (vm->moved)
 		memcpy(to, vm->move_to, sizeof(to));
 	pthread_mutex_unlock(&vm->lock);
 	if (saved)
 		return vm_say_saved(vm->volume, vm->name);
+	if (left)
+		return fail(-ESHUTDOWN,
+			    "vm %s: perilund is stopping, and leaves it as it is; say it again to"
+			    " the next one",
+			    vm->name);
 	if (!to[0])
 		return 0;
 	(void)fail(-EBUSY, "vm %s: moved to host %s meanwhile; say it there", vm->name, to);
@@ -460,6 +466,17 @@ static int power_off(struct host_call *call, struct host_vm *vm, uint64_t second
 		}
 	}
 	return rc < 0 ? rc : not_moved(vm);
+}
+
+/* For what is done to a VM that runs. */
+static int ask(struct host_vm *vm, enum vm_ask what)
+{
+	int rc = vm_ask(vm, what, ASK_MS);
+
+	if (rc != VM_ASK_ENDED)
+		return rc;
+	rc = not_moved(vm);
+	return rc < 0 ? rc : fail(-EINVAL, "vm %s: ended before it could be obeyed", vm->name);
 }
 
 /* One that is off already is as it should be. */
@@ -520,7 +537,7 @@ static int vm_reboot(struct host_call *call)
 		return rc;
 	memcpy(name, vm->name, sizeof(name));
 	if (host_arg_bool(call, "force")) {
-		rc = vm_ask(vm, VM_ASK_RESET, ASK_MS);
+		rc = ask(vm, VM_ASK_RESET);
 	} else {
 		rc = host_volume_get(call->host->volumes, host_volume_name(vm->volume), &volume);
 		if (rc == 0)
@@ -535,14 +552,14 @@ static int vm_reboot(struct host_call *call)
 	return rc;
 }
 
-static int ask_running(struct host_call *call, enum vm_ask ask)
+static int ask_running(struct host_call *call, enum vm_ask what)
 {
 	struct host_vm *vm;
 	int rc = vm_need_running(call, &vm);
 
 	if (rc < 0)
 		return rc;
-	rc = vm_ask(vm, ask, ASK_MS);
+	rc = ask(vm, what);
 	vm_put(vm);
 	return rc;
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * maintenance.c: `host maintenance on`: no VM starts here or comes here any more, and those that run leave, some
- * at once, each as a `vm migrate` task of its own, to whichever member of its volume takes it. It lasts until
- * `off`, over restarts.
+ * at once, each as a `vm migrate` task of its own, to whichever member of its volume takes it. One that is on its way
+ * to here is refused when its guest is to come, and waited for: it may be past that. It lasts until `off`, over
+ * restarts.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -173,6 +174,22 @@ static void advance(struct emptying *e, struct guest *g)
 
 /* --- all ---------------------------------------------------------------------------------------------- */
 
+/* Each of them is one of those that run, or is not, before these are counted. */
+static int await_arrivals(struct host_call *call)
+{
+	char what[64];
+	unsigned n;
+	int rc = 0;
+
+	while (rc == 0 && (n = host_vms_arriving(call->host->vms)) > 0) {
+		(void)str_format(what, sizeof(what), "%u VMs were on their way to here", n);
+		rc = host_progress(call, 0, n, what);
+		if (rc == 0)
+			sleep_ms(LOOK_MS);
+	}
+	return rc;
+}
+
 static int empty(struct emptying *e)
 {
 	char what[64];
@@ -230,6 +247,9 @@ static int host_maintenance(struct host_call *call)
 			call->result = json_pack("{s:s, s:[]}", "maintenance", "off", "moved");
 		return rc;
 	}
+	rc = await_arrivals(call);
+	if (rc < 0)
+		return rc;
 	find_guests(&e);
 	rc = empty(&e);
 	if (rc == 0)

@@ -86,19 +86,27 @@ static struct host_vm *nth(struct host_vms *all, unsigned n)
 	return hit;
 }
 
-/* All of them are used first: the list changes as they go, and none is to be passed over. */
+/* All of them are used first: the list changes as they go, and none is to be passed over. Caller holds the lock. */
+static struct host_vm **use_all(struct host_vms *all, unsigned *n)
+{
+	struct host_vm **vms = xcalloc(all->count + 1, sizeof(struct host_vm *)), *vm;
+
+	*n = 0;
+	list_for_each (vm, &all->list, link) {
+		vm->uses++;
+		vms[(*n)++] = vm;
+	}
+	return vms;
+}
+
 static void let_all_go(struct host_vms *all)
 {
-	struct host_vm **vms, *vm;
-	unsigned n = 0;
+	struct host_vm **vms;
+	unsigned n;
 
 	pthread_mutex_lock(&all->lock);
 	all->ending = true;
-	vms = xcalloc(all->count + 1, sizeof(struct host_vm *));
-	list_for_each (vm, &all->list, link) {
-		vm->uses++;
-		vms[n++] = vm;
-	}
+	vms = use_all(all, &n);
 	pthread_mutex_unlock(&all->lock);
 	for (unsigned i = 0; i < n; i++) {
 		if (vm_ask(vms[i], VM_ASK_LET_GO, LET_GO_MS) < 0)
@@ -314,20 +322,36 @@ static bool arrives(struct host_vm *vm)
 json_t *host_vms_running(struct host_vms *all)
 {
 	json_t *list = json_array();
-	struct host_vm *vm;
+	struct host_vm **vms;
+	unsigned n;
 
-	for (unsigned i = 0; all && (vm = nth(all, i)); i++) {
-		if (arrives(vm)) {
-			vm_put(vm);
-			continue;
-		}
-		json_array_append_new(list,
-				      json_pack("{s:s, s:s, s:s, s:s}", "name", vm->name, "volume",
-						host_volume_name(vm->volume), "state",
-						vm_state_name(vm), "host", all->host->name));
-		vm_put(vm);
+	if (!all)
+		return list;
+	pthread_mutex_lock(&all->lock);
+	vms = use_all(all, &n);
+	pthread_mutex_unlock(&all->lock);
+	for (unsigned i = 0; i < n; i++) {
+		if (!arrives(vms[i]))
+			json_array_append_new(
+				list, json_pack("{s:s, s:s, s:s, s:s}", "name", vms[i]->name,
+						"volume", host_volume_name(vms[i]->volume), "state",
+						vm_state_name(vms[i]), "host", all->host->name));
+		vm_put(vms[i]);
 	}
+	free(vms);
 	return list;
+}
+
+unsigned host_vms_arriving(struct host_vms *all)
+{
+	struct host_vm *vm;
+	unsigned n = 0;
+
+	pthread_mutex_lock(&all->lock);
+	list_for_each (vm, &all->list, link)
+		n += vm->arriving;
+	pthread_mutex_unlock(&all->lock);
+	return n;
 }
 
 int host_vms_grow_disk(struct host_vms *all, struct host_volume *volume, const char *path,

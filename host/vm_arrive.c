@@ -311,10 +311,11 @@ static int on_load(void *arg, const struct mig_state *s)
 {
 	struct vm_arrival *a = arg;
 	uint64_t came_ns = clock_boot_ns();
-	int rc = 0;
+	int rc;
 
 	step(a, "target.state");
-	if (s->has_checksum)
+	rc = host_maintenance_check(a->host); /* it may have begun meanwhile */
+	if (rc == 0 && s->has_checksum)
 		rc = check_sum(a, s);
 	if (rc == 0)
 		rc = vm_load_state(a->vm, s->bytes, s->n, came_ns, &a->loaded);

@@ -312,6 +312,8 @@ static int launch_it(struct host_vms *all, struct host_volume *volume, const cha
 		vm->only = *only;
 	pthread_mutex_lock(&all->lock);
 	rc = all->ending ? fail(-ENOTCONN, "perilund is stopping") : check_free(all, volume, name);
+	if (rc == 0 && !record) /* here as well: who empties this host looks at the list */
+		rc = host_maintenance_check(all->host);
 	if (rc == 0 && !record) /* one that is taken up runs already */
 		rc = host_admit(all, &def->share, name, NULL);
 	if (rc == 0) {

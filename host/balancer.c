@@ -65,7 +65,7 @@ static void use_all(struct host_balancer *m)
 	m->n = 0;
 	pthread_mutex_lock(&all->lock);
 	list_for_each (vm, &all->list, link) {
-		if (vm->arriving || m->n == VMS_MAX)
+		if (!vm_is_here(vm) || m->n == VMS_MAX)
 			continue;
 		vm->uses++;
 		m->vm[m->n++] = vm;

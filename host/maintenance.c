@@ -174,15 +174,18 @@ static void advance(struct emptying *e, struct guest *g)
 
 /* --- all ---------------------------------------------------------------------------------------------- */
 
-/* Each of them is one of those that run, or is not, before these are counted. */
-static int await_arrivals(struct host_call *call)
+/*
+ * One that comes is one of those that run here, or is not, before these are counted; one that has left may need what
+ * is here of it still.
+ */
+static int await_others(struct host_call *call)
 {
 	char what[64];
 	unsigned n;
 	int rc = 0;
 
-	while (rc == 0 && (n = host_vms_arriving(call->host->vms)) > 0) {
-		(void)str_format(what, sizeof(what), "%u VMs were on their way to here", n);
+	while (rc == 0 && (n = host_vms_between(call->host->vms)) > 0) {
+		(void)str_format(what, sizeof(what), "%u VMs are on their way", n);
 		rc = host_progress(call, 0, n, what);
 		if (rc == 0)
 			sleep_ms(LOOK_MS);
@@ -247,7 +250,7 @@ static int host_maintenance(struct host_call *call)
 			call->result = json_pack("{s:s, s:[]}", "maintenance", "off", "moved");
 		return rc;
 	}
-	rc = await_arrivals(call);
+	rc = await_others(call);
 	if (rc < 0)
 		return rc;
 	find_guests(&e);

@@ -308,13 +308,12 @@ void host_vms_lost(struct host_vms *all, struct host_volume *volume)
 	pthread_mutex_unlock(&all->lock);
 }
 
-/* Another host runs it still. */
-static bool arrives(struct host_vm *vm)
+static bool is_here(struct host_vm *vm)
 {
 	bool yes;
 
 	pthread_mutex_lock(&vm->all->lock);
-	yes = vm->arriving;
+	yes = vm_is_here(vm);
 	pthread_mutex_unlock(&vm->all->lock);
 	return yes;
 }
@@ -331,7 +330,7 @@ json_t *host_vms_running(struct host_vms *all)
 	vms = use_all(all, &n);
 	pthread_mutex_unlock(&all->lock);
 	for (unsigned i = 0; i < n; i++) {
-		if (!arrives(vms[i]))
+		if (is_here(vms[i]))
 			json_array_append_new(
 				list, json_pack("{s:s, s:s, s:s, s:s}", "name", vms[i]->name,
 						"volume", host_volume_name(vms[i]->volume), "state",
@@ -342,14 +341,14 @@ json_t *host_vms_running(struct host_vms *all)
 	return list;
 }
 
-unsigned host_vms_arriving(struct host_vms *all)
+unsigned host_vms_between(struct host_vms *all)
 {
 	struct host_vm *vm;
 	unsigned n = 0;
 
 	pthread_mutex_lock(&all->lock);
 	list_for_each (vm, &all->list, link)
-		n += vm->arriving;
+		n += !vm_is_here(vm);
 	pthread_mutex_unlock(&all->lock);
 	return n;
 }
@@ -361,7 +360,7 @@ int host_vms_grow_disk(struct host_vms *all, struct host_volume *volume, const c
 	int rc = -ENOENT;
 
 	for (unsigned i = 0; rc == -ENOENT && (vm = nth(all, i)); i++) {
-		if (vm->volume == volume && !arrives(vm) && vm_has_disk(vm, path))
+		if (vm->volume == volume && is_here(vm) && vm_has_disk(vm, path))
 			rc = vm_grow(vm, path, size, GROW_MS);
 		vm_put(vm);
 	}

@@ -40,7 +40,7 @@ int host_vms_grow_disk(struct host_vms *vms, struct host_volume *volume, const c
 		       uint64_t size);
 /* For `status`: {"name", "volume", "state", "host"} of those that run here. */
 json_t *host_vms_running(struct host_vms *vms);
-/* How many are on their way to here. */
-unsigned host_vms_arriving(struct host_vms *vms);
+/* How many are on their way to here, or from here. */
+unsigned host_vms_between(struct host_vms *vms);
 
 #endif

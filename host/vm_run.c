@@ -52,6 +52,9 @@ static void take_apart(struct host_vm *vm)
 /* Another host runs it: what is here goes without a word to the volume. */
 static void part_with(struct host_vm *vm)
 {
+	pthread_mutex_lock(&vm->all->lock);
+	vm->departed = !vm->orphan && !vm->saved;
+	pthread_mutex_unlock(&vm->all->lock);
 	vm_kill_process(vm);
 	vm_lazy_stop(vm);
 	vm_move_end(vm, "the VM is another host's");
@@ -178,13 +181,18 @@ static void *supervisor(void *arg)
 
 /* --- making one known ------------------------------------------------------------------------------ */
 
+bool vm_is_here(const struct host_vm *vm)
+{
+	return !vm->arriving && !vm->departed;
+}
+
 struct host_vm *vm_find(struct host_vms *all, struct host_volume *volume, const char *name)
 {
 	struct host_vm *vm, *hit = NULL;
 
 	pthread_mutex_lock(&all->lock);
 	list_for_each (vm, &all->list, link)
-		if (vm->volume == volume && !strcmp(vm->name, name) && !vm->arriving) {
+		if (vm->volume == volume && !strcmp(vm->name, name) && vm_is_here(vm)) {
 			vm->uses++;
 			hit = vm;
 		}
@@ -283,12 +291,14 @@ static int check_free(struct host_vms *all, struct host_volume *volume, const ch
 		if (vm->volume != volume || strcmp(vm->name, name))
 			continue;
 		(void)fail(-EBUSY,
-			   vm->arriving ? "vm %s: is on its way to this host, %s; if that came to"
-					  " nothing, try again in a few seconds"
-					: "vm %s: runs on this host, %s, already",
+			   vm->arriving	  ? "vm %s: is on its way to this host, %s; if that came to"
+					    " nothing, try again in a few seconds"
+			   : vm->departed ? "vm %s: has left this host, %s, for another one, where"
+					    " not all of it is yet; try again when it is"
+					  : "vm %s: runs on this host, %s, already",
 			   name, all->host->name);
 		err_object("%s:%s", host_volume_name(volume), name);
-		if (!vm->arriving)
+		if (vm_is_here(vm))
 			err_holder("host %s", all->host->name);
 		return -EBUSY;
 	}

@@ -126,6 +126,7 @@ struct host_vm {
 	atomic_bool incomplete; /* its memory is coming still: nobody may copy it */
 
 	bool arriving; /* guarded by host_vms's lock: another host runs it still */
+	bool departed; /* likewise: by now; what is here of it is taken apart, or follows it */
 	struct {
 		uint64_t memory; /* bytes */
 		unsigned cpu;	 /* per cent of a processor */
@@ -209,8 +210,10 @@ struct host_vms {
 int vm_launch(struct host_vms *all, struct host_volume *volume, const char *name,
 	      const struct vm_def *def, enum vm_how how, const struct cfs_saved *only,
 	      json_t *record, struct host_vm **out);
-/* A use; NULL when it does not run here. */
+/* A use; NULL when it does not run here, or not yet, or not any more. */
 struct host_vm *vm_find(struct host_vms *all, struct host_volume *volume, const char *name);
+/* No other host runs it still, or by now. The lock of host_vms is held. */
+bool vm_is_here(const struct host_vm *vm);
 void vm_put(struct host_vm *vm);
 
 /* --- vm_ask.c: for other threads -------------------------------------------------------------- */

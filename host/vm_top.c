@@ -66,7 +66,7 @@ static int vm_top(struct host_call *call)
 
 	call->result = json_array();
 	for (unsigned i = 0; (vm = use_one(all, i)); i++) {
-		if (!vm->arriving)
+		if (vm_is_here(vm))
 			json_array_append_new(call->result, describe(vm));
 		vm_put(vm);
 	}

@@ -130,3 +130,29 @@ def test_ended_when_the_daemon_ends_before_it_is_known_whose_it_is(pair, lun, ve
     h1.start()
     until(lambda: [show(h)['state'] for h in (h1, h2)] == ['running'] * 2 and show(h1)['host'] == show(h2)['host'], 60)
     goes_on(h1 if show(h1)['host'] == 'h1' else h2)
+
+
+def test_a_source_that_has_some_of_its_memory_still(pair):
+    """It runs on the target alone, whoever is asked."""
+    h1, h2 = pair
+    busy(h1)
+    rest, go_on = stop_at(h1, 'source.rest')
+    p = begin(h1, h2, *FAST)
+    rest()
+    goes_on(h2)
+    until(lambda: show(h1)['host'] == 'h2', 10)
+    s = show(h1)
+    assert s['state'] == 'running' and s['pid'] is None, s
+    assert not h1.json('status')['vms'] and [v['name'] for v in h2.json('status')['vms']] == ['g']
+    assert h1.fails('busy', 'vm', 'kill', 'g')['holder'] == 'host h2'
+    assert 'has left this host' in h1.fails('busy', 'vm', 'start', 'g')['message']
+    on = said(h1, 'host', 'maintenance', 'on')                          # it is wanted until all has gone
+    until(lambda: h1.json('host', 'show')['maintenance'])
+    time.sleep(0.5)
+    assert on.poll() is None
+    go_on()
+    moved(p)
+    heard = on.communicate(timeout=60)[0]
+    assert on.returncode == 0, heard
+    whole(h2)
+    goes_on(h2)

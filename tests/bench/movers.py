@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A guest that moves to and fro, for the rows of migration: between two daemons in one machine of the lab, or its two
 hosts; and QEMU's, between two processes of it in the same machine, over TLS with a pre-shared key, as ours goes."""
-import itertools, json, re, shlex, time
+import itertools, json, re, shlex, sys, time
 
 from benchlib import alternate
 from labs import APPEND, NET, STATE, guest_program, initramfs, lab, qemu
@@ -100,6 +100,7 @@ class Moves:
             took = time.monotonic() - start
             if moved.code == 0:
                 return {**json.loads(moved.out), 'wall_ms': took * 1000}
+            print(f'moving {self.name} once more: {moved.err}', file=sys.stderr)
             time.sleep(2)  # a machine that is busy with other things: the guest stayed where it was
 
 

@@ -3,10 +3,10 @@
 
     h1 = host(cluster, 'h1'); create(h1); h1.ok('vm', 'start', 'g'); goes_on(h1)
 
-What must never be (a VM that runs twice, a page or block that is not what it was left as) the stubs write down;
-`cluster` looks at it when the test is over.
+What must never be (a VM that runs twice, a page or block that is not what it was left as, also after a cold start: Book)
+the stubs write down; `cluster` looks at it when the test is over.
 """
-import os, re, subprocess, sys
+import os, re, signal, struct, subprocess, sys
 
 from hostlib import BIN, Cluster, Host, until
 
@@ -47,6 +47,14 @@ class StubHost(Host):
                              *self.options, *options, **kw)
 
 
+    def lose(self, vmm, name='g'):
+        """The whole machine is gone, and its monitor with it: what a guest did not flush is not promised."""
+        self.kill()
+        if vmm:
+            end_process(vmm)
+        (self.dir.parent / 'stub' / f'{name}.lost-{self.name}').touch()
+
+
 class NoGroups(StubHost):
     """A host that sees no control groups."""
 
@@ -80,6 +88,26 @@ class HangsUp:
     def __exit__(self, *_):
         self.file.unlink(missing_ok=True)
         self.done.unlink(missing_ok=True)
+
+
+class Book:
+    """What the guest's disk must hold (tests/lib/stub_book.h): for each block how often it was written."""
+    PARTS = 'answered', 'flushed', 'begun'
+    BLOCKS = 256
+
+    def __init__(self, cluster, name='g'):
+        self.path = cluster.stub / f'{name}.book'
+
+    def part(self, name):
+        at = self.PARTS.index(name) * self.BLOCKS * 4
+        return struct.unpack(f'<{self.BLOCKS}I', self.path.read_bytes()[at:at + self.BLOCKS * 4])
+
+    def set(self, name, block, count):
+        with open(self.path, 'r+b') as f:
+            f.seek((self.PARTS.index(name) * self.BLOCKS + block) * 4)
+            f.write(struct.pack('<I', count))
+
+    answered, flushed, begun = (lambda self, n=n: self.part(n) for n in PARTS)
 
 
 def show(host, name='g'):
@@ -134,3 +162,8 @@ def alive(pid):
         return not zombie or len(os.listdir(f'/proc/{pid}/task')) > 1
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def end_process(pid):
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not alive(pid), what=f'the end of process {pid}')

@@ -2,12 +2,12 @@
 """Something dies at each named step of a migration: either daemon, either monitor, either machine, the link. Afterwards
 the VM runs on exactly one host, or is stopped and can be started; its guest finds its pages and blocks as it left them;
 nobody ever ran it twice (the stubs' book, looked at when a test ends)."""
-import os, signal, subprocess, time
+import subprocess, time
 
 import pytest
 from hostlib import BIN, until
 from netlib import Net
-from stublib import StubCluster, StubHost, alive, counts, create, goes_on, show
+from stublib import StubCluster, StubHost, counts, create, end_process, goes_on, show
 
 pytestmark = pytest.mark.slow
 
@@ -99,21 +99,13 @@ def kill(world, actor, source, target):
     world.net.cable('down')
     if actor == 'link':
         return lambda: world.net.cable('up'), True
-    host.kill()
-    pid = world.vmm(host)
-    if pid:
-        end_process(pid)
+    host.lose(world.vmm(host))
 
     def back():                     # not before the other one has come to terms with it
         world.settle([h for h in world.hosts if h is not host])
         world.net.cable('up')
         host.start()
     return back, True
-
-
-def end_process(pid):
-    os.kill(pid, signal.SIGKILL)
-    until(lambda: not alive(pid), what=f'the end of process {pid}')
 
 
 def begin(source, target, reached):
@@ -194,6 +186,25 @@ def test_a_machine_dies(world, step):
 @pytest.mark.parametrize('step', STEPS)
 def test_the_link_is_cut(world, step):
     cases(world, step, ACTORS[6:])
+
+
+def dies_at_work(world, times):
+    for _ in range(times):
+        source = world.settle()
+        back, _ = kill(world, 'source-machine', source, next(h for h in world.hosts if h is not source))
+        back()
+        assert not world.cluster.violations()
+    end(world)
+
+
+def test_a_machine_dies_at_work(world):
+    """Nothing moves, and nobody but the guest flushes: on the other host it finds what it flushed."""
+    dies_at_work(world, 2)
+
+
+@pytest.mark.soak
+def test_a_machine_dies_at_work_many_times(world):
+    dies_at_work(world, 20)
 
 
 @pytest.mark.soak

@@ -2,11 +2,11 @@
 """Something dies at each named step of a save, or of a restore; or two hosts restore at once. Afterwards the VM runs on
 exactly one host, is saved, or is stopped and can be started; its guest finds its pages and blocks as it left them; no
 state was used twice, nobody ran twice (the stubs' book, looked at when a test ends)."""
-import os, signal, subprocess, time
+import subprocess, time
 
 import pytest
 from hostlib import BIN, until
-from stublib import StubCluster, alive, create, goes_on, show
+from stublib import StubCluster, create, end_process, goes_on, show
 
 pytestmark = pytest.mark.slow
 
@@ -86,12 +86,9 @@ def kill_and_come_back(world, host, actor):
     pid = world.vmm(host)
     if actor == 'vmm':
         if pid:
-            os.kill(pid, signal.SIGKILL)
-            until(lambda: not alive(pid))
+            end_process(pid)
         return lambda: None
-    host.kill()                     # the whole machine: its daemon stays away until others have its place
-    if pid:
-        os.kill(pid, signal.SIGKILL)
+    host.lose(pid)                  # its daemon stays away until others have its place
 
     def back():
         other = next(h for h in world.hosts if h is not host)

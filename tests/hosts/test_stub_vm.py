@@ -4,7 +4,7 @@ import os, signal
 import pytest
 
 from hostlib import until
-from stublib import StubCluster, alive, counts, create, goes_on, keys, lock_range, show
+from stublib import Book, StubCluster, alive, counts, create, goes_on, keys, lock_range, show
 
 
 @pytest.fixture
@@ -134,3 +134,35 @@ def test_what_is_written_in_the_stubs_book(cluster, host):
     until(lambda: 'runs twice' in cluster.violations())
     (cluster.stub / 'violations').unlink()
     assert counts(host)
+
+
+@pytest.mark.parametrize('host_lost', [False, True])
+def test_a_lost_block_is_found(cluster, host, host_lost):
+    """A stub's guest reads all of its disk when it boots, and knows what it was told of each block: what was answered, or
+    what was flushed, if its host is lost."""
+    lost = cluster.stub / 'g.lost-h1'
+
+    def start():
+        lost.touch() if host_lost else None
+        host.ok('vm', 'start', 'g')
+        assert not lost.exists()
+
+    start()
+    goes_on(host)
+    book = Book(cluster)
+    until(lambda: sum(book.flushed()) > 100, what='a flush')
+    host.ok('vm', 'kill', 'g')
+    assert all(f <= a <= b for f, a, b in zip(book.flushed(), book.answered(), book.begun()))
+    at = next(i for i in range(256) if book.flushed()[i])
+    for part in ('answered', 'begun') if host_lost else ('begun',):
+        book.set(part, at, book.begun()[at] + 3)
+    start()
+    goes_on(host)
+    assert not cluster.violations()
+    host.ok('vm', 'kill', 'g')
+    one_more = book.answered()[at] + 1
+    for part in book.PARTS if host_lost else ('answered', 'begun'):
+        book.set(part, at, one_more)
+    start()
+    until(lambda: f'bad block at the boot {at}:' in cluster.violations())
+    (cluster.stub / 'violations').unlink()

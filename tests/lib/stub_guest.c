@@ -16,12 +16,13 @@
 #define DATA_AT	 (6u << 20) /* a page of request and answer, and one of data, for each slot */
 #define PAGES_AT (8u << 20)
 #define SLOTS	 8u
-#define BLOCKS	 256u
 #define MAGIC	 0x5475626953657267ull
 #define WRITER	 0xd15cu
 #define SAY_NS	 (200 * NS_PER_MS)
+#define FLUSHES	 64u	    /* steps from one flush to the next */
+#define UNKNOWN	 UINT32_MAX /* a block that was not read since the boot */
 
-enum kind { IDLE, CAPACITY, WRITE, READ };
+enum kind { IDLE, CAPACITY, WRITE, READ, FLUSH };
 
 struct slot {
 	uint32_t kind, block, count, head;
@@ -32,10 +33,11 @@ struct brain {
 	uint64_t magic, random, steps, said_ns;
 	uint64_t pages_written, reads, writes, touched;
 	uint32_t boots, rate, disk, broken; /* disk: 0 not asked yet, 1 is there, 2 none */
-	uint32_t attentions, reserved;
+	uint32_t attentions, asked;	    /* asked: blocks that were to be read since the boot */
 	struct slot slot[SLOTS];
-	uint32_t block[BLOCKS]; /* how often it was written; acknowledged */
-	uint32_t page[];	/* how often it was written since the boot; 0: never */
+	uint32_t block[STUB_BLOCKS];	/* how often it was written; acknowledged */
+	uint32_t flushing[STUB_BLOCKS]; /* as the book was when the flush began */
+	uint32_t page[];		/* how often it was written since the boot; 0: never */
 };
 
 static struct brain *brain(const struct stub_guest *g)
@@ -90,13 +92,33 @@ static uint64_t word_of(uint64_t what, uint64_t which, uint64_t count, unsigned 
 	return x ^ x >> 29;
 }
 
-/* Every eighth time it is zeroes. */
+/* Every eighth time it is zeroes, as before the first. */
+static bool zeroes(uint32_t count)
+{
+	return !count || count % 8 == 7;
+}
+
+static uint64_t holds(uint64_t what, uint64_t which, uint32_t count, unsigned i)
+{
+	return zeroes(count) ? 0 : word_of(what, which, count, i);
+}
+
 static void fill(void *page, uint64_t what, uint64_t which, uint32_t count)
 {
 	uint64_t *w = page;
 
 	for (unsigned i = 0; i < PAGE / 8; i++)
-		w[i] = count % 8 == 7 ? 0 : word_of(what, which, count, i);
+		w[i] = holds(what, which, count, i);
+}
+
+static bool is(const void *page, uint64_t what, uint64_t which, uint32_t count)
+{
+	const uint64_t *w = page;
+
+	for (unsigned i = 0; i < PAGE / 8; i++)
+		if (w[i] != holds(what, which, count, i))
+			return false;
+	return true;
 }
 
 static bool check(struct stub_guest *g, const void *page, uint64_t what, uint64_t which,
@@ -105,7 +127,7 @@ static bool check(struct stub_guest *g, const void *page, uint64_t what, uint64_
 	const uint64_t *w = page;
 
 	for (unsigned i = 0; i < PAGE / 8; i++) {
-		uint64_t want = count % 8 == 7 ? 0 : word_of(what, which, count, i);
+		uint64_t want = holds(what, which, count, i);
 
 		if (w[i] != want) {
 			bad(g, name, which, want, w[i]);
@@ -158,25 +180,48 @@ static int submit(struct stub_guest *g, unsigned i, const uint8_t *cdb, unsigned
 	return head;
 }
 
+/* Which writes are durable when they are answered. */
+static bool forced(uint32_t count)
+{
+	return count % 32 == 5;
+}
+
+/* Zeroes are written by WRITE SAME, unmapped: the next time is a first one again. Returns the bytes that it takes. */
+static unsigned make_cdb(uint8_t cdb[16], enum kind kind, uint32_t block, uint32_t count)
+{
+	static const uint8_t command[] = {[CAPACITY] = READ_CAPACITY,
+					  [WRITE] = WRITE_10,
+					  [READ] = READ_10,
+					  [FLUSH] = SYNCHRONIZE_CACHE};
+	bool same = kind == WRITE && zeroes(count);
+
+	cdb[0] = same ? WRITE_SAME : command[kind];
+	if (kind == CAPACITY || kind == FLUSH)
+		return 0;
+	cdb[1] = same || (kind == WRITE && forced(count)) ? 8 : 0; /* UNMAP; FUA */
+	be32_put(cdb + 2, block * (PAGE / 512));
+	be16_put(cdb + 7, PAGE / 512);
+	return kind == READ ? 0 : same ? 512 : PAGE;
+}
+
 static void begin(struct stub_guest *g, unsigned i, enum kind kind, uint32_t block)
 {
 	struct brain *b = brain(g);
 	struct slot *s = &b->slot[i];
-	uint8_t cdb[16] = {kind == WRITE ? WRITE_10 : kind == READ ? READ_10 : READ_CAPACITY};
+	uint8_t cdb[16] = {0};
+	uint32_t count = b->block[block] + 1;
+	unsigned out = make_cdb(cdb, kind, block, count);
 	int head;
 
-	if (kind != CAPACITY) {
-		be32_put(cdb + 2, block * (PAGE / 512));
-		be16_put(cdb + 7, PAGE / 512);
-	}
-	if (kind == WRITE)
-		fill(g->mem + slot_at(i) + PAGE, WRITER, block, b->block[block] + 1);
-	else
+	if (kind == FLUSH)
+		memcpy(b->flushing, g->book->answered, sizeof(b->flushing));
+	if (kind == WRITE) {
+		stub_book_begins(g->book, block, count);
+		fill(g->mem + slot_at(i) + PAGE, WRITER, block, count);
+	} else {
 		memset(g->mem + slot_at(i) + PAGE, 0xdd, PAGE);
-	head = submit(g, i, cdb, kind == WRITE ? PAGE : 0,
-		      kind == READ	 ? PAGE
-		      : kind == CAPACITY ? 8
-					 : 0);
+	}
+	head = submit(g, i, cdb, out, kind == READ ? PAGE : kind == CAPACITY ? 8 : 0);
 	if (head >= 0)
 		*s = (struct slot){(uint32_t)kind, block, b->block[block], (uint32_t)head};
 }
@@ -188,6 +233,18 @@ static bool busy(const struct brain *b, uint32_t block)
 		    b->slot[i].block == block)
 			return true;
 	return false;
+}
+
+/* The first read of a block since the boot: what the book says, or what was on its way then. */
+static void recognize(struct stub_guest *g, uint32_t block, const uint8_t *data)
+{
+	uint32_t count = g->book->begun[block];
+
+	while (count > g->book->answered[block] && !is(data, WRITER, block, count))
+		count--;
+	(void)check(g, data, WRITER, block, count, "block at the boot");
+	brain(g)->block[block] = count;
+	stub_book_found(g->book, block, count);
 }
 
 static void ended(struct stub_guest *g, unsigned i)
@@ -215,15 +272,39 @@ static void ended(struct stub_guest *g, unsigned i)
 		return;
 	}
 	if (s.kind == CAPACITY) {
-		b->disk = (uint64_t)be32_get(data) + 1 >= BLOCKS * PAGE / 512 ? 1 : 2;
+		b->disk = (uint64_t)be32_get(data) + 1 >= STUB_BLOCKS * PAGE / 512 ? 1 : 2;
 	} else if (s.kind == WRITE) {
 		b->block[s.block] = s.count + 1;
+		stub_book_answered(g->book, s.block, s.count + 1, forced(s.count + 1));
 		b->writes++;
+	} else if (s.kind == FLUSH) {
+		stub_book_flushed(g->book, b->flushing);
 	} else {
 		b->reads++;
-		if (s.count)
+		if (s.count == UNKNOWN)
+			recognize(g, s.block, data);
+		else
 			(void)check(g, data, WRITER, s.block, s.count, "block");
 	}
+}
+
+static bool flushes(const struct brain *b)
+{
+	for (unsigned i = 0; i < SLOTS; i++)
+		if (b->slot[i].kind == FLUSH)
+			return true;
+	return false;
+}
+
+/* All blocks are read first. */
+static void think(struct stub_guest *g, unsigned i)
+{
+	struct brain *b = brain(g);
+	uint64_t r = next_random(b);
+	uint32_t block = b->asked < STUB_BLOCKS ? b->asked++ : (uint32_t)(r % STUB_BLOCKS);
+
+	if (!busy(b, block))
+		begin(g, i, r >> 40 & 1 && b->block[block] != UNKNOWN ? WRITE : READ, block);
 }
 
 static void disk_step(struct stub_guest *g)
@@ -237,15 +318,14 @@ static void disk_step(struct stub_guest *g)
 			if (b->slot[i].kind && b->slot[i].head == (uint32_t)head)
 				ended(g, i);
 	for (unsigned i = 0; i < SLOTS && b->disk != 2; i++) {
-		uint64_t r = next_random(b);
-		uint32_t block = (uint32_t)(r % BLOCKS);
-
 		if (b->slot[i].kind || (!b->disk && i))
 			continue;
 		if (!b->disk)
 			begin(g, i, CAPACITY, 0);
-		else if (!busy(b, block))
-			begin(g, i, r >> 40 & 1 || !b->block[block] ? WRITE : READ, block);
+		else if (b->steps % FLUSHES == 0 && !flushes(b))
+			begin(g, i, FLUSH, 0);
+		else
+			think(g, i);
 	}
 	/* The ring's event field: no interrupts are waited for, it looks by itself. */
 	wrote(g, g->mem + STUB_RINGS_AT, g->front.data_offset - STUB_RINGS_AT);
@@ -313,6 +393,7 @@ void stub_guest_boot(struct stub_guest *g)
 	memset(b, 0, STUB_RINGS_AT - BRAIN_AT);
 	memset(g->mem + STUB_RINGS_AT, 0, PAGES_AT - STUB_RINGS_AT);
 	wrote(g, b, PAGES_AT - BRAIN_AT);
+	memset(b->block, 0xff, sizeof(b->block)); /* UNKNOWN */
 	b->magic = MAGIC;
 	b->boots = boots + 1;
 	b->random = 88172645463325252ull ^ clock_boot_ns();

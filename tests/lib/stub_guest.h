@@ -2,7 +2,8 @@
 /*
  * stub_guest.h: a "guest" without a processor: a program whose state lies in guest memory, so that it
  * moves with it. It writes pages and remembers how often, writes and reads blocks of disk 0 through a
- * driver of its own, and says "bad ..." when a page or a block is not what it was left as.
+ * driver of its own, and says "bad ..." when a page or a block is not what it was left as. What it
+ * was told of its disk is in a book (stub_book.h) with which it compares what it finds when it boots.
  */
 #ifndef TESTS_LIB_STUB_GUEST_H
 #define TESTS_LIB_STUB_GUEST_H
@@ -12,6 +13,7 @@
 #include <stdint.h>
 
 #include "tests/lib/front.h"
+#include "tests/lib/stub_book.h"
 
 #define STUB_QUEUES	3  /* control, event, one for requests */
 #define STUB_QUEUE_SIZE 64 /* descriptors */
@@ -22,6 +24,7 @@ struct stub_guest {
 	uint8_t *mem;
 	uint64_t bytes;
 	struct front front;
+	struct stub_book *book;
 	uint64_t *written; /* what it wrote, a bit a page; NULL: nobody wants to know */
 	void (*say)(void *arg, const char *text);
 	void *arg;

@@ -5,7 +5,8 @@
  *
  * With PERILUNE_STUB=DIR in the environment (a daemon hands its own on): DIR/NAME.run is locked while the
  * guest runs, so that a second one on whatever "host" of this machine is seen; what must never be is
- * written to DIR/violations. DIR/NAME.log tells when it ran. DIR/weak-cpu-HOST: a processor that lacks something;
+ * written to DIR/violations. DIR/NAME.log tells when it ran. DIR/NAME.book: what its disk must hold (stub_book.h);
+ * DIR/NAME.lost-HOST: what was answered there need not be there when it boots, what was flushed must; gone then. DIR/weak-cpu-HOST: a processor that lacks something;
  * DIR/no-resume-HOST: as one whose lease is over, RESUME is refused; DIR/no-whole-HOST: so is POSTCOPY_END.
  * DIR/hangs-up-HOST: "pause" or "resume", which is obeyed, "no pause" or "no resume", which is not: once, it is not
  * answered, the connection is closed, and none taken until DIR/hung-up-HOST is gone, or for 2 s.
@@ -99,6 +100,14 @@ static void note_life(struct stub *s, const char *what)
 	note(s, file, what);
 }
 
+/* Once; not any more when it runs there again. */
+static bool lost_on(const struct stub *s, const char *host)
+{
+	cleanup_free char *path = xasprintf("%s/%s.lost-%s", s->dir, s->name, host);
+
+	return s->dir[0] && unlink(path) == 0;
+}
+
 static void begin_running(struct stub *s)
 {
 	cleanup_free char *path = xasprintf("%s/%s.run", s->dir, s->name);
@@ -110,6 +119,8 @@ static void begin_running(struct stub *s)
 		note(s, "violations", "runs twice");
 		abort();
 	}
+	(void)lost_on(s, s->host);
+	stub_book_runs(s->guest.book, s->host);
 	note_life(s, "runs");
 }
 
@@ -119,6 +130,13 @@ static void end_running(struct stub *s)
 		close(s->run_fd);
 	s->run_fd = -1;
 	note_life(s, "stands still");
+}
+
+static struct stub_book *open_book(const struct stub *s)
+{
+	cleanup_free char *path = xasprintf("%s/%s.book", s->dir, s->name);
+
+	return stub_book_open(s->dir[0] ? path : NULL);
 }
 
 /* --- the guest's thread --------------------------------------------------------------------------- */
@@ -345,6 +363,7 @@ static int start(struct stub *s)
 
 	if (s->status.state != VMCTL_STATE_CONFIGURED && s->status.state != VMCTL_STATE_RESET)
 		return wrong_state(s, "start");
+	stub_book_boots(s->guest.book, s->host, lost_on(s, s->guest.book->host));
 	stub_guest_boot(&s->guest);
 	s->status.boots++;
 	s->status.start_ns = clock_boot_ns();
@@ -980,6 +999,7 @@ int main(int argc, char **argv)
 	s.guest.say = say;
 	s.guest.arg = &s;
 	stub_guest_init(&s.guest, s.memory_fd, mem, s.bytes);
+	s.guest.book = open_book(&s);
 	MUST(pthread_create(&s.thread, NULL, guest_main, &s) == 0);
 	note_life(&s, "is there");
 	while (!s.killed)

@@ -108,11 +108,11 @@ def kill(world, actor, source, target):
     return back, True
 
 
-def begin(source, target, reached):
+def begin(source, target, reached, words):
     """`perilune vm migrate`, at the step. A target that has lost its source may wait for it yet: then once more."""
     end = time.monotonic() + 30
     while True:
-        p = subprocess.Popen([BIN / 'perilune', '--connect', source.dir, 'vm', 'migrate', 'g', '--to', target.name, '--verify'],
+        p = subprocess.Popen([BIN / 'perilune', '--connect', source.dir, 'vm', 'migrate', 'g', '--to', target.name, *words],
                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:
             until(lambda: reached.exists() or p.poll() is not None, 30, 0.005, what=reached.stem)
@@ -125,15 +125,17 @@ def begin(source, target, reached):
         assert 'on its way to this host' in said and time.monotonic() < end, said
 
 
-def one_case(world, step, actor):
+def one_case(world, step, actor, words=('--verify',), at_step=lambda: None, after=lambda said: None):
+    """`at_step` is called before it dies, `after` when the migration has ended and all are back."""
     source = world.settle()
     target = next(h for h in world.hosts if h is not source)
     pid = show(source)['pid']
     file = (source if step.startswith('source') else target).dir / 'steps' / step
     reached = file.with_name(step + '.reached')
     file.touch()
-    p = begin(source, target, reached)
+    p = begin(source, target, reached, words)
     try:
+        at_step()
         back, done = kill(world, actor, source, target)
         file.unlink()
         reached.unlink()
@@ -144,6 +146,7 @@ def one_case(world, step, actor):
     finally:
         p.kill()
         said = p.communicate()[0].decode()
+    after(said)
     where = world.settle()
     assert not world.cluster.violations(), (step, actor, said)
     if step in BEFORE and actor not in ('source-vmm', 'source-machine') and done:
@@ -165,10 +168,10 @@ def end(world):
     world.hosts[0].ok('volume', 'check', world.lun)
 
 
-def cases(world, step, actors):
+def cases(world, step, actors, case=one_case):
     for actor in actors:
         began = time.monotonic()
-        where, said = one_case(world, step, actor)
+        where, said = case(world, step, actor)
         print(f'{step} {actor}: on {where.name} after {time.monotonic() - began:.1f} s: {said.strip()[:150]}')
     end(world)
 

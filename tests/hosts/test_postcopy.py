@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Post-copy: a guest that writes much runs on the target before all of its memory has come. The guests
 (stublib.py) check each page and block they left; what dies meanwhile ends the VM, which nobody else runs."""
-import os, re, signal, socket, subprocess, time
+import re, socket, subprocess, time
 
 import pytest
 
@@ -9,7 +9,7 @@ from hostlib import BIN, until
 from netlib import Net
 from stublib import StubCluster, alive, counts, create, goes_on, keys, lock_range, show
 from test_migrate import begin, cluster, lun, pair, stop_at  # noqa: F401 (fixtures)
-from test_migrate_kills import World
+from test_migrate_kills import ACTORS, World, cases, one_case
 
 pytestmark = pytest.mark.slow
 
@@ -180,61 +180,47 @@ def test_reboots_and_ends_before_all_has_come(pair):
 
 # --- deaths
 
+STEPS = [f'source.{s}' for s in ('post', 'loaded', 'offered', 'told', 'moved', 'rest', 'whole')] + \
+        [f'target.{s}' for s in ('lazy', 'state', 'loaded', 'called', 'accepted', 'disks', 'resumed')]
+BEFORE = {'source.post', 'target.lazy'}         # as in test_migrate_kills.py
 
-def one_death(world, actor, step):
+
+def one_death(world, step, actor):
     source = world.settle()
     target = next(h for h in world.hosts if h is not source)
     busy(source)
+    was = show(source)['pid']
     waits = world.cluster.stub / f'reads-all-{target.name}'
-    if step == 'target.accepted' and actor == 'source-daemon':
+    if (step, actor) == ('target.accepted', 'source-daemon'):
         waits.touch()                           # what its monitor is told then waits for a page
-    host = source if step.startswith('source') else target
-    _, go_on = stop_at(host, step)
-    reached = host.dir / 'steps' / (step + '.reached')
-    p = begin(source, target, *(FAST if step == 'source.rest' else FAST[:3]))
-    try:
-        until(lambda: reached.exists() or p.poll() is not None, 60, 0.005, what=step)
-        assert reached.exists(), p.communicate()[0]
-        if step == 'source.rest':
+    rest, pid = step == 'source.rest', None
+
+    def at_step():
+        nonlocal pid
+        if rest:
             until(lambda: show(target)['host'] == target.name and show(target)['state'] == 'running')
         pid = world.vmm(target)
-        if actor == 'source-daemon':
-            source.kill()
-        elif actor == 'target-daemon':
-            target.kill()
-        elif actor == 'target-vmm':
-            os.kill(pid, signal.SIGKILL)
-        elif actor == 'source-vmm':
-            old = world.vmm(source)
-            if old:
-                os.kill(old, signal.SIGKILL)
-        else:
-            world.net.cable('down')
-        go_on()
-        reached.unlink()
-        if actor == 'link':
-            p.wait(60)
-            world.net.cable('up')
-        if actor.endswith('-daemon'):
-            (source if actor == 'source-daemon' else target).start()
-        p.wait(60)
-    finally:
-        p.kill()
-        said = p.communicate()[0]
-    if step == 'source.rest' and actor != 'source-vmm':
-        # Nobody has all of its memory: it does not live, on neither host.
-        until(lambda: not alive(pid), what='an end of the monitor that lacks memory')
-        until(lambda: {show(h)['state'] for h in world.hosts} <= {'stopped', 'crashed'}, 60, what=f'the VM stopped ({said})')
-    if (actor, step) == ('target-vmm', 'target.accepted'):
-        assert 'is stopped' in said and ': vm g: its monitor died' in said, said
-        until(lambda: any('its monitor died' in e['text'] for e in target.json('event', 'list')))
-    if waits.exists():                          # it ends at once
-        waits.unlink()
-        until(lambda: 'did not come whole' in target.log.read_text())
-        assert 'did not answer within' not in target.log.read_text()
-    where = world.settle()
-    assert not world.cluster.violations(), (actor, step, said)
-    return where
+
+    def after(said):
+        if rest and actor != 'source-vmm':
+            # Nobody has all of its memory: it does not live, on neither host.
+            until(lambda: not alive(pid), what='an end of the monitor that lacks memory')
+            if not actor.endswith('machine'):   # after which it was started
+                until(lambda: {show(h)['state'] for h in world.hosts} <= {'stopped', 'crashed'}, 60, what=f'the VM stopped ({said})')
+        if (step, actor) == ('target.accepted', 'target-vmm'):
+            assert 'is stopped' in said and ': vm g: its monitor died' in said, said
+            until(lambda: any('its monitor died' in e['text'] for e in target.json('event', 'list')))
+        if waits.exists():                      # it ends at once
+            waits.unlink()
+            until(lambda: 'did not come whole' in target.log.read_text())
+            assert 'did not answer within' not in target.log.read_text()
+
+    where, said = one_case(world, step, actor, FAST if rest else FAST[:3], at_step, after)
+    if step in BEFORE and actor not in ('source-vmm', 'source-machine'):
+        assert where is source and show(source)['pid'] == was, (step, actor, said)
+    if step == 'source.whole' and actor not in ('target-vmm', 'target-machine'):
+        assert where is target and show(target)['pid'] == pid, (step, actor, said)
+    return where, said
 
 
 @pytest.fixture
@@ -243,18 +229,22 @@ def world():
         yield World(made, net)
 
 
-@pytest.mark.parametrize('actor', ['source-daemon', 'target-daemon', 'source-vmm', 'target-vmm', 'link'])
-def test_somebody_dies_before_all_has_come(world, actor):
-    one_death(world, actor, 'source.rest')
+# Two each at those steps that live migration knows, too, and at the last; all of them with `soak`.
+TWO = {'source.loaded': (0, 3), 'source.told': (1, 2), 'source.moved': (0, 3), 'source.whole': (0, 1), 'target.state': (1, 2),
+       'target.loaded': (0, 3), 'target.called': (1, 2), 'target.disks': (0, 3), 'target.resumed': (1, 2)}
+SOME = [(s, [ACTORS[i] for i in TWO.get(s, (0, 1, 2, 3, 6))]) for s in STEPS] + [('source.rest', ACTORS[4:6])]
 
 
-SOAK = [pytest.param(step, marks=pytest.mark.soak) for step in ('source.moved', 'source.whole', 'target.loaded', 'target.resumed')]
+@pytest.mark.parametrize(('step', 'actors'), SOME, ids=lambda x: x if isinstance(x, str) else '+'.join(x))
+def test_somebody_dies_at_a_step(world, step, actors):
+    cases(world, step, actors, one_death)
 
 
-@pytest.mark.parametrize('step', ['source.post', 'source.offered', 'target.lazy', 'target.accepted', *SOAK])
-def test_somebody_dies_at_a_step(world, step):
-    for actor in ('source-daemon', 'target-daemon', 'source-vmm', 'target-vmm', 'link'):
-        one_death(world, actor, step)
+@pytest.mark.soak
+@pytest.mark.parametrize('actor', ACTORS)
+@pytest.mark.parametrize('step', STEPS)
+def test_many_times(world, step, actor):
+    cases(world, step, [actor] * 20, one_death)
 
 
 def test_begun_by_itself():

@@ -54,8 +54,10 @@ static int listen_for(struct mig_post *p, unsigned ms)
 	int rc = peer_stream_receive(p->o.wants, &f, ms);
 	uint64_t now = clock_boot_ms();
 
+	if (rc == -ETIMEDOUT && now - p->heard_ms < PEER_STREAM_MS)
+		return 0;
 	if (rc == -ETIMEDOUT)
-		return now - p->heard_ms < PEER_STREAM_MS ? 0 : rc;
+		return fail(rc, "the other side says nothing for %u ms", PEER_STREAM_MS);
 	if (rc < 0)
 		return rc;
 	p->heard_ms = now;

@@ -236,6 +236,17 @@ void host_lun_set_user(struct host_luns *luns, struct host_lun *lun, const char 
 	pthread_mutex_unlock(&luns->lock);
 }
 
+bool host_luns_user(struct host_luns *luns, const char *name, char user[80])
+{
+	struct host_lun *lun;
+
+	pthread_mutex_lock(&luns->lock);
+	lun = find(luns, name);
+	(void)str_format(user, 80, "%s", lun ? lun->user : "");
+	pthread_mutex_unlock(&luns->lock);
+	return user[0] != 0;
+}
+
 int host_luns_each(struct host_luns *luns, int (*fn)(void *arg, struct host_lun *lun), void *arg)
 {
 	struct host_lun *held[256], *lun;

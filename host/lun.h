@@ -38,6 +38,8 @@ const char *host_lun_name(const struct host_lun *lun);
  */
 int host_lun_claim(struct host_luns *luns, struct host_lun *lun, const char *user);
 void host_lun_set_user(struct host_luns *luns, struct host_lun *lun, const char *user);
+/* Whether the LUN named `name`, or with that id, is claimed, and by whom. */
+bool host_luns_user(struct host_luns *luns, const char *name, char user[80]);
 
 /*
  * Finds extents: calls `fn` for each known LUN, used meanwhile; non-zero ends the walk.

@@ -26,6 +26,7 @@
 #include "host/vm_lazy.h"
 #include "host/vm_net.h"
 #include "host/vm_pass.h"
+#include "host/vm_process.h"
 #include "host/volume.h"
 #include "migrate/memory.h"
 #include "migrate/target.h"
@@ -43,6 +44,7 @@ struct vm_arrival {
 	uint32_t epoch;
 	char from[64];
 	uint64_t started_ns;
+	bool here; /* from another daemon on this machine */
 	bool held; /* it stands still, and is to do so here */
 	struct cpu_table cpu;
 	struct mig_target *target;
@@ -61,6 +63,8 @@ static int parse(struct vm_arrival *a, json_t *doc, const char **name, struct vm
 {
 	json_int_t version = json_integer_value(json_object_get(doc, "version"));
 	json_int_t streams = json_integer_value(json_object_get(doc, "streams"));
+	const char *theirs;
+	char boot[40];
 	int rc;
 
 	*name = json_string_value(json_object_get(doc, "name"));
@@ -76,6 +80,9 @@ static int parse(struct vm_arrival *a, json_t *doc, const char **name, struct vm
 	a->post = json_is_true(json_object_get(doc, "postcopy"));
 	a->started_ns = (uint64_t)json_integer_value(json_object_get(doc, "started_ns"));
 	a->held = json_is_true(json_object_get(doc, "held"));
+	process_boot(boot);
+	theirs = json_string_value(json_object_get(doc, "boot"));
+	a->here = theirs && !strcmp(theirs, boot);
 	rc = vm_check_name(*name);
 	if (rc == 0)
 		rc = vm_cpu_parse(json_string_value(json_object_get(doc, "cpu")), &a->cpu);
@@ -112,7 +119,7 @@ static int check_volume(struct vm_arrival *a, struct host_volume *volume, const 
 			  a->from);
 	for (unsigned i = 0; i < def->disks && rc == 0; i++) {
 		if (def->disk[i].pass) {
-			rc = vm_pass_check(a->host, def, &def->disk[i]);
+			rc = vm_pass_check(a->host, def, &def->disk[i], a->here);
 			continue;
 		}
 		rc = cfs_stat(fs, def->disk[i].path, &st);

@@ -23,6 +23,7 @@
 #include "host/verbs.h"
 #include "host/vm_frames.h"
 #include "host/vm_cpu.h"
+#include "host/vm_process.h"
 #include "host/volume.h"
 #include "migrate/source.h"
 #include "vfs/controller.h"
@@ -116,14 +117,16 @@ static json_t *make_begin(struct leaving *l)
 {
 	cleanup_free char *text = vm_cpu_text(&l->cpu);
 	struct vm_def *def = xmalloc(sizeof(*def));
+	char boot[40];
 	json_t *doc;
 
 	vm_get_def(l->vm, def);
-	doc = json_pack("{s:i, s:s, s:o, s:s, s:I, s:I, s:b, s:b, s:b}", "version", MIG_VERSION,
-			"name", l->vm->name, "definition", vm_def_record(def), "cpu", text,
-			"streams", (json_int_t)l->streams_n, "started_ns",
+	process_boot(boot);
+	doc = json_pack("{s:i, s:s, s:o, s:s, s:I, s:I, s:b, s:b, s:b, s:s}", "version",
+			MIG_VERSION, "name", l->vm->name, "definition", vm_def_record(def), "cpu",
+			text, "streams", (json_int_t)l->streams_n, "started_ns",
 			(json_int_t)l->vm->started_ns, "verify", l->verify, "held", l->held,
-			"postcopy", l->postcopy);
+			"postcopy", l->postcopy, "boot", boot);
 	free(def);
 	return doc;
 }

@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/log.h"
 #include "base/util.h"
 #include "base/vmctl.h"
 #include "blockdev/blk.h"
@@ -25,6 +26,8 @@
 #define GUARD	 VM_DIR "/.passthrough"
 #define GUARD_MS 20000
 #define POLL_MS	 20
+/* Who looks at a device in passing is waited for: udev, multipathd, a child of ours that has not called exec. */
+#define CLAIM_MS 500
 #define FLIGHT_MS \
 	3000 /* where a login does not end the old session: what a dead daemon sent has landed */
 
@@ -85,27 +88,61 @@ static int resolve(struct host *host, const char *text, char name[256])
 	return 0;
 }
 
-/* A device that this host has mounted, or is part of something, is not given away. */
-static int check_unused(const char *name)
+static int check_device(const char *name)
 {
-	int fd = open(name, O_RDONLY | O_EXCL | O_CLOEXEC), rc;
 	struct stat st;
 
-	if (fd < 0 && errno == EBUSY) {
-		rc = fail(-EBUSY, "LUN %s: this host uses it: mounted, or part of another device",
-			  name);
-		err_object("%s", name);
-		err_holder("this host");
-		return rc;
-	}
-	rc = fd < 0 || fstat(fd, &st) < 0 ? fail(-errno, "LUN %s: %s", name, strerror(errno)) : 0;
-	if (rc == 0 && !S_ISBLK(st.st_mode))
-		rc = fail(-EINVAL,
-			  "LUN %s: a file speaks no SCSI; only iSCSI LUNs and SCSI devices are "
-			  "passed through",
-			  name);
+	if (stat(name, &st) < 0)
+		return fail(-errno, "LUN %s: %s", name, strerror(errno));
+	return S_ISBLK(st.st_mode) ? 0
+				   : fail(-EINVAL,
+					  "LUN %s: a file speaks no SCSI; only iSCSI LUNs and SCSI "
+					  "devices are passed through",
+					  name);
+}
+
+/*
+ * A descriptor by which the device is ours: -EBUSY when this host has mounted it, or made it part of
+ * another; and as long as it is open nobody can.
+ */
+static int claim(const char *name, unsigned wait_ms)
+{
+	uint64_t until = clock_boot_ms() + wait_ms;
+	int fd, rc;
+
+	while ((fd = open(name, O_RDONLY | O_EXCL | O_CLOEXEC)) < 0 && errno == EBUSY &&
+	       clock_boot_ms() < until)
+		sleep_ms(POLL_MS);
+	if (fd >= 0)
+		return fd;
+	if (errno != EBUSY)
+		return fail(-errno, "LUN %s: %s", name, strerror(errno));
+	rc = fail(-EBUSY, "LUN %s: this host uses it: mounted, or part of another device", name);
+	err_object("%s", name);
+	err_holder("this host");
+	return rc;
+}
+
+static int check_unused(const char *name)
+{
+	int fd = claim(name, CLAIM_MS);
+
 	if (fd >= 0)
 		close(fd);
+	return fd < 0 ? fd : 0;
+}
+
+/* Our own volumes claim no device: hosts may be several on one machine, and a LUN several devices. */
+static int check_not_ours(struct host *host, const char *id, const char *name)
+{
+	char user[80];
+	int rc;
+
+	if (!host_luns_user(host->luns, id, user))
+		return 0;
+	rc = fail(-EBUSY, "LUN %s: in use here by %s; no VM gets it", name, user);
+	err_object("%s", name);
+	err_holder("%s, %s", host->name, user);
 	return rc;
 }
 
@@ -138,7 +175,7 @@ int vm_pass_probe(struct host *host, const struct vm_def *def, const char *text,
 	int rc = resolve(host, text, e.name);
 
 	if (rc == 0 && !is_iscsi(e.name))
-		rc = check_unused(e.name);
+		rc = check_device(e.name);
 	if (rc < 0)
 		return rc;
 	do
@@ -239,6 +276,47 @@ static int take_guard(struct cfs *fs, struct cfs_file **guard)
 	return rc;
 }
 
+/* The VM of this host, other than the one with the id `but`, that has the LUN `id` open. */
+static bool user_here(struct host_vms *all, const char *id, const char *but,
+		      char name[VM_NAME_MAX + 1])
+{
+	struct host_vm *vm;
+	bool found = false;
+
+	pthread_mutex_lock(&all->lock);
+	list_for_each (vm, &all->list, link) {
+		int at;
+
+		pthread_mutex_lock(&vm->lock);
+		at = strcmp(vm->def.id, but) ? vm_def_find(&vm->def, id) : -ENOENT;
+		if (at >= 0 && vm->def.disk[at].pass && vm->open[at].blk && !found) {
+			memcpy(name, vm->name, VM_NAME_MAX + 1);
+			found = true;
+		}
+		pthread_mutex_unlock(&vm->lock);
+	}
+	pthread_mutex_unlock(&all->lock);
+	return found;
+}
+
+/* A kernel device's initiator is this host, whichever VM asks. */
+static int check_alone_here(struct host *host, const struct vm_def *def,
+			    const struct vm_def_disk *d)
+{
+	char other[VM_NAME_MAX + 1];
+	int rc;
+
+	if (is_iscsi(d->name) || !user_here(host->vms, d->path, def->id, other))
+		return 0;
+	rc = fail(-EBUSY,
+		  "LUN %s: VM %s has it on this host, by the kernel, which cannot tell two VMs "
+		  "apart; give them an iscsi:// URL, or run them on two hosts",
+		  d->name, other);
+	err_object("%s", d->name);
+	err_holder("vm %s", other);
+	return rc;
+}
+
 int vm_pass_begin(struct host *host, struct host_volume *volume, const char *name,
 		  const struct vm_def_disk *entry, struct cfs_file **guard)
 {
@@ -246,11 +324,14 @@ int vm_pass_begin(struct host *host, struct host_volume *volume, const char *nam
 			   .own = volume,
 			   .own_name = name,
 			   .cure = "it can be shared if both say so (--shared)"};
+	char user[VM_NAME_MAX + 1];
 	int rc = take_guard(host_volume_fs(volume), guard);
 
 	if (rc < 0)
 		return rc;
 	rc = host_volumes_each(host->volumes, check_volume, &s);
+	if (rc == 0 && !is_iscsi(entry->name) && !user_here(host->vms, entry->path, "", user))
+		rc = check_unused(entry->name);
 	if (rc < 0)
 		vm_pass_done(*guard);
 	return rc;
@@ -273,41 +354,6 @@ int vm_pass_check_free(struct host *host, const char *id, const char *name)
 void vm_pass_done(struct cfs_file *guard)
 {
 	(void)cfs_close(guard);
-}
-
-/* A kernel device's initiator is this host, whichever VM asks. */
-static int check_alone_here(struct host_vm *vm, const struct vm_def_disk *d)
-{
-	struct host_vms *all = vm->all;
-	struct host_vm *other;
-	int rc = 0;
-
-	if (is_iscsi(d->name))
-		return 0;
-	pthread_mutex_lock(&all->lock);
-	list_for_each (other, &all->list, link) {
-		int at;
-
-		if (other == vm || rc < 0)
-			continue;
-		pthread_mutex_lock(&other->lock);
-		at = vm_def_find(&other->def, d->path);
-		if (at >= 0 && other->def.disk[at].pass && other->open[at].blk)
-			rc = fail(-EBUSY,
-				  "vm %s: LUN %s: VM %s has it on this host, by the kernel, which "
-				  "cannot "
-				  "tell "
-				  "two VMs apart; give them an iscsi:// URL, or run them on two "
-				  "hosts",
-				  vm->name, d->name, other->name);
-		pthread_mutex_unlock(&other->lock);
-		if (rc < 0) {
-			err_object("%s", d->name);
-			err_holder("vm %s", other->name);
-		}
-	}
-	pthread_mutex_unlock(&all->lock);
-	return rc;
 }
 
 /* --- opening ------------------------------------------------------------------------------------- */
@@ -343,7 +389,8 @@ static int check_identity(const struct vm_def_disk *d, struct blk *blk)
 			      d->name, info->id, d->path);
 }
 
-int vm_pass_check(struct host *host, const struct vm_def *def, const struct vm_def_disk *d)
+int vm_pass_check(struct host *host, const struct vm_def *def, const struct vm_def_disk *d,
+		  bool claimed)
 {
 	cleanup_free char *chap = NULL;
 	struct blk_options options;
@@ -359,7 +406,48 @@ int vm_pass_check(struct host *host, const struct vm_def *def, const struct vm_d
 		return rc;
 	rc = check_identity(d, blk);
 	blk_close(blk);
+	if (rc == 0)
+		rc = check_not_ours(host, d->path, d->name);
+	if (rc == 0 && !is_iscsi(d->name) && !claimed)
+		rc = check_unused(d->name);
 	return rc;
+}
+
+static int take_claim(const struct vm_def_disk *d, struct vm_open_disk *open, unsigned wait_ms)
+{
+	int fd;
+
+	if (is_iscsi(d->name) || open->claimed)
+		return 0;
+	fd = claim(d->name, wait_ms);
+	if (fd < 0)
+		return fd;
+	open->claim = fd;
+	open->claimed = true;
+	return 0;
+}
+
+static void drop_claim(struct vm_open_disk *open)
+{
+	if (open->claimed)
+		close(open->claim);
+	open->claimed = false;
+}
+
+void vm_pass_leave(struct host_vm *vm)
+{
+	for (unsigned i = 0; i < vm->def.disks; i++)
+		drop_claim(&vm->open[i]);
+}
+
+void vm_pass_stay(struct host_vm *vm)
+{
+	for (unsigned i = 0; i < vm->def.disks; i++) {
+		int rc = vm->open[i].blk ? take_claim(&vm->def.disk[i], &vm->open[i], CLAIM_MS) : 0;
+
+		if (rc < 0) /* its guest runs, and has it */
+			log_warn("host", "vm %s: its own no more: %s", vm->name, err_message(rc));
+	}
 }
 
 int vm_pass_open(struct host_vm *vm, unsigned i)
@@ -373,10 +461,16 @@ int vm_pass_open(struct host_vm *vm, unsigned i)
 	cleanup_free char *chap = NULL;
 	struct blk_options options;
 	char initiator[224];
-	int rc = check_alone_here(vm, d);
+	int rc = check_alone_here(vm->all->host, &vm->def, d);
 
-	if (rc < 0)
-		return rc;
+	if (rc == 0)
+		rc = take_claim(d, open, CLAIM_MS);
+	if (rc == 0)
+		rc = check_not_ours(vm->all->host, d->path, d->name);
+	if (rc < 0) {
+		drop_claim(open);
+		return fail_prefix(rc, "vm %s", vm->name);
+	}
 	fill_options(vm->all->host, &vm->def, d->isid, initiator, &chap, &options);
 	options.pass = true;
 	options.lazy = vm->adopt; /* a guest that runs waits for its LUN */
@@ -388,6 +482,7 @@ int vm_pass_open(struct host_vm *vm, unsigned i)
 	rc = blk_open(d->name, &options, &open->blk);
 	if (rc < 0) {
 		open->blk = NULL;
+		drop_claim(open);
 		return fail_prefix(rc, "vm %s", vm->name);
 	}
 	if (!is_iscsi(d->name))
@@ -411,6 +506,7 @@ void vm_pass_close(struct host_vm *vm, unsigned i)
 	blk_close(open->blk);
 	if (open->lease)
 		munmap(open->lease, VMCTL_LEASE_BYTES);
+	drop_claim(open);
 	open->blk = NULL;
 	open->lease = NULL;
 }

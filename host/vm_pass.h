@@ -7,6 +7,10 @@
  * and whoever runs the VM next is the same initiator: its login ends the old session and keeps what the guest
  * has registered. A session is used only while the VM's lock is ours.
  *
+ * A device is claimed (O_EXCL) as long as it is a running VM's: what is mounted or part of another device is not
+ * opened, and nobody mounts it meanwhile. While no daemon runs nobody claims it; one that finds it taken then lets its
+ * VM wait (vm_disks_insist).
+ *
  * A LUN is one VM's. Several VMs may have it if each says `shared`; but a kernel device's initiator is the host:
  * two VMs of one host would be one to the array, and cannot share it there.
  */
@@ -37,11 +41,18 @@ int vm_pass_begin(struct host *host, struct host_volume *volume, const char *nam
 void vm_pass_done(struct cfs_file *guard);
 /* -EBUSY, naming it: a VM of the mounted volumes has the LUN `id`. For who would write over it. */
 int vm_pass_check_free(struct host *host, const char *id, const char *name);
-/* Whether this host could open it for a VM that still runs elsewhere, whose session is left alone: 0, -EBUSY, ... */
-int vm_pass_check(struct host *host, const struct vm_def *def, const struct vm_def_disk *disk);
-/* Opens def.disk[index], one of these: vm_disk_open. */
+/*
+ * Whether this host could open it for a VM that still runs elsewhere, whose session is left alone: 0, -EBUSY, ...
+ * `claimed`: elsewhere is this machine, so that a device is claimed for that VM.
+ */
+int vm_pass_check(struct host *host, const struct vm_def *def, const struct vm_def_disk *disk,
+		  bool claimed);
+/* Opens def.disk[index], one of these: vm_disk_open. -EBUSY: this host uses it, or another VM here by the kernel. */
 int vm_pass_open(struct host_vm *vm, unsigned index);
 /* After its disk is closed. */
 void vm_pass_close(struct host_vm *vm, unsigned index);
+/* The supervisor's: its VM is about to be another daemon's, perhaps on this machine, which claims its devices; and is not. */
+void vm_pass_leave(struct host_vm *vm);
+void vm_pass_stay(struct host_vm *vm);
 
 #endif

@@ -151,6 +151,8 @@ struct host_vm {
 		struct vfs_disk *disk; /* the controller's */
 		struct blk *blk;       /* of a LUN that is passed through */
 		void *lease;	       /* ... the volume's, mapped: it gates the LUN too */
+		bool claimed;	       /* ... by the kernel: nobody else here may have it, as */
+		int claim;	       /* long as this descriptor is open */
 	} open[VM_DISKS_MAX];
 	unsigned io; /* index of the I/O thread */
 	struct vfs_chans *chans;

@@ -18,6 +18,7 @@
 #include "clusterfs/cfs.h"
 #include "host/daemon.h"
 #include "host/vm_frames.h"
+#include "host/vm_pass.h"
 #include "host/volume.h"
 #include "vfs/controller.h"
 
@@ -256,6 +257,7 @@ static int stays(struct leaving *l, int why)
 	vm_run_on(l->vm);
 	if (l->throttled)
 		(void)vm_throttle(l->vm, l->throttled);
+	vm_pass_stay(l->vm);
 	return err_restore(&saved);
 }
 
@@ -286,6 +288,7 @@ static int give_over(struct leaving *l)
 		if (rc < 0)
 			return stays(l, vm_leaving_stop(l));
 	}
+	vm_pass_leave(vm);
 	offer(l);
 	l->stood.offer = lap(l);
 	l->stood.all = l->lap_ns - l->stood.all;

@@ -48,10 +48,11 @@ void host_volume_keep(struct host_volume *volume);
 
 /*
  * Mounts: `names` are LUNs, or one volume's name. Remembers it. A volume that is mounted already
- * is -EBUSY.
+ * is -EBUSY, and so is one with a LUN that a VM has (vm_pass.h), unless it is mounted `again`: then nothing
+ * may hang on other volumes.
  */
 int host_volume_mount(struct host_volumes *volumes, const char *const *names, unsigned n,
-		      const char *chap_file, bool new_identity, char name[64]);
+		      const char *chap_file, bool new_identity, bool again, char name[64]);
 int host_volume_unmount(struct host_volumes *volumes, const char *name);
 /* Remembered ones that are not mounted, and those that are just being unmounted: appends {"name", "id", "state", "error"} to `list`. */
 void host_volumes_missing(struct host_volumes *volumes, json_t *list);

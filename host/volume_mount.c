@@ -18,6 +18,7 @@
 #include "host/peers.h"
 #include "host/promised.h"
 #include "host/vm.h"
+#include "host/vm_pass.h"
 
 /* --- finding its LUNs ------------------------------------------------------------------------------- */
 
@@ -202,6 +203,17 @@ static int claim_all(struct host_volumes *all, struct search *s)
 	return 0;
 }
 
+/* A LUN that is a VM's is nobody else's; claimed first, so that no VM gets it from now on. */
+static int check_no_vms(struct host_volumes *all, struct search *s)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; i < s->n && rc == 0; i++)
+		rc = vm_pass_check_free(all->host, blk_info(host_lun_blk(s->lun[i]))->id,
+					host_lun_name(s->lun[i]));
+	return rc;
+}
+
 /* --- mounting --------------------------------------------------------------------------------------- */
 
 static void on_event(void *arg, const char *kind, const char *text)
@@ -284,7 +296,7 @@ static int do_mount(struct host_volumes *all, struct search *s, bool new_identit
 }
 
 int host_volume_mount(struct host_volumes *all, const char *const *names, unsigned n,
-		      const char *chap_file, bool new_identity, char name[64])
+		      const char *chap_file, bool new_identity, bool again, char name[64])
 {
 	struct search s = {.all = all};
 	struct host_volume *v = NULL;
@@ -308,7 +320,9 @@ int host_volume_mount(struct host_volumes *all, const char *const *names, unsign
 	if (rc == 0)
 		rc = claim_all(all, &s);
 	if (rc == 0) {
-		rc = do_mount(all, &s, new_identity, &v);
+		rc = again ? 0 : check_no_vms(all, &s);
+		if (rc == 0)
+			rc = do_mount(all, &s, new_identity, &v);
 		for (unsigned i = 0; i < s.n && rc < 0; i++)
 			host_lun_set_user(all->host->luns, s.lun[i], NULL);
 	}

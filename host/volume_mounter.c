@@ -185,7 +185,7 @@ static void *mounter(void *arg)
 			int rc;
 
 			host_peers_await(all->host->peers, id);
-			rc = host_volume_mount(all, names, 1, NULL, false, name);
+			rc = host_volume_mount(all, names, 1, NULL, false, true, name);
 
 			if (rc < 0) {
 				volume_missing_note(all, id, err_message(rc));

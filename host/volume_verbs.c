@@ -74,7 +74,7 @@ static int volume_mount(struct host_call *call)
 	if (rc == 0)
 		rc = host_volume_mount(call->host->volumes, names, (unsigned)n,
 				       host_arg(call, "chap_file"),
-				       host_arg_bool(call, "new_identity"), name);
+				       host_arg_bool(call, "new_identity"), false, name);
 	if (rc == 0)
 		call->result = json_pack("{s:s}", "name", name);
 	return rc;

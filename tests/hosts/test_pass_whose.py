@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose a LUN is that is passed through: a VM's, this host's, a volume's. VMs are stubs; loop devices stand for the
+kernel's, a tgt for the array."""
+import contextlib, subprocess
+
+import pytest
+from hostlib import until
+from stublib import StubCluster, create, goes_on, show
+from targets import Tgt, loop_device
+
+
+@pytest.fixture
+def cluster():
+    with StubCluster() as c:
+        yield c
+
+
+@pytest.fixture
+def san():
+    with Tgt(size='256M', luns=1) as t:
+        yield t
+
+
+@pytest.fixture
+def device():
+    with loop_device('64M') as dev:
+        subprocess.run(['mkfs.ext4', '-q', dev], check=True, timeout=60)
+        yield dev
+
+
+@pytest.fixture
+def mount(cluster, device):
+    """Mounts the device; what is mounted at the end is unmounted."""
+    at = cluster.dir / 'mnt'
+    at.mkdir()
+    yield lambda: subprocess.run(['mount', device, at], capture_output=True, timeout=60).returncode == 0
+    umount(cluster)
+
+
+def umount(cluster):
+    subprocess.run(['umount', cluster.dir / 'mnt'], capture_output=True, timeout=60)
+
+
+@pytest.fixture
+def off(cluster, lun):
+    """A host with the VM `g`, which is off."""
+    h1 = cluster.host('h1')
+    h1.ok('volume', 'format', 'v1', lun)
+    h1.ok('volume', 'mount', lun)
+    h1.ok('disk', 'create', 'v1:/a.disk', '--size', '64M')
+    create(h1)
+    return h1
+
+
+def test_a_device_that_is_mounted(cluster, off, device, mount):
+    assert mount()
+    held = off.fails('busy', 'vm', 'attach', 'g', '--lun', device)
+    assert 'this host uses it' in held['message'] and held['holder'] == 'this host', held
+    umount(cluster)
+    off.ok('vm', 'attach', 'g', '--lun', device)
+    assert mount()
+    assert 'this host uses it' in off.fails('busy', 'vm', 'start', 'g')['message']
+    umount(cluster)
+    off.ok('vm', 'start', 'g')
+    assert not mount()
+    # The next daemon takes it again; what was mounted in between keeps its VM waiting.
+    off.kill()
+    off.start()
+    until(lambda: show(off)['state'] == 'running', 40)
+    until(lambda: not mount() or umount(cluster), what='the claim')
+    off.kill()
+    assert mount()
+    off.start()
+    until(lambda: 'waits for its disks: vm g: LUN ' + device in off.log.read_text(), 40)
+    assert show(off)['state'] != 'stopped'
+    umount(cluster)
+    goes_on(off, timeout=60)
+    assert not mount()
+    off.ok('vm', 'detach', 'g', device)
+    assert mount()
+    umount(cluster)
+    off.ok('vm', 'attach', 'g', '--lun', device, '--shared')
+    assert not mount()
+    create(off, 'k', disks=())
+    assert off.fails('busy', 'vm', 'attach', 'k', '--lun', device)['holder'] == 'vm g'
+    off.ok('vm', 'attach', 'k', '--lun', device, '--shared')
+    alone = off.fails('busy', 'vm', 'start', 'k')
+    assert 'cannot tell two VMs apart' in alone['message'] and alone['holder'] == 'vm g', alone
+    off.ok('vm', 'kill', 'g')
+    assert mount()
+
+
+def other_machine(cluster, name):
+    """A daemon that takes itself for another machine's."""
+    boot = cluster.dir / f'{name}.boot'
+    boot.write_text(f'00000000-0000-4000-8000-{len(cluster.hosts):012}\n')
+    h = cluster.host(name)
+    h.kill()
+    h.prefix = ['unshare', '-m', 'sh', '-c', f'mount --bind {boot} /proc/sys/kernel/random/boot_id && exec "$@"', 'sh', *h.prefix]
+    return h.start()
+
+
+def meet(h1, h2):
+    until(lambda: any(h['name'] == h2.name for h in h1.json('host', 'list')))
+    until(lambda: any(h['name'] == h1.name for h in h2.json('host', 'list')))
+
+
+def test_a_device_moves_with_its_vm(cluster, off, lun, device, mount):
+    h2, h3 = cluster.host('h2'), other_machine(cluster, 'h3')
+    off.ok('vm', 'attach', 'g', '--lun', device)
+    for h in (h2, h3):
+        h.ok('volume', 'mount', lun)
+        meet(off, h)
+    off.ok('vm', 'start', 'g')
+    for source, target in ((off, h2), (h2, off)):
+        source.ok('vm', 'migrate', 'g', '--to', target.name)
+        goes_on(target)
+        assert not mount()
+    # On another machine it is somebody's who uses it there.
+    held = off.fails('busy', 'vm', 'migrate', 'g', '--to', 'h3')
+    assert 'this host uses it' in held['message'], held
+    goes_on(off)
+    assert not mount()
+    off.ok('vm', 'kill', 'g')
+
+
+def test_a_lun_with_a_volume(cluster, off, lun, san):
+    off.ok('vm', 'attach', 'g', '--lun', san.url)
+    h2 = cluster.host('h2')
+    h2.ok('volume', 'format', 'v2', san.url)                            # it has not mounted v1, and cannot know
+    has = off.fails('busy', 'volume', 'mount', san.url)
+    assert 'VM v1:g has it' in has['message'] and has['holder'] == 'vm g', has
+    h2.ok('volume', 'mount', san.url)
+    h2.ok('volume', 'mount', lun)
+    meet(off, h2)
+    has = h2.fails('busy', 'vm', 'start', 'g')
+    assert 'in use here by volume v2' in has['message'] and has['holder'] == 'h2, volume v2', has
+    off.ok('vm', 'start', 'g')
+    has = off.fails('busy', 'vm', 'migrate', 'g', '--to', 'h2')
+    assert 'in use here by volume v2' in has['message'], has
+    goes_on(off)
+    off.ok('vm', 'kill', 'g')

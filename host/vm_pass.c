@@ -221,8 +221,15 @@ static int check_vm(struct search *s, const char *name)
 	struct vm_def *def = xmalloc(sizeof(*def));
 	int rc = 0, at;
 
-	if (vm_def_load(host_volume_fs(s->volume), name, def) < 0) {
-		err_clear(); /* gone meanwhile, or damaged: nobody can start it */
+	rc = vm_def_load(host_volume_fs(s->volume), name, def);
+	if (rc == -ENOENT || rc == -EUCLEAN) { /* gone meanwhile, or damaged: nobody can start it */
+		err_clear();
+		rc = 0;
+		goto out;
+	}
+	if (rc < 0) {
+		(void)fail_prefix(rc, "LUN %s: whether VM %s:%s has it is not known",
+				  s->entry->name, host_volume_name(s->volume), name);
 		goto out;
 	}
 	at = vm_def_find(def, s->entry->path);
@@ -247,8 +254,14 @@ static int check_volume(void *arg, struct host_volume *volume)
 
 	s->volume = volume;
 	s->names = json_array();
-	(void)cfs_readdir(host_volume_fs(volume), VM_DIR, add_name, s);
-	err_clear();
+	rc = cfs_readdir(host_volume_fs(volume), VM_DIR, add_name, s);
+	if (rc == -ENOENT) { /* never a VM */
+		err_clear();
+		rc = 0;
+	} else if (rc < 0) {
+		(void)fail_prefix(rc, "LUN %s: whether a VM of volume %s has it is not known",
+				  s->entry->name, host_volume_name(volume));
+	}
 	json_array_foreach(s->names, i, name)
 	{
 		const char *n = json_string_value(name);

@@ -63,10 +63,10 @@ class NoGroups(StubHost):
                                                 'env', f'PERILUNE_STUB={cluster.stub}'])
 
 
-def create(host, name='g', memory='32M', disks=('v1:/a.disk',), *words):
+def create(host, name='g', memory='32M', disks=('v1:/a.disk',), *words, volume='v1'):
     kernel = host.dir.parent / 'kernel'
     kernel.write_bytes(setup_sectors() + bytes(4096))
-    host.ok('vm', 'create', name, '--volume', 'v1', '--memory', memory, '--kernel', kernel,
+    host.ok('vm', 'create', name, '--volume', volume, '--memory', memory, '--kernel', kernel,
             *[w for d in disks for w in ('--disk', d)], *words)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whose a LUN is that is passed through: a VM's, this host's, a volume's. VMs are stubs; loop devices stand for the
 kernel's, a tgt for the array."""
-import contextlib, subprocess
+import mmap, re, subprocess
 
 import pytest
 from hostlib import until
@@ -122,6 +122,39 @@ def test_a_device_moves_with_its_vm(cluster, off, lun, device, mount):
     goes_on(off)
     assert not mount()
     off.ok('vm', 'kill', 'g')
+
+
+@pytest.fixture
+def second(cluster, off):
+    """Another volume, v2, with the VM `k`; its LUN."""
+    path = cluster.lun('lun1')
+    off.ok('volume', 'format', 'v2', path)
+    off.ok('volume', 'mount', path)
+    off.ok('disk', 'create', 'v2:/k.disk', '--size', '16M')
+    create(off, 'k', disks=('v2:/k.disk',), volume='v2')
+    return path
+
+
+def marked(path, text):
+    """The blocks that have the text in them, as faults' ranges."""
+    with open(path, 'rb') as f, mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ) as data:
+        return {f'{at}-{at + 4096}' for at in (m.start() // 4096 * 4096 for m in re.finditer(re.escape(text.encode()), data))}
+
+
+def test_who_cannot_be_asked_may_have_it(off, second, device):
+    off.ok('vm', 'attach', 'k', '--lun', device)
+    off.ok('lun', 'connect', second)
+    for text in ('.passthrough', f'"{device}"'):                        # the directory of the VMs; its definition
+        off.ok('volume', 'unmount', 'v2')                               # nothing of it is remembered
+        blocks = marked(second, text)
+        assert blocks, text
+        for block in blocks:
+            off.ok('fault', 'add', second, '--kind', 'fail', '--op', 'read', '--range', block)
+        off.ok('volume', 'mount', 'v2')
+        held = off.fails('unreachable', 'vm', 'attach', 'v1:g', '--lun', device)
+        assert 'is not known' in held['message'], held
+        off.ok('fault', 'clear')
+        assert off.fails('busy', 'vm', 'attach', 'g', '--lun', device)['holder'] == 'vm k'
 
 
 def test_a_lun_with_a_volume(cluster, off, lun, san):

@@ -420,6 +420,8 @@ int vm_pass_check(struct host *host, const struct vm_def *def, const struct vm_d
 	rc = check_identity(d, blk);
 	blk_close(blk);
 	if (rc == 0)
+		rc = check_alone_here(host, def, d);
+	if (rc == 0)
 		rc = check_not_ours(host, d->path, d->name);
 	if (rc == 0 && !is_iscsi(d->name) && !claimed)
 		rc = check_unused(d->name);

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whose a LUN is that is passed through: a VM's, this host's, a volume's. VMs are stubs; loop devices stand for the
 kernel's, a tgt for the array."""
-import mmap, re, subprocess
+import contextlib, mmap, re, subprocess
 
 import pytest
 from hostlib import until
@@ -26,6 +26,18 @@ def device():
     with loop_device('64M') as dev:
         subprocess.run(['mkfs.ext4', '-q', dev], check=True, timeout=60)
         yield dev
+
+
+@contextlib.contextmanager
+def again(device):
+    """Another device of the same file."""
+    def out(*words):
+        return subprocess.run(['losetup', *words], check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+    dev = out('--show', '-f', out('-n', '-O', 'BACK-FILE', device))
+    try:
+        yield dev
+    finally:
+        out('-d', dev)
 
 
 @pytest.fixture
@@ -155,6 +167,25 @@ def test_who_cannot_be_asked_may_have_it(off, second, device):
         assert 'is not known' in held['message'], held
         off.ok('fault', 'clear')
         assert off.fails('busy', 'vm', 'attach', 'g', '--lun', device)['holder'] == 'vm k'
+
+
+def test_two_cannot_share_a_device_on_one_host(cluster, off, lun, device):
+    """Two loop devices of one file are one LUN, as two paths are."""
+    h2 = cluster.host('h2')
+    h2.ok('volume', 'mount', lun)
+    meet(off, h2)
+    off.ok('disk', 'create', 'v1:/k.disk', '--size', '16M')
+    create(off, 'k', disks=('v1:/k.disk',))
+    with again(device) as path:
+        off.ok('vm', 'attach', 'g', '--lun', device, '--shared')
+        off.ok('vm', 'attach', 'k', '--lun', path, '--shared')
+        off.ok('vm', 'start', 'g')
+        h2.ok('vm', 'start', 'k')
+        held = off.fails('busy', 'vm', 'migrate', 'g', '--to', 'h2')
+        assert 'cannot tell two VMs apart' in held['message'] and 'VM k' in held['message'], held
+        goes_on(off)
+        off.ok('vm', 'kill', 'g')
+        h2.ok('vm', 'kill', 'k')
 
 
 def test_a_lun_with_a_volume(cluster, off, lun, san):

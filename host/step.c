@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* step.c: named places where a migration can be stopped, for tests of what happens when something dies there. */
+/* step.c: named places where a migration can be stopped, and others, for tests of what happens when something dies there. */
 #include <fcntl.h>
 #include <unistd.h>
 

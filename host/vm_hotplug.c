@@ -473,7 +473,7 @@ static int attach_lun(struct plug *p, bool *live)
 {
 	struct vm_def *def = xmalloc(sizeof(*def));
 	struct host *host = p->call->host;
-	struct cfs_file *guard;
+	struct vm_pass_guard *guard;
 	int rc = vm_def_load(host_volume_fs(p->volume), p->name, def), at;
 
 	if (rc == 0)

@@ -18,14 +18,16 @@
 #include "blockdev/blk.h"
 #include "clusterfs/cfs.h"
 #include "host/daemon.h"
+#include "host/vm_move.h"
 #include "host/vm_run.h"
 #include "host/volume.h"
 #include "vfs/iothread.h"
 #include "vfs/pass.h"
 
-#define GUARD	 VM_DIR "/.passthrough"
-#define GUARD_MS 20000
-#define POLL_MS	 20
+#define GUARD	    VM_DIR "/.passthrough"
+#define GUARD_MS    20000
+#define POLL_MS	    20
+#define VOLUMES_MAX 64 /* as host_volumes_each's */
 /* Who looks at a device in passing is waited for: udev, multipathd, a child of ours that has not called exec. */
 #define CLAIM_MS 500
 #define FLIGHT_MS \
@@ -273,12 +275,40 @@ static int check_volume(void *arg, struct host_volume *volume)
 	return rc;
 }
 
-/* A file that is open for writing once in the cluster. */
-static int take_guard(struct cfs *fs, struct cfs_file **guard)
+/*
+ * Files that are open for writing once in the cluster: of all mounted volumes, since the other VM may be
+ * another volume's, in the order of their ids, so that nobody waits for who waits for him.
+ */
+struct vm_pass_guard {
+	struct host_volumes *volumes;
+	unsigned n, held;
+	char id[VOLUMES_MAX][40];
+	struct host_volume *volume[VOLUMES_MAX];
+	struct cfs_file *file[VOLUMES_MAX];
+};
+
+static int note_volume(void *arg, struct host_volume *volume)
+{
+	struct vm_pass_guard *g = arg;
+	char name[64];
+
+	if (g->n < VOLUMES_MAX)
+		cfs_names(host_volume_fs(volume), name, g->id[g->n++]);
+	return 0;
+}
+
+static int by_id(const void *a, const void *b)
+{
+	return strcmp(a, b);
+}
+
+static int open_guard(struct cfs *fs, struct cfs_file **guard)
 {
 	uint64_t until = clock_boot_ms() + GUARD_MS;
-	int rc = cfs_create(fs, GUARD, CFS_FILE, 0);
+	int rc = cfs_mkdir(fs, VM_DIR);
 
+	if (rc == 0 || rc == -EEXIST)
+		rc = cfs_create(fs, GUARD, CFS_FILE, 0);
 	if (rc < 0 && rc != -EEXIST)
 		return rc;
 	while ((rc = cfs_open(fs, GUARD, CFS_OPEN_WRITE, 0, guard)) == -EBUSY &&
@@ -286,6 +316,32 @@ static int take_guard(struct cfs *fs, struct cfs_file **guard)
 		sleep_ms(POLL_MS);
 	if (rc == 0)
 		err_clear();
+	return rc;
+}
+
+static int take_guards(struct vm_pass_guard *g, const char *lun)
+{
+	int rc = 0;
+
+	(void)host_volumes_each(g->volumes, note_volume, g);
+	qsort(g->id, g->n, sizeof(g->id[0]), by_id);
+	for (unsigned i = 0; i < g->n && rc == 0; i++) {
+		struct host_volume *v;
+
+		if (host_volume_get(g->volumes, g->id[i], &v) < 0) {
+			err_clear(); /* unmounted meanwhile */
+			continue;
+		}
+		rc = open_guard(host_volume_fs(v), &g->file[g->held]);
+		if (rc < 0) {
+			(void)fail_prefix(rc,
+					  "LUN %s: whether a VM of volume %s gets it is not known",
+					  lun, host_volume_name(v));
+			host_volume_put(v);
+		} else {
+			g->volume[g->held++] = v;
+		}
+	}
 	return rc;
 }
 
@@ -331,22 +387,27 @@ static int check_alone_here(struct host *host, const struct vm_def *def,
 }
 
 int vm_pass_begin(struct host *host, struct host_volume *volume, const char *name,
-		  const struct vm_def_disk *entry, struct cfs_file **guard)
+		  const struct vm_def_disk *entry, struct vm_pass_guard **guard)
 {
 	struct search s = {.entry = entry,
 			   .own = volume,
 			   .own_name = name,
 			   .cure = "it can be shared if both say so (--shared)"};
 	char user[VM_NAME_MAX + 1];
-	int rc = take_guard(host_volume_fs(volume), guard);
+	struct vm_pass_guard *g = xcalloc(1, sizeof(*g));
+	int rc;
 
-	if (rc < 0)
-		return rc;
-	rc = host_volumes_each(host->volumes, check_volume, &s);
+	g->volumes = host->volumes;
+	rc = take_guards(g, entry->name);
+	if (rc == 0)
+		rc = host_volumes_each(host->volumes, check_volume, &s);
 	if (rc == 0 && !is_iscsi(entry->name) && !user_here(host->vms, entry->path, "", user))
 		rc = check_unused(entry->name);
-	if (rc < 0)
-		vm_pass_done(*guard);
+	if (rc == 0)
+		host_step(host, "attach.checked");
+	else
+		vm_pass_done(g);
+	*guard = g;
 	return rc;
 }
 
@@ -364,9 +425,13 @@ int vm_pass_check_free(struct host *host, const char *id, const char *name)
 	return rc;
 }
 
-void vm_pass_done(struct cfs_file *guard)
+void vm_pass_done(struct vm_pass_guard *g)
 {
-	(void)cfs_close(guard);
+	while (g->held-- > 0) {
+		(void)cfs_close(g->file[g->held]);
+		host_volume_put(g->volume[g->held]);
+	}
+	free(g);
 }
 
 /* --- opening ------------------------------------------------------------------------------------- */

@@ -21,10 +21,10 @@
 
 #include "host/vm_def.h"
 
-struct cfs_file;
 struct host;
 struct host_vm;
 struct host_volume;
+struct vm_pass_guard;
 
 /*
  * What `text` (a path, a URL, or the id of a LUN this host knows) is, as VM `def` would see it: fills in the
@@ -33,12 +33,12 @@ struct host_volume;
 int vm_pass_probe(struct host *host, const struct vm_def *def, const char *text,
 		  struct vm_def_disk *entry);
 /*
- * Nobody else attaches LUNs to VMs of this volume until vm_pass_done. -EBUSY, naming it: another VM of the mounted
+ * Nobody else attaches LUNs to VMs of the mounted volumes until vm_pass_done. -EBUSY, naming it: another VM of the mounted
  * volumes has the LUN, and one of both does not share it.
  */
 int vm_pass_begin(struct host *host, struct host_volume *volume, const char *name,
-		  const struct vm_def_disk *entry, struct cfs_file **guard);
-void vm_pass_done(struct cfs_file *guard);
+		  const struct vm_def_disk *entry, struct vm_pass_guard **guard);
+void vm_pass_done(struct vm_pass_guard *guard);
 /* -EBUSY, naming it: a VM of the mounted volumes has the LUN `id`. For who would write over it. */
 int vm_pass_check_free(struct host *host, const char *id, const char *name);
 /*

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whose a LUN is that is passed through: a VM's, this host's, a volume's. VMs are stubs; loop devices stand for the
 kernel's, a tgt for the array."""
-import contextlib, mmap, re, subprocess
+import contextlib, mmap, re, subprocess, time
 
 import pytest
-from hostlib import until
+from hostlib import BIN, EXIT, until
 from stublib import StubCluster, create, goes_on, show
 from targets import Tgt, loop_device
 
@@ -40,17 +40,32 @@ def again(device):
         out('-d', dev)
 
 
+class Mount:
+    """The device mounted, or not: `mount()` says whether it could be. In a namespace of its own: tests that run at the
+    same time copy what is mounted in this one, and so keep it in use."""
+
+    def __init__(self, device, at):
+        self.device, self.at, self.proc = device, at, None
+        at.mkdir()
+
+    def __call__(self):
+        script = 'mount "$1" "$2" 2>/dev/null || exit 1; echo mounted; read end; umount "$2"'
+        self.proc = subprocess.Popen(['unshare', '-m', 'sh', '-c', script, 'sh', self.device, self.at], stdin=subprocess.PIPE,
+                                     stdout=subprocess.PIPE)
+        return self.proc.stdout.readline() == b'mounted\n' or self.end()
+
+    def end(self):
+        if self.proc:
+            self.proc.communicate(timeout=60)
+        self.proc = None
+        return False
+
+
 @pytest.fixture
 def mount(cluster, device):
-    """Mounts the device; what is mounted at the end is unmounted."""
-    at = cluster.dir / 'mnt'
-    at.mkdir()
-    yield lambda: subprocess.run(['mount', device, at], capture_output=True, timeout=60).returncode == 0
-    umount(cluster)
-
-
-def umount(cluster):
-    subprocess.run(['umount', cluster.dir / 'mnt'], capture_output=True, timeout=60)
+    m = Mount(device, cluster.dir / 'mnt')
+    yield m
+    m.end()
 
 
 @pytest.fixture
@@ -64,33 +79,33 @@ def off(cluster, lun):
     return h1
 
 
-def test_a_device_that_is_mounted(cluster, off, device, mount):
+def test_a_device_that_is_mounted(off, device, mount):
     assert mount()
     held = off.fails('busy', 'vm', 'attach', 'g', '--lun', device)
     assert 'this host uses it' in held['message'] and held['holder'] == 'this host', held
-    umount(cluster)
+    mount.end()
     off.ok('vm', 'attach', 'g', '--lun', device)
     assert mount()
     assert 'this host uses it' in off.fails('busy', 'vm', 'start', 'g')['message']
-    umount(cluster)
+    mount.end()
     off.ok('vm', 'start', 'g')
     assert not mount()
     # The next daemon takes it again; what was mounted in between keeps its VM waiting.
     off.kill()
     off.start()
-    until(lambda: show(off)['state'] == 'running', 40)
-    until(lambda: not mount() or umount(cluster), what='the claim')
+    goes_on(off, timeout=60)
+    assert not mount()
     off.kill()
     assert mount()
     off.start()
     until(lambda: 'waits for its disks: vm g: LUN ' + device in off.log.read_text(), 40)
     assert show(off)['state'] != 'stopped'
-    umount(cluster)
+    mount.end()
     goes_on(off, timeout=60)
     assert not mount()
     off.ok('vm', 'detach', 'g', device)
     assert mount()
-    umount(cluster)
+    mount.end()
     off.ok('vm', 'attach', 'g', '--lun', device, '--shared')
     assert not mount()
     create(off, 'k', disks=())
@@ -167,6 +182,31 @@ def test_who_cannot_be_asked_may_have_it(off, second, device):
         assert 'is not known' in held['message'], held
         off.ok('fault', 'clear')
         assert off.fails('busy', 'vm', 'attach', 'g', '--lun', device)['holder'] == 'vm k'
+
+
+def test_two_attach_it_at_the_same_time(cluster, off, second, device):
+    """VMs of two volumes: each looks at both, and none sees an entry that is not there yet."""
+    h2 = cluster.host('h2')
+    for path in (cluster.dir / 'lun0', second):
+        h2.ok('volume', 'mount', path)
+
+    def attach(host, name):
+        return subprocess.Popen([BIN / 'perilune', '--connect', host.dir, 'vm', 'attach', name, '--lun', device],
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    for host in (off, h2):
+        (steps := off.dir / 'steps').mkdir(exist_ok=True)
+        stop, reached = steps / 'attach.checked', steps / 'attach.checked.reached'
+        reached.unlink(missing_ok=True)
+        stop.touch()
+        first = attach(off, 'g')
+        until(reached.exists, what='the first to have looked')
+        other = attach(host, 'k')
+        time.sleep(1)                                                   # it would have looked, too
+        stop.unlink()
+        said = [p.communicate(timeout=60)[0] for p in (first, other)]
+        assert (first.returncode, other.returncode) == (0, EXIT['busy']), said
+        assert 'VM v1:g has it' in said[1], said
+        off.ok('vm', 'detach', 'g', device)
 
 
 def test_two_cannot_share_a_device_on_one_host(cluster, off, lun, device):

@@ -462,9 +462,15 @@ char *vm_def_disk_name(const struct vm_def_disk *disk, const char *volume)
 	return disk->pass ? xstrdup(disk->name) : xasprintf("%s:%s", volume, disk->path);
 }
 
+void vm_def_initiator(const struct vm_def *def, char name[VM_IQN_BYTES])
+{
+	(void)str_format(name, VM_IQN_BYTES, "iqn.2026-01.org.perilune:vm.%s", def->id);
+}
+
 json_t *vm_def_json(const struct vm_def *d, const char *volume)
 {
 	json_t *disks = json_array(), *attached = json_array(), *doc;
+	char initiator[VM_IQN_BYTES];
 
 	for (unsigned i = 0; i < d->disks; i++) {
 		const struct vm_def_disk *disk = &d->disk[i];
@@ -491,6 +497,8 @@ json_t *vm_def_json(const struct vm_def *d, const char *volume)
 			: d->has_kernel ? "kernel"
 					: "none",
 			"nested", d->nested, "watchdog", vm_watchdog_name(d->watchdog));
+	vm_def_initiator(d, initiator);
+	json_object_set_new(doc, "initiator", json_string(initiator));
 	json_object_set_new(doc, "cpu", json_string(d->cpu[0] ? d->cpu : "host"));
 	vm_share_json(&d->share, d->memory, doc);
 	return doc;

@@ -19,6 +19,7 @@ struct cfs;
 #define VM_CPUS_MAX  64
 #define VM_NETS_MAX  8
 #define VM_DIR	     "/vms"
+#define VM_IQN_BYTES 80
 
 struct vm_def_disk {
 	char path[256]; /* on the VM's own volume; of a LUN that is passed through: its id */
@@ -89,6 +90,8 @@ int vm_def_store(struct cfs *fs, const char *path, const struct vm_def *def);
 int vm_def_replace(struct cfs *fs, const char *name, const struct vm_def *def);
 /* Takes over `from`'s disks and freed addresses. */
 void vm_def_take_disks(struct vm_def *def, const struct vm_def *from);
+/* Its name as an iSCSI initiator, to LUNs that are passed through: the same on each host. */
+void vm_def_initiator(const struct vm_def *def, char name[VM_IQN_BYTES]);
 /* What people call it: "VOLUME:/path", or the LUN's name; owned by the caller. */
 char *vm_def_disk_name(const struct vm_def_disk *disk, const char *volume);
 /* The disk's index, or -ENOENT; `path` as on the volume, or a LUN's id. */

@@ -40,9 +40,9 @@ static bool is_iscsi(const char *name)
 
 /* The VM as an initiator, and what else opening needs. `chap` is the caller's to free. */
 static void fill_options(struct host *host, const struct vm_def *def, uint32_t isid,
-			 char initiator[224], char **chap, struct blk_options *o)
+			 char initiator[VM_IQN_BYTES], char **chap, struct blk_options *o)
 {
-	(void)str_format(initiator, 224, "iqn.2026-01.org.perilune:vm.%s", def->id);
+	vm_def_initiator(def, initiator);
 	*chap = xasprintf("%s/chap", host->state.dir);
 	*o = (struct blk_options){.initiator = initiator, .isid = isid};
 	if (access(*chap, R_OK) == 0)
@@ -172,7 +172,7 @@ int vm_pass_probe(struct host *host, const struct vm_def *def, const char *text,
 	struct vm_def_disk e = {.pass = true};
 	cleanup_free char *chap = NULL;
 	struct blk_options options;
-	char initiator[224];
+	char initiator[VM_IQN_BYTES];
 	struct blk *blk;
 	int rc = resolve(host, text, e.name);
 
@@ -472,7 +472,7 @@ int vm_pass_check(struct host *host, const struct vm_def *def, const struct vm_d
 {
 	cleanup_free char *chap = NULL;
 	struct blk_options options;
-	char initiator[224];
+	char initiator[VM_IQN_BYTES];
 	struct blk *blk;
 	int rc;
 
@@ -540,7 +540,7 @@ int vm_pass_open(struct host_vm *vm, unsigned i)
 				    .unfiltered = d->unfiltered};
 	cleanup_free char *chap = NULL;
 	struct blk_options options;
-	char initiator[224];
+	char initiator[VM_IQN_BYTES];
 	int rc = check_alone_here(vm->all->host, &vm->def, d);
 
 	if (rc == 0)

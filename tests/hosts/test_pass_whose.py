@@ -228,6 +228,23 @@ def test_two_cannot_share_a_device_on_one_host(cluster, off, lun, device):
         h2.ok('vm', 'kill', 'k')
 
 
+def test_an_array_can_show_it_to_its_vm_alone(off, san):
+    """By the initiator's name, known before there is a session; whichever host runs the VM."""
+    names = [show(off)['initiator']]
+    create(off, 'k', disks=())
+    names.append(show(off, 'k')['initiator'])
+    assert names[0] != names[1] and all(n.startswith('iqn.2026-01.org.perilune:vm.') for n in names), names
+    assert names[0] in off.ok('vm', 'show', 'g').out
+    for word in (('bind', '--initiator-name', names[0]), ('unbind', '--initiator-address', 'ALL')):
+        san.adm('--mode', 'target', '--tid', '1', '--op', *word)
+    assert off.run('lun', 'probe', san.url).code != 0
+    assert off.run('vm', 'attach', 'k', '--lun', san.url).code != 0
+    off.ok('vm', 'attach', 'g', '--lun', san.url)
+    off.ok('vm', 'start', 'g')
+    assert names[0] in san.adm('--mode', 'conn', '--op', 'show', '--tid', '1').stdout
+    off.ok('vm', 'kill', 'g')
+
+
 def test_a_lun_with_a_volume(cluster, off, lun, san):
     off.ok('vm', 'attach', 'g', '--lun', san.url)
     h2 = cluster.host('h2')

@@ -354,7 +354,9 @@ const struct cli_verb cli_vm_verbs[] = {
 	 NULL, 0, "", NULL},
 	{"vm", "reboot", "name=VM", "shut the guest down and start it again",
 	 "perilune vm reboot web1", reboot_options, 0, "", NULL},
-	{"vm", "migrate", "name=VM", "move it to another host while it runs",
+	{"vm", "migrate", "name=VM",
+	 "move it to another host while it runs; what its guest has reserved on a LUN moves along"
+	 " over iSCSI only, not from a SCSI device of the host",
 	 "perilune vm migrate web1 --to host2", migrate_options, 0, "", NULL},
 	{"vm", "save", "name=VM",
 	 "its memory and state go to its volume, then it is off, and needs no host; `vm start` or"

@@ -44,6 +44,11 @@ struct cfs_identity {
 	char lun[80];		  /* the id this one should have: differs on an array's clone */
 };
 int cfs_identify(struct blk *blk, struct cfs_identity *out);
+/*
+ * Whether a host has the volume mounted whose first extent `blk` is: -EBUSY, naming it. 0: nobody, as far as can be
+ * seen, or it is no first extent. Watches as long as the volume calls silence, where a slot is not free.
+ */
+int cfs_quiet(struct blk *blk);
 
 /* --- mount (mount.c) --------------------------------------------------------------------------------- */
 

@@ -475,3 +475,16 @@ int cfs_volume_quiet(struct blk *extent0, const struct cfs_label *label)
 	free(now);
 	return rc;
 }
+
+int cfs_quiet(struct blk *blk)
+{
+	struct cfs_label label;
+	int rc = cfs_label_read(blk, &label);
+
+	if (rc == -ENOENT || rc == -EUCLEAN || rc == -EPERM ||
+	    (rc == 0 && le16_get(label.extent))) {
+		err_clear();
+		return 0;
+	}
+	return rc < 0 ? rc : cfs_volume_quiet(blk, &label);
+}

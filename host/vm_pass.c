@@ -134,6 +134,38 @@ static int check_unused(const char *name)
 	return fd < 0 ? fd : 0;
 }
 
+/* As the VM, since the array may show the LUN to nobody else; not by the VM's ISID. */
+static int open_to_look(struct host *host, const struct vm_def *def, const struct vm_def_disk *d,
+			struct blk **blk)
+{
+	cleanup_free char *chap = NULL;
+	char initiator[VM_IQN_BYTES];
+	struct blk_options options;
+
+	fill_options(host, def, d->isid ^ 0xffffff, initiator, &chap, &options);
+	options.read_only = true;
+	return blk_open(d->name, &options, blk);
+}
+
+/*
+ * A volume may lie on it by now: the guest's own, which nobody has mounted while the guest is off, unless the LUN
+ * is shared. What cannot be seen is no reason not to start.
+ */
+static int check_quiet(struct host *host, const struct vm_def *def, const struct vm_def_disk *d)
+{
+	struct blk *blk;
+	int rc = d->shared ? -ENODATA : open_to_look(host, def, d, &blk);
+
+	if (rc == 0) {
+		rc = cfs_quiet(blk);
+		blk_close(blk);
+	}
+	if (rc == -EBUSY)
+		return fail_prefix(rc, "LUN %s", d->name);
+	err_clear();
+	return 0;
+}
+
 /* Our own volumes claim no device: hosts may be several on one machine, and a LUN several devices. */
 static int check_not_ours(struct host *host, const char *id, const char *name)
 {
@@ -470,16 +502,9 @@ static int check_identity(const struct vm_def_disk *d, struct blk *blk)
 int vm_pass_check(struct host *host, const struct vm_def *def, const struct vm_def_disk *d,
 		  bool claimed)
 {
-	cleanup_free char *chap = NULL;
-	struct blk_options options;
-	char initiator[VM_IQN_BYTES];
 	struct blk *blk;
-	int rc;
+	int rc = open_to_look(host, def, d, &blk);
 
-	/* As the VM, since the array may show the LUN to nobody else; not by the VM's ISID. */
-	fill_options(host, def, d->isid ^ 0xffffff, initiator, &chap, &options);
-	options.read_only = true;
-	rc = blk_open(d->name, &options, &blk);
 	if (rc < 0)
 		return rc;
 	rc = check_identity(d, blk);
@@ -547,6 +572,8 @@ int vm_pass_open(struct host_vm *vm, unsigned i)
 		rc = take_claim(d, open, CLAIM_MS);
 	if (rc == 0)
 		rc = check_not_ours(vm->all->host, d->path, d->name);
+	if (rc == 0 && !vm->adopt && !d->pending) /* at attach it held none */
+		rc = check_quiet(vm->all->host, &vm->def, d);
 	if (rc < 0) {
 		drop_claim(open);
 		return fail_prefix(rc, "vm %s", vm->name);

@@ -251,13 +251,19 @@ def test_a_lun_with_a_volume(cluster, off, lun, san):
     h2.ok('volume', 'format', 'v2', san.url)                            # it has not mounted v1, and cannot know
     has = off.fails('busy', 'volume', 'mount', san.url)
     assert 'VM v1:g has it' in has['message'] and has['holder'] == 'vm g', has
+    off.ok('vm', 'start', 'g')                                          # it may be the guest's own
     h2.ok('volume', 'mount', san.url)
     h2.ok('volume', 'mount', lun)
     meet(off, h2)
-    has = h2.fails('busy', 'vm', 'start', 'g')
-    assert 'in use here by volume v2' in has['message'] and has['holder'] == 'h2, volume v2', has
-    off.ok('vm', 'start', 'g')
     has = off.fails('busy', 'vm', 'migrate', 'g', '--to', 'h2')
     assert 'in use here by volume v2' in has['message'], has
+    goes_on(off)
+    off.ok('vm', 'kill', 'g')
+    has = h2.fails('busy', 'vm', 'start', 'g')
+    assert 'in use here by volume v2' in has['message'] and has['holder'] == 'h2, volume v2', has
+    has = off.fails('busy', 'vm', 'start', 'g')
+    assert 'host h2' in has['message'] and has['holder'] == 'host h2', has
+    h2.ok('volume', 'unmount', 'v2')
+    off.ok('vm', 'start', 'g')
     goes_on(off)
     off.ok('vm', 'kill', 'g')

@@ -141,7 +141,7 @@ static int begin(struct emptying *e, struct guest *g)
 
 static void look(struct emptying *e, struct guest *g)
 {
-	json_t *task = NULL;
+	json_t *task = NULL, *result;
 	const char *state, *why;
 
 	if (host_tasks_show(e->call->host->tasks, g->task, &task) < 0)
@@ -150,7 +150,8 @@ static void look(struct emptying *e, struct guest *g)
 	if (state && strcmp(state, "queued") && strcmp(state, "running")) {
 		g->task = 0;
 		e->running--;
-		g->moved = !strcmp(state, "done");
+		result = json_object_get(task, "result"); /* also when it does not run there yet */
+		g->moved = !strcmp(state, "done") || json_object_get(result, "to");
 		why = json_string_value(json_object_get(json_object_get(task, "error"), "message"));
 		if (why)
 			(void)str_format(g->why, sizeof(g->why), "%s", why);

@@ -101,10 +101,12 @@ static int status(struct host_call *call)
 	json_decref(missing);
 	json_array_foreach(vms, i, x)
 	{
+		const char *name = json_string_value(json_object_get(x, "name"));
 		const char *state = json_string_value(json_object_get(x, "state"));
+		const char *why = json_string_value(json_object_get(x, "why"));
 
-		if (strcmp(state, "running"))
-			alarm_add(s.alarms, json_string_value(json_object_get(x, "name")), state);
+		if (why || strcmp(state, "running"))
+			alarm_add(s.alarms, name, strcmp(state, "running") ? state : why);
 	}
 	call->result = json_pack("{s:s, s:o, s:o, s:o, s:o}", "host", call->host->name, "hosts",
 				 s.hosts, "volumes", s.volumes, "vms", vms, "alarms", s.alarms);

@@ -191,8 +191,10 @@ static void run(struct pool_job *job)
 	if (rc < 0)
 		t->error = rc == -ECANCELED && !t->cancel ? host_error_json(-EIO)
 							  : host_error_json(rc);
-	else
-		t->result = call->result ? json_incref(call->result) : json_object();
+	if (call->result) /* also of one that failed: what it did all the same */
+		t->result = json_incref(call->result);
+	else if (rc >= 0)
+		t->result = json_object();
 	t->state = rc >= 0 ? DONE : rc == -ECANCELED ? CANCELLED : FAILED;
 	t->ended_ns = clock_wall_ns();
 	t->call = NULL;

@@ -318,6 +318,19 @@ static bool is_here(struct host_vm *vm)
 	return yes;
 }
 
+static json_t *summary(struct host_vm *vm)
+{
+	char text[VM_WHY_MAX];
+	const char *why = vm_state_why(vm, text);
+	json_t *d = json_pack("{s:s, s:s, s:s, s:s}", "name", vm->name, "volume",
+			      host_volume_name(vm->volume), "state", vm_state_name(vm), "host",
+			      vm->all->host->name);
+
+	if (why)
+		json_object_set_new(d, "why", json_string(why));
+	return d;
+}
+
 json_t *host_vms_running(struct host_vms *all)
 {
 	json_t *list = json_array();
@@ -331,10 +344,7 @@ json_t *host_vms_running(struct host_vms *all)
 	pthread_mutex_unlock(&all->lock);
 	for (unsigned i = 0; i < n; i++) {
 		if (is_here(vms[i]))
-			json_array_append_new(
-				list, json_pack("{s:s, s:s, s:s, s:s}", "name", vms[i]->name,
-						"volume", host_volume_name(vms[i]->volume), "state",
-						vm_state_name(vms[i]), "host", all->host->name));
+			json_array_append_new(list, summary(vms[i]));
 		vm_put(vms[i]);
 	}
 	free(vms);

@@ -38,7 +38,7 @@ void host_vms_lost(struct host_vms *vms, struct host_volume *volume);
  */
 int host_vms_grow_disk(struct host_vms *vms, struct host_volume *volume, const char *path,
 		       uint64_t size);
-/* For `status`: {"name", "volume", "state", "host"} of those that run here. */
+/* For `status`: {"name", "volume", "state", "host"} of those that run here, and "why" as vm_state_why. */
 json_t *host_vms_running(struct host_vms *vms);
 /* How many are on their way to here, or from here. */
 unsigned host_vms_between(struct host_vms *vms);

@@ -379,6 +379,17 @@ void vm_load_run(struct host_vm *vm, const struct vm_loaded *loaded, const char 
 	vm_run_on(vm);
 }
 
+/* Though it should run. */
+static bool stands(struct host_vm *vm)
+{
+	bool yes;
+
+	pthread_mutex_lock(&vm->lock);
+	yes = !vm->held && (vm->phase == VM_PAUSED || vm->phase == VM_FROZEN);
+	pthread_mutex_unlock(&vm->lock);
+	return yes;
+}
+
 static int on_accept(void *arg, const uint8_t *baggage, uint32_t n, uint64_t *word)
 {
 	struct vm_arrival *a = arg;
@@ -403,6 +414,8 @@ static int on_accept(void *arg, const uint8_t *baggage, uint32_t n, uint64_t *wo
 		return rc < 0 ? rc : vm_died(vm->name);
 	}
 	*word = host_volume_steps(vm->volume) - steps;
+	if (stands(vm))
+		*word |= MIG_STANDS;
 	(void)str_format(text, sizeof(text), "came from host %s", a->from);
 	vm_tell(vm, text);
 	step(a, "target.resumed");

@@ -41,6 +41,12 @@ void vm_set_step(struct host_vm *vm, const char *step)
 	pthread_mutex_unlock(&vm->lock);
 }
 
+/* The lock is held. A guest that lives, but not its own life yet: it was told to stand still, or not yet to run. */
+static bool stands_still(const struct host_vm *vm)
+{
+	return vm->phase == VM_STARTING && vm->adopt && (vm->stands || vm->held);
+}
+
 const char *vm_state_name(struct host_vm *vm)
 {
 	const char *name = "running";
@@ -48,7 +54,7 @@ const char *vm_state_name(struct host_vm *vm)
 	pthread_mutex_lock(&vm->lock);
 	switch (vm->phase) {
 	case VM_STARTING:
-		name = vm->adopt ? "running" : "starting";
+		name = stands_still(vm) ? "paused" : vm->adopt ? "running" : "starting";
 		break;
 	case VM_RUNNING:
 		name = vm->panicked ? "crashed" : "running";
@@ -70,7 +76,12 @@ const char *vm_state_name(struct host_vm *vm)
 /* The lock is held. */
 static void why_paused(struct host_vm *vm, char dst[VM_WHY_MAX])
 {
-	if (vm->held)
+	if (vm->waits[0])
+		(void)str_format(dst, VM_WHY_MAX,
+				 "its storage is waited for: %s; then it goes on by itself;"
+				 " perilune vm kill ends it",
+				 vm->waits);
+	else if (vm->held)
 		(void)str_format(dst, VM_WHY_MAX,
 				 "somebody said vm pause; perilune vm resume lets it go on");
 	else if (atomic_load(&vm->full) > 0)
@@ -91,8 +102,13 @@ const char *vm_state_why(struct host_vm *vm, char dst[VM_WHY_MAX])
 {
 	dst[0] = 0;
 	pthread_mutex_lock(&vm->lock);
-	if (vm->phase == VM_PAUSED)
+	if (vm->phase == VM_PAUSED || stands_still(vm))
 		why_paused(vm, dst);
+	else if (vm->phase == VM_STARTING && vm->waits[0])
+		(void)str_format(dst, VM_WHY_MAX,
+				 "its storage is waited for, and no disk answers until then: %s;"
+				 " perilune vm kill ends it",
+				 vm->waits);
 	else if (vm->phase == VM_FROZEN)
 		(void)str_format(dst, VM_WHY_MAX,
 				 "the volume's lease is over; it goes on by itself when that runs"

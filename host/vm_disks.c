@@ -192,7 +192,8 @@ int vm_disk_show(struct host_vm *vm, unsigned i, bool goes_on)
 	if (vm->open[i].file && cfs_keeps_reservations(host_volume_fs(vm->volume))) {
 		rc = load_reservations(&vm->open[i], goes_on, &lun, reservations);
 		if (rc < 0)
-			return fail_prefix(rc, "vm %s: reservations", vm->name);
+			return fail_prefix(rc, "vm %s: disk %s: reservations", vm->name,
+					   vm->def.disk[i].path);
 	}
 	memcpy(lun.nexus, vm->def.id, sizeof(lun.nexus));
 	return controller_attach(vm->controller, vm->open[i].disk, &lun);
@@ -410,6 +411,21 @@ bool vm_is_ending(struct host_vm *vm)
 	return wanted || atomic_load(&vm->lost) || vm_process_ended(vm);
 }
 
+void vm_note_waiting(struct host_vm *vm, int rc)
+{
+	pthread_mutex_lock(&vm->lock);
+	(void)str_format(vm->waits, sizeof(vm->waits), "%.150s", rc < 0 ? err_message(rc) : "");
+	pthread_mutex_unlock(&vm->lock);
+}
+
+static void tell_waiting(struct host_vm *vm, int rc)
+{
+	cleanup_free char *text = xasprintf("waits for its disks: %s", err_message(rc));
+
+	log_warn("host", "vm %s: %s", vm->name, text);
+	vm_tell(vm, text);
+}
+
 /* With one controller: of a post-copy, it knows which pages are there, and is told of those that come. */
 int vm_disks_insist(struct host_vm *vm)
 {
@@ -418,11 +434,11 @@ int vm_disks_insist(struct host_vm *vm)
 	for (;;) {
 		int rc = vm_disks_open(vm);
 
+		vm_note_waiting(vm, rc);
 		if (rc == 0 || vm_is_ending(vm) || (rc == -ENOENT && !vm->came))
 			return rc;
 		if (!said)
-			log_warn("host", "vm %s: waits for its disks: %s", vm->name,
-				 err_message(rc));
+			tell_waiting(vm, rc);
 		said = true;
 		sleep_ms(INSIST_MS);
 	}

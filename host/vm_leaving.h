@@ -44,7 +44,8 @@ struct leaving {
 	unsigned throttled, slow;  /* slow: syncs that alone took longer than it may stand still */
 	bool strict;		   /* max_downtime is what somebody said */
 	uint64_t drain_ns, log_ns; /* of the last round */
-	struct err_info word; /* what the target said to the offer; .err 0: the VM runs there */
+	struct err_info word;	   /* what the target said to the offer; .err 0: the VM is there */
+	bool stands; /* the lock is the target's, which has not said that the VM runs */
 	uint64_t began_ns, lap_ns, moved_ns;
 	struct standstill stood;
 	uint64_t
@@ -63,6 +64,8 @@ void vm_leaving_step(struct leaving *l, const char *name);
  * runs on here.
  */
 int vm_stand_still(struct host_vm *vm, void *arg);
+/* It is the other host's, and l->stands: once more, whether they have said that it runs. The task's thread. */
+void vm_leaving_listen(struct leaving *l);
 /*
  * What a standstill waits for besides pages, tried while the guest runs: the drain, for as long as the guest may
  * stand still at the most. l->drain_ns is what it took.

@@ -398,8 +398,11 @@ static int move_it(struct leaving *l)
 		rc = make_source(l);
 	if (rc == 0)
 		rc = rounds(l);
-	if (rc == 0 && l->post)
+	if (rc == 0 && l->post) {
 		rc = send_rest(l);
+		if (rc == 0 && l->stands)
+			vm_leaving_listen(l);
+	}
 	return rc < 0 ? true_error(l, rc) : 0;
 }
 
@@ -572,6 +575,27 @@ static int take_options(struct leaving *l)
 	return rc;
 }
 
+/* It is there, that is sure; who asked believes that it runs unless told. */
+static int does_not_run(struct leaving *l)
+{
+	struct host_vm *vm = l->vm;
+	cleanup_free char *text = NULL;
+	char object[200];
+
+	if (!l->stands)
+		return 0;
+	if (l->word.err)
+		text = xasprintf("moved to host %s, which has not said that it runs: %.200s", l->to,
+				 l->word.message);
+	else
+		text = xasprintf("moved to host %s, where it does not run yet", l->to);
+	vm_tell(vm, text);
+	(void)fail(-EINPROGRESS, "vm %s: %s; see perilune vm show %s --on %s", vm->name, text,
+		   vm->name, l->to);
+	err_object("%s", vm_object(vm, object));
+	return -EINPROGRESS;
+}
+
 int vm_migrate(struct host_call *call)
 {
 	struct leaving *l = xcalloc(1, sizeof(*l));
@@ -587,8 +611,10 @@ int vm_migrate(struct host_call *call)
 		rc = leave(l);
 		if (rc == 0)
 			(void)vm_wait_ended(l->vm, VM_CALL_MS);
-		if (rc == 0)
+		if (rc == 0) {
 			call->result = report(l);
+			rc = does_not_run(l);
+		}
 		vm_put(l->vm);
 	}
 	free(l);

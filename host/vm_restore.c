@@ -286,7 +286,7 @@ static void run_it(struct reading *r)
 	step(r, "restore.accepted");
 	vm->loaded = true;
 	pthread_mutex_lock(&vm->lock);
-	vm->adopt = vm->came = true; /* from here on a guest that lives */
+	vm->adopt = vm->came = vm->stands = true; /* from here on a guest that lives */
 	pthread_mutex_unlock(&vm->lock);
 	vm_load_run(vm, &r->loaded, "restore.disks");
 	(void)vm_remember(vm);

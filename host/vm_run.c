@@ -317,6 +317,7 @@ static int launch_it(struct host_vms *all, struct host_volume *volume, const cha
 	cfs_names(host_volume_fs(volume), volume_name, id);
 	vm = create(all, volume, name, id, def, record != NULL || arrival);
 	vm->arriving = vm->came = arrival;
+	vm->stands = arrival || json_is_true(json_object_get(record, "arriving"));
 	vm->how = how;
 	if (only)
 		vm->only = *only;

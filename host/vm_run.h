@@ -95,6 +95,9 @@ struct host_vm {
 	struct err_info answer; /* of the request; .err 0: done */
 	struct err_info ended;	/* why it is over: .err 0 a power-off or kill */
 	char refused[160];	/* what its monitor said when it was told to run; "": it obeyed */
+	char waits
+		[160]; /* what its storage said, which a guest that lives waits for; "": nothing */
+	bool stands;   /* STARTING, and it came: it has not been let run here */
 	bool panicked;
 	bool held;	      /* `vm pause`: stands still until `vm resume`, whatever else */
 	bool killed;	      /* it is to end: also a start that waits is given up */
@@ -336,6 +339,8 @@ int vm_disks_open(struct host_vm *vm);
  * it is no use, or a disk is gone for good.
  */
 int vm_disks_insist(struct host_vm *vm);
+/* For who asks how the VM is: `rc` 0, or why a guest that lives has to wait for its storage. */
+void vm_note_waiting(struct host_vm *vm, int rc);
 /* Its end is wanted, or the daemon's, or has come: nothing is to be waited for. */
 bool vm_is_ending(struct host_vm *vm);
 /* Before that, and without the lock: channels and controller, which take their time. */

@@ -208,8 +208,8 @@ static bool is_theirs(const struct leaving *l, const struct cfs_vm_where *where)
 }
 
 /*
- * The lock is not ours any more. 0: it is the target's, which runs the VM as far as it said. Else it took the
- * VM and could not run it, or never got it: a host that is evicted loses it to whoever starts it.
+ * The lock is not ours any more. 0: it is the target's, which runs the VM if it said so (l->word, l->stands). Else it
+ * took the VM and could not run it, or never got it: a host that is evicted loses it to whoever starts it.
  */
 static int went_there(struct leaving *l)
 {
@@ -245,6 +245,19 @@ static int went_there(struct leaving *l)
 			    vm->name, l->to, l->word.message);
 	return fail(-EHOSTUNREACH, "vm %s: host %s has it now: %s", vm->name, where.host,
 		    l->word.message);
+}
+
+/* The lock has told that it is there; what they said tells whether it runs. */
+static void note_standing(struct leaving *l)
+{
+	l->stands = l->word.err || mig_source_stands(l->move.source);
+}
+
+void vm_leaving_listen(struct leaving *l)
+{
+	if (l->word.err == -ETIMEDOUT)
+		note_word(l, mig_source_runs(l->move.source, LISTEN_MS));
+	note_standing(l);
 }
 
 /* It stays here: everything as before. */
@@ -311,6 +324,8 @@ static int give_over(struct leaving *l)
 	if (rc != -ENOENT)
 		return fail(rc, "vm %s: this host lost its place on the volume", vm->name);
 	rc = went_there(l);
+	if (rc == 0)
+		note_standing(l);
 	l->moved_ns = clock_boot_ns();
 	if (rc == 0 && l->frames)
 		vm_frames_send(vm, l->frames);

@@ -95,6 +95,7 @@ static int take_lock_surely(struct host_vm *vm)
 	for (;;) {
 		int rc = take_lock(vm);
 
+		vm_note_waiting(vm, rc);
 		pthread_mutex_lock(&vm->lock);
 		leave = vm->ask == VM_ASK_LET_GO || atomic_load(&vm->all->host->ending);
 		pthread_mutex_unlock(&vm->lock);
@@ -232,6 +233,12 @@ int vm_adopt(struct host_vm *vm, json_t *record)
 		return 0; /* as the supervisor's first turn finds it: killed, let go, dead */
 	if (rc == 0)
 		rc = vm_connect(vm, &status);
+	if (rc == 0 &&
+	    status.state != VMCTL_STATE_PAUSED) { /* it was let run, that was not noted */
+		pthread_mutex_lock(&vm->lock);
+		vm->stands = false;
+		pthread_mutex_unlock(&vm->lock);
+	}
 	if (rc == 0 &&
 	    status.features & VMCTL_F_STATE) /* of a migration that ended with the daemon */
 		(void)vm_call_plain(vm, VMCTL_LOG_STOP, VM_CALL_MS);

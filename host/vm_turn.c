@@ -164,6 +164,9 @@ void vm_run_on(struct host_vm *vm)
 {
 	int rc = vm->held || vm_process_ended(vm) ? 0 : vm_let_run(vm);
 
+	pthread_mutex_lock(&vm->lock);
+	vm->stands = false; /* from here on the phase tells */
+	pthread_mutex_unlock(&vm->lock);
 	if (rc == 0)
 		return;
 	log_warn("host", "vm %s: does not run on yet: %s", vm->name, err_message(rc));

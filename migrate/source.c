@@ -504,7 +504,12 @@ int mig_source_runs(struct mig_source *s, unsigned timeout_ms)
 
 uint64_t mig_source_word(const struct mig_source *s)
 {
-	return le64_get(s->word);
+	return le64_get(s->word) & ~MIG_STANDS;
+}
+
+bool mig_source_stands(const struct mig_source *s)
+{
+	return le64_get(s->word) & MIG_STANDS;
 }
 
 void mig_source_progress(struct mig_source *s, struct mig_progress *out)

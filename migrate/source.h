@@ -96,6 +96,8 @@ int mig_source_offered(struct mig_source *s, const void *baggage, uint32_t bytes
 int mig_source_runs(struct mig_source *s, unsigned timeout_ms);
 /* What else the target said then (wire.h, MIG_OFFERED's answer); 0 before. */
 uint64_t mig_source_word(const struct mig_source *s);
+/* ... and that it took the VM, and could not let it run yet. */
+bool mig_source_stands(const struct mig_source *s);
 void mig_source_progress(struct mig_source *s, struct mig_progress *out);
 
 #endif

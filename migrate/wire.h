@@ -15,7 +15,7 @@
  *	   compare-and-write: the lock is offered
  *	MIG_OFFERED {what is known of the disks}   compare-and-write: the lock is accepted; disks, guest
  *	                                           resumed; answers {requests to LUNs that took, one
- *	                                           after the other}
+ *	                                           after the other, and MIG_STANDS if it was not}
  *
  * network stream, if the VM has a network (host/vm_frames.h):
  *	MIG_NET {the VM's name}                    answers
@@ -56,6 +56,8 @@
 #define MIG_STREAMS_MAX	 16u	       /* data streams of a migration */
 #define MIG_TOKEN_BYTES	 16u
 #define MIG_POST_STREAMS 2u /* more, for post-copy */
+/* In OFFERED's answer: the VM is there, but was not let run yet, though it should. */
+#define MIG_STANDS (1ULL << 63)
 
 struct mig_ranges_head { /* MIG_PAGES and MIG_ABSENT begin so; n struct mig_wire_range; the bytes */
 	le32 n;		 /* 0x00 1 to MIG_RANGES_MAX */

@@ -519,7 +519,8 @@ def test_resume_is_refused_for_a_while(pair, cluster):
     no.unlink()
     until(lambda: show(h2)['state'] == 'running')
     goes_on(h2)
-    p.communicate(timeout=60)
+    said = p.communicate(timeout=60)[0]
+    assert p.returncode == 1 and 'vm g: moved to host h2, where it does not run yet' in said, said
     assert show(h2)['pid'] == pid and show(h1)['host'] == 'h2' and show(h1)['pid'] is None
     migrate(h2, h1)
     goes_on(h1)
@@ -544,6 +545,80 @@ def test_a_new_daemon_whose_storage_fails(pair, lun):
     h1.ok('vm', 'kill', 'g')
     h1.ok('vm', 'start', 'g')
     goes_on(h1)
+
+
+def stands_still(host, *words):
+    """It says so, wherever one looks, and why."""
+    why = until(lambda: all(w in show(host).get('why', '') for w in words) and show(host)['why'], what='a reason')
+    for vm in (show(host), *host.json('vm', 'list'), *host.json('status')['vms']):
+        assert vm['state'] == 'paused' and vm['why'] == why, vm
+    assert {'object': 'g', 'text': 'paused'} in host.json('status')['alarms']
+    assert counts(host) is None
+
+
+@pytest.mark.slow
+def test_a_target_that_takes_its_time(pair):
+    """The guest stands still there: that is what its state says, and nobody says that it runs."""
+    h1, h2 = pair
+    reached, go = stop_at(h2, 'target.disks')
+    p = begin(h1, h2)
+    reached()
+    stands_still(h2)
+    said = p.communicate(timeout=60)[0]
+    assert p.returncode == 1 and 'vm g: moved to host h2, which has not said that it runs: ' in said, said
+    assert 'see perilune vm show g --on h2' in said, said
+    assert show(h1)['host'] == 'h2' and show(h1)['pid'] is None
+    assert any('has not said that it runs' in e['text'] for e in h1.json('event', 'list'))
+    task = next(t for t in h1.json('task', 'list') if t['verb'] == 'migrate')
+    assert task['state'] == 'failed' and task['result']['to'] == 'h2', task
+    stands_still(h2)
+    go()
+    until(lambda: show(h2)['state'] == 'running')
+    assert 'why' not in show(h2)
+    goes_on(h2)
+    migrate(h2, h1)
+    goes_on(h1)
+
+
+@pytest.mark.slow
+def test_a_restored_one_whose_disk_does_not_open(pair, lun):
+    h1, h2 = pair
+    h1.ok('vm', 'save', 'g')
+    reached, go = stop_at(h2, 'restore.accepted')
+    p = subprocess.Popen([BIN / 'perilune', '--connect', h2.dir, 'vm', 'restore', 'g'], stdin=subprocess.DEVNULL)
+    reached()
+    h2.ok('fault', 'add', lun, '--kind', 'fail', '--range', f'{BEATS}-{1 << 30}')   # the lease goes on
+    go()
+    stands_still(h2, 'its storage is waited for: vm g: disk v1:/a.disk: ', 'perilune vm kill')
+    assert p.poll() is None
+    assert any('waits for its disks: vm g: disk v1:/a.disk: ' in e['text'] for e in h2.json('event', 'list'))
+    h2.ok('fault', 'clear')
+    assert p.wait(60) == 0
+    assert show(h2)['state'] == 'running' and 'why' not in show(h2)
+    goes_on(h2)
+
+
+@pytest.mark.slow
+def test_one_that_came_and_whose_daemon_died(pair, lun):
+    """What has come stands still, until the new daemon lets it run."""
+    h1, h2 = pair
+    reached, go = stop_at(h2, 'target.accepted')
+    p = begin(h1, h2)
+    reached()
+    h2.kill()
+    go()
+    said = p.communicate(timeout=60)[0]
+    assert p.returncode == 1 and 'vm g: moved to host h2, which has not said that it runs: ' in said, said
+    reached, go = stop_at(h2, 'adopt.begun')
+    h2.start()
+    reached()
+    stands_still(h2)
+    h2.ok('fault', 'add', lun, '--kind', 'fail', '--op', 'read', '--range', f'{BEATS}-{1 << 30}')
+    go()
+    stands_still(h2, 'its storage is waited for: ')
+    h2.ok('fault', 'clear')
+    until(lambda: show(h2)['state'] == 'running')
+    goes_on(h2)
 
 
 @pytest.mark.slow

@@ -38,6 +38,9 @@
 #define LAST_PART  4	 /* of `low`: below that memory all but runs out */
 #define LAST_LOOKS 5	 /* so often in a row, and nobody can give: the last resort */
 #define BACK_LOOKS 5	 /* room for one that was saved, so often in a row */
+#define BACK_AGAIN \
+	5 /* looks, then one that could not be restored is tried again; twice that then */
+#define BACK_TWICE 5 /* ... so often: then each five minutes or so */
 
 struct host_balancer {
 	struct host *host;
@@ -49,6 +52,7 @@ struct host_balancer {
 	/* The thread's. */
 	bool lacks;
 	unsigned hopeless, room; /* looks in a row */
+	json_t *later; /* saved ones that could not be restored: object to {"at" BOOTTIME ns, "tries", "why"} */
 	struct host_vm *vm[VMS_MAX];
 	struct balance_vm b[VMS_MAX];
 	unsigned n;
@@ -275,6 +279,7 @@ static void save_one(struct host_balancer *m, struct host_vm *vm, uint64_t used)
 	(void)vm_object(vm, p.object);
 	rc = vm_save_it(vm, NULL, remember, &p, &bytes);
 	if (rc == 0) {
+		json_object_del(m->later, p.object);
 		vm_tell(vm, "saved, since the host lacks memory; it comes back by itself");
 		return;
 	}
@@ -302,15 +307,18 @@ static void last_resort(struct host_balancer *m, const struct balance_host *h, u
 
 /* --- and back ----------------------------------------------------------------------------------------- */
 
-/* Of those whose volumes are mounted. */
+/* Of those whose volumes are mounted, and whose time it is. */
 static void find_smallest(void *arg, const char *key, uint64_t number, json_t *value)
 {
 	struct parked *p = arg;
 	uint64_t memory = (uint64_t)json_integer_value(json_object_get(value, "memory"));
+	json_t *later = json_object_get(p->m->later, key);
 	const char *state = json_string_value(json_object_get(value, "state"));
 	struct host_volume *volume;
 
 	(void)number;
+	if (later && clock_boot_ns() < (uint64_t)json_integer_value(json_object_get(later, "at")))
+		return;
 	if ((p->object[0] && p->memory <= memory) || volume_of(p->m, key, &volume) < 0) {
 		err_clear();
 		return;
@@ -321,6 +329,35 @@ static void find_smallest(void *arg, const char *key, uint64_t number, json_t *v
 		p->object[0] = 0;
 	else
 		p->memory = memory;
+}
+
+static unsigned look_ms(const struct host_balancer *m)
+{
+	return host_memory_is_drill(m->host) ? DRILL_MS : LOOK_MS;
+}
+
+/* It stays saved; whatever was in the way may go. The same reason is not told again and again. */
+static void try_later(struct host_balancer *m, const struct parked *p, const char *why)
+{
+	json_t *before = json_object_get(m->later, p->object);
+	const char *said = json_string_value(json_object_get(before, "why"));
+	json_int_t tries = json_integer_value(json_object_get(before, "tries"));
+	uint64_t wait_ms = (uint64_t)look_ms(m) * BACK_AGAIN << MIN(tries, BACK_TWICE);
+
+	if (!said || strcmp(said, why))
+		host_event(m->host->events, "vm", p->object,
+			   "not started again yet, that is tried again: %s", why);
+	json_object_set_new(m->later, p->object,
+			    json_pack("{s:I, s:I, s:s}", "at",
+				      (json_int_t)(clock_boot_ns() + wait_ms * NS_PER_MS), "tries",
+				      tries + 1, "why", why));
+}
+
+/* Nothing comes back by itself any more. */
+static void forget(struct host_balancer *m, const struct parked *p)
+{
+	json_object_del(m->later, p->object);
+	(void)host_db_put(m->host->db, HOST_PARKED, p->object, NULL);
 }
 
 /* What was looked at may have changed since: the state is named again. */
@@ -335,29 +372,42 @@ static int restore(struct host_balancer *m, const struct parked *p)
 	return rc;
 }
 
+/*
+ * It is forgotten when it is back, when its state is for sure nobody's to go on with any more, or is damaged: somebody
+ * has to look after it then. All else may be over the next time.
+ */
 static void bring_back(struct host_balancer *m, const struct parked *p)
 {
-	bool gone = false;
-	int rc = -EBUSY;
+	bool gone = false, damaged;
+	struct err_info why = {0};
+	int rc = -EAGAIN;
 
 	if (still_saved(m, p, &gone)) {
 		rc = restore(m, p);
-		if (rc == 0)
-			host_event(m->host->events, "vm", p->object,
-				   "the host has memory again: it goes on where it was saved");
-		else
-			host_event(m->host->events, "vm", p->object, "not started again: %s",
-				   err_message(rc));
-	} else if (gone) {
+		err_save(&why, rc);
+		if (rc < 0)
+			(void)still_saved(m, p, &gone);
+	} else if (!gone) {
+		err_save(&why, fail(-EIO, "it is not known whether it is saved still"));
+	}
+	damaged = rc == -EUCLEAN;
+	if (atomic_load(&m->host->ending)) /* the next daemon's */
+		return;
+	if (rc == 0)
+		host_event(m->host->events, "vm", p->object,
+			   "the host has memory again: it goes on where it was saved");
+	else if (gone && !why.err)
 		host_event(
 			m->host->events, "vm", p->object,
 			"does not come back by itself: it was started, saved anew or thrown away "
 			"meanwhile");
-	}
-	if (atomic_load(&m->host->ending)) /* the next daemon's */
-		return;
-	if (gone || rc != -EBUSY) /* one that does not start is somebody's to look after */
-		(void)host_db_put(m->host->db, HOST_PARKED, p->object, NULL);
+	else if (gone || damaged)
+		host_event(m->host->events, "vm", p->object, "does not come back by itself: %s",
+			   why.message);
+	if (rc == 0 || gone || damaged)
+		forget(m, p);
+	else
+		try_later(m, p, why.message);
 	err_clear();
 }
 
@@ -365,7 +415,7 @@ static void look_for_room(struct host_balancer *m, const struct balance_host *h)
 {
 	struct parked p = {.m = m};
 
-	if (h->available > h->high)
+	if (h->available > h->high && !m->host->maintenance)
 		(void)host_db_each(m->host->db, HOST_PARKED, find_smallest, &p);
 	m->room = p.object[0] && h->available - h->high >= p.memory ? m->room + 1 : 0;
 	if (m->room < BACK_LOOKS)
@@ -426,11 +476,10 @@ static void look(struct host_balancer *m)
 /* False: it is to end. */
 static bool wait_a_look(struct host_balancer *m)
 {
-	uint64_t ms = host_memory_is_drill(m->host) ? DRILL_MS : LOOK_MS;
 	struct timespec until;
 	bool stop;
 
-	until = clock_in_ms(ms);
+	until = clock_in_ms(look_ms(m));
 	pthread_mutex_lock(&m->lock);
 	while (!m->stop && pthread_cond_timedwait(&m->changed, &m->lock, &until) != ETIMEDOUT)
 		;
@@ -455,12 +504,14 @@ int host_balancer_start(struct host *host, struct host_balancer **out)
 	int rc;
 
 	m->host = host;
+	m->later = json_object();
 	pthread_mutex_init(&m->lock, NULL);
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
 	pthread_cond_init(&m->changed, &monotonic);
 	rc = -pthread_create(&m->thread, NULL, balancer_main, m);
 	if (rc < 0) {
+		json_decref(m->later);
 		free(m);
 		return fail(rc, "cannot start a thread: %s", strerror(-rc));
 	}
@@ -480,5 +531,6 @@ void host_balancer_stop(struct host_balancer *m)
 	pthread_join(m->thread, NULL);
 	pthread_mutex_destroy(&m->lock);
 	pthread_cond_destroy(&m->changed);
+	json_decref(m->later);
 	free(m);
 }

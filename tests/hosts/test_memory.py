@@ -542,3 +542,32 @@ def test_the_last_resort_is_to_save_the_least(cluster, host):
     goes_on(host, 'a')
     for vm in 'abc':
         host.ok('vm', 'kill', vm)
+
+
+@pytest.mark.slow
+def test_one_that_cannot_come_back_at_once_is_tried_again(cluster, host):
+    """The host is in maintenance, or its storage fails: reasons that pass."""
+    drill(host, 1024, 500)
+    create(host, 'a', '64M')
+    host.ok('vm', 'set', 'a', '--memory-reservation', '60M', '--memory-shares', '50')
+    host.ok('vm', 'start', 'a')
+    goes_on(host, 'a')
+    park(host)
+    host.run('host', 'maintenance', 'on')
+    drill(host, 1024, 500)
+    time.sleep(3)
+    assert show(host, 'a')['state'] == 'saved' and not events(host, 'not started again')
+    step = host.dir / 'steps' / 'restore.read'                          # it has begun; then its storage fails
+    step.touch()
+    reached = step.with_suffix('.read.reached')
+    host.ok('host', 'maintenance', 'off')
+    until(reached.exists, 60)
+    at = f'{16 << 20}-{1 << 30}'
+    host.ok('fault', 'add', cluster.dir / 'lun0', '--kind', 'fail', '--op', 'read', '--range', at)
+    step.unlink()
+    until(lambda: events(host, 'not started again yet'), 60)
+    assert not events(host, 'does not come back')
+    host.ok('fault', 'clear')
+    until(lambda: show(host, 'a')['state'] == 'running', 60)
+    until(lambda: events(host, 'goes on where it was saved'))
+    goes_on(host, 'a')

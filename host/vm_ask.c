@@ -3,6 +3,7 @@
 #include "host/vm_run.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -24,6 +25,14 @@ void vm_tell(struct host_vm *vm, const char *text)
 	char object[200];
 
 	host_event(vm->all->host->events, "vm", vm_object(vm, object), "%s", text);
+}
+
+void vm_tell_error(struct host_vm *vm, const char *words)
+{
+	cleanup_free char *name = xasprintf("vm %s: ", vm->name);
+	size_t n = strlen(name);
+
+	vm_tell(vm, strncmp(words, name, n) ? words : words + n);
 }
 
 void vm_set_phase(struct host_vm *vm, enum vm_phase phase)

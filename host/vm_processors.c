@@ -105,6 +105,6 @@ void vm_try_cpus(struct host_vm *vm)
 
 	if (rc < 0) {
 		log_warn("host", "%s", err_message(rc));
-		vm_tell(vm, err_message(rc));
+		vm_tell_error(vm, err_message(rc));
 	}
 }

@@ -80,7 +80,7 @@ static void note_end(struct host_vm *vm, int rc, bool came_up)
 	else if (vm->moved && vm->move_to[0])
 		why = moved;
 	if (came_up || rc == 0)
-		vm_tell(vm, why);
+		vm_tell_error(vm, why);
 	came_up &= !vm->moved || vm->orphan;
 	pthread_mutex_lock(&all->lock);
 	if (rc < 0 && came_up)

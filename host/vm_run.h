@@ -268,6 +268,8 @@ const char *vm_state_why(struct host_vm *vm, char dst[VM_WHY_MAX]);
 const char *vm_object(struct host_vm *vm, char dst[200]);
 /* An event of the VM's. */
 void vm_tell(struct host_vm *vm, const char *text);
+/* The same of an error's words, without the "vm NAME: " that they begin with: events name the VM. */
+void vm_tell_error(struct host_vm *vm, const char *words);
 /* From the supervisor, for who waits or looks. */
 void vm_set_phase(struct host_vm *vm, enum vm_phase phase);
 void vm_set_step(struct host_vm *vm, const char *step);

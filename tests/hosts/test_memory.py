@@ -233,6 +233,8 @@ def test_processors_without_control_groups(cluster):
     host.ok('vm', 'set', 'g', '--cpu-weight', '300', '--cpu-affinity', '0')
     host.ok('vm', 'start', 'g')
     until(lambda: 'no control group' in host.log.read_text())
+    told = next(e for e in host.json('event', 'list') if 'no control group' in e['text'])
+    assert told['object'] == 'v1:g' and told['text'].startswith('this host has no'), told
     assert os.sched_getaffinity(show(host)['pid']) == {0}
 
 

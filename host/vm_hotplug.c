@@ -47,6 +47,9 @@
 
 static const char no_agent[] =
 	"without an agent in the guest nobody knows whether it has the disk mounted";
+static const char by_force[] =
+	"by force: the guest was not asked whether it uses the disk, or has it mounted; what it had"
+	" not written to it yet is lost";
 
 void vm_addresses_rested(struct host_vm *vm)
 {
@@ -559,7 +562,8 @@ static int vm_detach(struct host_call *call)
 	if (rc == 0) {
 		call->result = result_of(&p, live);
 		if (live && !p.asked)
-			json_object_set_new(call->result, "note", json_string(no_agent));
+			json_object_set_new(call->result, "note",
+					    json_string(p.force ? by_force : no_agent));
 		host_event(call->host->events, "vm", p.name, "disk %s, LUN %u, detached%s", p.text,
 			   p.lun, p.force ? " by force" : "");
 	}

@@ -166,3 +166,15 @@ def test_a_lost_block_is_found(cluster, host, host_lost):
     start()
     until(lambda: f'bad block at the boot {at}:' in cluster.violations())
     (cluster.stub / 'violations').unlink()
+
+
+def test_a_disk_taken_by_force(host):
+    """What is said of it is true with an agent, too: nobody was asked."""
+    host.ok('disk', 'create', 'v1:/b.disk', '--size', '64M')
+    host.ok('vm', 'start', 'g')
+    goes_on(host)
+    for force in (), ('--force',):
+        host.ok('vm', 'attach', 'g', '--disk', 'v1:/b.disk')
+        note = host.json('vm', 'detach', 'g', 'v1:/b.disk', *force)['note']
+        assert ('agent' in note, 'by force' in note) == (not force, bool(force)), note
+    goes_on(host)

@@ -62,8 +62,13 @@ int fault_parse(struct fault *out, const char *target, const char *kind, const c
 /* As one line: "lun0.img delay=50 op write range 0-1048576 for 3 s". -ENAMETOOLONG. */
 int fault_print(const struct fault *fault, char *dst, size_t size);
 
-/* Its id in *id (may be NULL). FORGET_KEYS and POWER_LOSS strike at once and may block for I/O. */
+/*
+ * Its id in *id (may be NULL). FORGET_KEYS and POWER_LOSS strike at once, what is open (else -ENOENT), and may block for
+ * I/O; the others wait for a LUN of that name to be opened.
+ */
 int fault_add(const struct fault *fault, unsigned *id);
+/* A LUN that it concerns is open. */
+bool fault_concerns_any(const struct fault *fault);
 /* Those that are in force; returns their number, at most `max`. */
 unsigned fault_list(struct fault *out, unsigned max);
 /* One, or all with id 0. -ENOENT. */

@@ -304,17 +304,31 @@ void fault_table_leave(struct fault_node *node)
 static int strike_now(const struct fault *fault)
 {
 	struct fault_node *node;
+	bool any = false;
 	int rc = 0, one;
 
 	pthread_mutex_lock(&table.members);
 	list_for_each (node, &table.nodes, link)
 		if (concerns(fault, node)) {
+			any = true;
 			one = fault->kind == FAULT_POWER_LOSS ? node->power_loss(node)
 							      : node->forget_keys(node);
 			rc = rc ? rc : one;
 		}
 	pthread_mutex_unlock(&table.members);
-	return rc;
+	return any ? rc : fail(-ENOENT, "fault: no LUN %s is open here", fault->target);
+}
+
+bool fault_concerns_any(const struct fault *fault)
+{
+	struct fault_node *node;
+	bool any = false;
+
+	pthread_mutex_lock(&table.members);
+	list_for_each (node, &table.nodes, link)
+		any |= concerns(fault, node);
+	pthread_mutex_unlock(&table.members);
+	return any;
 }
 
 /* Nodes that the fault concerns look again whether their reservations are hidden. */

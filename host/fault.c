@@ -12,12 +12,15 @@
 
 #define FAULTS_MAX 128
 
+static const char nothing_yet[] =
+	"no LUN of this name or id is open here now: it strikes when one is; see perilune lun list";
+
 static int fault_add_verb(struct host_call *call)
 {
 	struct fault fault;
 	const char *target, *kind;
 	char line[400];
-	unsigned id;
+	unsigned id = 0;
 	int rc = host_arg_need(call, "target", &target);
 
 	if (rc == 0)
@@ -33,6 +36,8 @@ static int fault_add_verb(struct host_call *call)
 		line[0] = 0;
 	host_event(call->host->events, "fault", target, "added: %s", line);
 	call->result = json_pack("{s:i, s:s}", "id", (int)id, "fault", line);
+	if (!fault_concerns_any(&fault))
+		json_object_set_new(call->result, "note", json_string(nothing_yet));
 	return 0;
 }
 

@@ -178,3 +178,12 @@ def test_a_disk_taken_by_force(host):
         note = host.json('vm', 'detach', 'g', 'v1:/b.disk', *force)['note']
         assert ('agent' in note, 'by force' in note) == (not force, bool(force)), note
     goes_on(host)
+
+
+def test_faults_of_what_is_not_open(host):
+    """They wait for it, and say so; one that strikes at once is refused."""
+    lun = str(host.dir.parent / 'lun0')
+    assert 'note' not in host.json('fault', 'add', lun, '--kind', 'delay=1')
+    assert 'is open here now' in host.json('fault', 'add', 'nobody', '--kind', 'fail')['note']
+    assert 'nobody' in host.fails('not-found', 'fault', 'add', 'nobody', '--kind', 'power-loss')['message']
+    host.ok('fault', 'clear')

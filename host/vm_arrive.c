@@ -44,8 +44,10 @@ struct vm_arrival {
 	uint32_t epoch;
 	char from[64];
 	uint64_t started_ns;
-	bool here; /* from another daemon on this machine */
-	bool held; /* it stands still, and is to do so here */
+	uint64_t
+		used; /* bytes of memory that its guest has there; 0: a release that does not tell */
+	bool here;    /* from another daemon on this machine */
+	bool held;    /* it stands still, and is to do so here */
 	struct cpu_table cpu;
 	struct mig_target *target;
 	struct host_vm *vm;
@@ -79,6 +81,7 @@ static int parse(struct vm_arrival *a, json_t *doc, const char **name, struct vm
 	a->streams = (unsigned)streams;
 	a->post = json_is_true(json_object_get(doc, "postcopy"));
 	a->started_ns = (uint64_t)json_integer_value(json_object_get(doc, "started_ns"));
+	a->used = (uint64_t)MAX(json_integer_value(json_object_get(doc, "memory_used")), 0);
 	a->held = json_is_true(json_object_get(doc, "held"));
 	process_boot(boot);
 	theirs = json_string_value(json_object_get(doc, "boot"));
@@ -91,8 +94,11 @@ static int parse(struct vm_arrival *a, json_t *doc, const char **name, struct vm
 
 /* --- refusals ------------------------------------------------------------------------------------------- */
 
-/* What is reserved for others counts when it is made known (host_admit). */
-static int check_memory(struct vm_arrival *a, const struct vm_def *def)
+/*
+ * What is reserved for others counts when it is made known (host_admit). What it has in use without a reservation it
+ * would have here, too, and others would be killed for it.
+ */
+static int check_memory(struct vm_arrival *a, const char *name, const struct vm_def *def)
 {
 	uint64_t total, there = 0, wants = vm_share_reserved(&def->share);
 	int rc = host_memory_info(a->host, &total, &there);
@@ -100,6 +106,12 @@ static int check_memory(struct vm_arrival *a, const struct vm_def *def)
 	if (rc == 0 && there < wants)
 		rc = fail(-ENOSPC, "%llu MiB of memory are free, the VM has %llu reserved",
 			  (unsigned long long)(there / MiB), (unsigned long long)(wants / MiB));
+	if (rc == 0 && there < a->used)
+		rc = fail(-ENOSPC,
+			  "vm %s: its guest has %llu MiB of memory in use, %llu MiB are free here;"
+			  " make room, or have it give some back (vm set --memory)",
+			  name, (unsigned long long)DIV_ROUND_UP(a->used, MiB),
+			  (unsigned long long)(there / MiB));
 	return rc;
 }
 
@@ -157,7 +169,7 @@ int vm_arrival_begin(struct host *host, const char *volume_id, struct host_strea
 	if (rc == 0)
 		rc = host_volume_get(host->volumes, volume_id, &volume);
 	if (rc == 0)
-		rc = check_memory(a, def);
+		rc = check_memory(a, name, def);
 	if (rc == 0 && def->firmware)
 		rc = vm_check_firmware(host);
 	if (rc == 0)

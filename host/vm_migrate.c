@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -40,6 +41,7 @@
 #define UNTRIED_MS 15
 #define LUN_STEPS  6 /* and so many requests to the LUN, one after the other */
 #define TRIES	   5
+#define STAT_BLOCK 512u /* of st_blocks */
 
 /* --- ended by others ---------------------------------------------------------------------------------- */
 
@@ -113,6 +115,14 @@ static int get_cpu(struct host_vm *vm, void *arg)
 	return rc < 0 ? fail_prefix(rc, "vm %s: its monitor cannot move it", vm->name) : 0;
 }
 
+/* Bytes of the host's memory that its guest has. */
+static uint64_t memory_in_use(const struct host_vm *vm)
+{
+	struct stat st;
+
+	return fstat(vm->memory_fd, &st) < 0 ? 0 : (uint64_t)st.st_blocks * STAT_BLOCK;
+}
+
 static json_t *make_begin(struct leaving *l)
 {
 	cleanup_free char *text = vm_cpu_text(&l->cpu);
@@ -122,11 +132,12 @@ static json_t *make_begin(struct leaving *l)
 
 	vm_get_def(l->vm, def);
 	process_boot(boot);
-	doc = json_pack("{s:i, s:s, s:o, s:s, s:I, s:I, s:b, s:b, s:b, s:s}", "version",
+	doc = json_pack("{s:i, s:s, s:o, s:s, s:I, s:I, s:b, s:b, s:b, s:s, s:I}", "version",
 			MIG_VERSION, "name", l->vm->name, "definition", vm_def_record(def), "cpu",
 			text, "streams", (json_int_t)l->streams_n, "started_ns",
 			(json_int_t)l->vm->started_ns, "verify", l->verify, "held", l->held,
-			"postcopy", l->postcopy, "boot", boot);
+			"postcopy", l->postcopy, "boot", boot, "memory_used",
+			(json_int_t)memory_in_use(l->vm));
 	free(def);
 	return doc;
 }

@@ -151,6 +151,27 @@ def test_what_is_reserved_must_be_there(cluster, host):
     assert show(h2, 'a')['state'] == 'running'
 
 
+@pytest.mark.slow
+def test_a_target_must_have_what_the_guest_uses(cluster, host):
+    """Reserved or not: refused before anything moves, with both numbers."""
+    h2 = cluster.host('h2')
+    h2.ok('volume', 'mount', cluster.dir / 'lun0')
+    create(host, 'g', '256M')
+    host.ok('vm', 'set', 'g', '--memory-reservation', '16M')
+    host.ok('vm', 'start', 'g')
+    goes_on(host)
+    fill(host, 'g')
+    drill(h2, 1024, 100)
+    until(lambda: any(h['name'] == 'h2' for h in host.json('host', 'list')))
+    e = host.fails('no-space', 'vm', 'migrate', 'g', '--to', 'h2')['message']
+    assert 'h2' in e and '256 MiB of memory in use' in e and '100 MiB are free' in e, e
+    assert show(host)['host'] == 'h1' and not events(h2, 'came from')
+    goes_on(host)
+    drill(h2, 1024, 500)
+    host.json('vm', 'migrate', 'g', '--to', 'h2', '--verify', timeout=120)
+    goes_on(h2)
+
+
 def test_two_that_reserve_at_once_do_not_both_get_it(host):
     """One is admitted, and its definition is not written yet."""
     drill(host, 1024, 900)

@@ -25,15 +25,21 @@
 #define PARALLEL_DEFAULT 2
 #define PARALLEL_MAX	 8
 #define LOOK_MS		 100
+#define END_MS		 1000 /* one that could not be moved because it ends is gone within that, mostly */
 #define TARGETS_MAX	 64
+#define NAME_TEXT	 170
+#define BY_HAND \
+	"; by hand it may go: vm migrate --max-downtime, --quick or --postcopy" /* it writes too fast */
 
 struct guest {
-	char name[170]; /* VOLUME:NAME */
+	char name[NAME_TEXT]; /* VOLUME:NAME */
 	char to[TARGETS_MAX][64];
 	unsigned targets, next;
-	uint64_t task; /* 0: none under way */
+	uint64_t task;	    /* 0: none under way */
+	uint64_t failed_ms; /* when the last one did; 0: none */
 	bool over, moved;
-	char why[300];
+	bool gone; /* it has ended meanwhile */
+	char why[360];
 };
 
 struct emptying {
@@ -96,6 +102,13 @@ static void find_targets(struct host *host, struct guest *g, const char *volume,
 	free(hosts);
 }
 
+/* "VOLUME:NAME" of one of host_vms_running. */
+static void vm_text(const json_t *vm, char dst[NAME_TEXT])
+{
+	(void)str_format(dst, NAME_TEXT, "%s:%s", json_string_value(json_object_get(vm, "volume")),
+			 json_string_value(json_object_get(vm, "name")));
+}
+
 static void find_guests(struct emptying *e)
 {
 	json_t *list = host_vms_running(e->call->host->vms), *vm;
@@ -107,8 +120,7 @@ static void find_guests(struct emptying *e)
 		const char *volume = json_string_value(json_object_get(vm, "volume"));
 		struct guest *g = &e->guest[e->n++];
 
-		(void)str_format(g->name, sizeof(g->name), "%s:%s", volume,
-				 json_string_value(json_object_get(vm, "name")));
+		vm_text(vm, g->name);
 		find_targets(e->call->host, g, volume, (unsigned)i);
 		(void)str_format(g->why, sizeof(g->why),
 				 "no other host of volume %s can be reached", volume);
@@ -141,8 +153,8 @@ static int begin(struct emptying *e, struct guest *g)
 
 static void look(struct emptying *e, struct guest *g)
 {
-	json_t *task = NULL, *result;
-	const char *state, *why;
+	json_t *task = NULL, *result, *error;
+	const char *state, *why, *name;
 
 	if (host_tasks_show(e->call->host->tasks, g->task, &task) < 0)
 		return;
@@ -152,11 +164,32 @@ static void look(struct emptying *e, struct guest *g)
 		e->running--;
 		result = json_object_get(task, "result"); /* also when it does not run there yet */
 		g->moved = !strcmp(state, "done") || json_object_get(result, "to");
-		why = json_string_value(json_object_get(json_object_get(task, "error"), "message"));
+		error = json_object_get(task, "error");
+		why = json_string_value(json_object_get(error, "message"));
+		name = json_string_value(json_object_get(error, "name"));
+		g->failed_ms = clock_boot_ms();
 		if (why)
-			(void)str_format(g->why, sizeof(g->why), "%s", why);
+			(void)str_format(g->why, sizeof(g->why), "%.280s%s", why,
+					 name && !strcmp(name, "timed-out") ? BY_HAND : "");
 	}
 	json_decref(task);
+}
+
+static bool is_here(struct emptying *e, const struct guest *g)
+{
+	json_t *list = host_vms_running(e->call->host->vms), *vm;
+	bool here = false;
+	size_t i;
+
+	json_array_foreach(list, i, vm)
+	{
+		char other[NAME_TEXT];
+
+		vm_text(vm, other);
+		here |= !strcmp(other, g->name);
+	}
+	json_decref(list);
+	return here;
 }
 
 static void advance(struct emptying *e, struct guest *g)
@@ -165,7 +198,11 @@ static void advance(struct emptying *e, struct guest *g)
 		look(e, g);
 	if (g->task || g->over)
 		return;
-	if (g->moved || g->next == g->targets) {
+	if (!g->moved && g->failed_ms && !g->gone)
+		g->gone = !is_here(e, g);
+	if (!g->moved && !g->gone && g->failed_ms && clock_boot_ms() < g->failed_ms + END_MS)
+		return;
+	if (g->moved || g->gone || g->next == g->targets) {
 		g->over = true;
 		e->done++;
 	} else if (e->running < e->parallel) {
@@ -224,6 +261,8 @@ static int report(struct emptying *e)
 			json_array_append_new(moved, json_string(e->guest[i].name));
 			continue;
 		}
+		if (e->guest[i].gone)
+			continue;
 		left = &e->guest[i];
 		n++;
 	}

@@ -490,6 +490,19 @@ def test_maintenance_empties_a_host(pair):
     goes_on(h1)
 
 
+@pytest.mark.slow
+def test_maintenance_while_a_guest_ends(pair):
+    h1, h2 = pair
+    reached, go = stop_at(h1, 'source.round')
+    m = subprocess.Popen([BIN / 'perilune', '--json', '--connect', h1.dir, 'host', 'maintenance', 'on'], stdin=subprocess.DEVNULL,
+                         stdout=subprocess.PIPE, text=True)
+    reached()
+    keys(h1, 'o')
+    go()
+    assert json.loads(m.communicate(timeout=60)[0])['moved'] == [] and m.returncode == 0
+    assert show(h1)['state'] == 'stopped'
+
+
 @pytest.mark.soak
 def test_to_and_fro_a_hundred_times(pair):
     h1, h2 = pair

@@ -8,6 +8,7 @@ the stubs write down; `cluster` looks at it when the test is over.
 """
 import os, re, signal, struct, subprocess, sys
 
+import pytest
 from hostlib import BIN, Cluster, Host, until
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'lib'))
@@ -37,6 +38,13 @@ class StubCluster(Cluster):
         wrong = self.violations()
         super().__exit__(kind, value, trace)
         assert not wrong, wrong
+
+
+@pytest.fixture
+def cluster():
+    """For a test file that imports it, in place of conftest.py's, whose `lun` and `host` are in it then, too."""
+    with StubCluster() as c:
+        yield c
 
 
 class StubHost(Host):
@@ -106,6 +114,10 @@ class Book:
         with open(self.path, 'r+b') as f:
             f.seek((self.PARTS.index(name) * self.BLOCKS + block) * 4)
             f.write(struct.pack('<I', count))
+
+    def forget(self):
+        """The VM, which stands, is given another disk, of zeroes."""
+        self.path.unlink()
 
     answered, flushed, begun = (lambda self, n=n: self.part(n) for n in PARTS)
 

@@ -4,13 +4,7 @@ import os
 
 import pytest
 from hostlib import BIN, until
-from stublib import StubCluster, create, goes_on, show
-
-
-@pytest.fixture
-def cluster():
-    with StubCluster() as c:
-        yield c
+from stublib import cluster, create, goes_on, show  # noqa: F401 (cluster is a fixture)
 
 
 @pytest.fixture

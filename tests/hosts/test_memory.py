@@ -6,25 +6,9 @@ import glob, hashlib, mmap, os, pathlib, subprocess, time
 import pytest
 
 from hostlib import BIN, until
-from stublib import HangsUp, NoGroups, StubCluster, alive, create, goes_on, keys, show
+from stublib import HangsUp, NoGroups, alive, cluster, create, goes_on, keys, show  # noqa: F401 (cluster is a fixture)
 
 MiB = 1 << 20
-
-
-@pytest.fixture
-def cluster():
-    with StubCluster() as c:
-        yield c
-
-
-@pytest.fixture
-def host(cluster):
-    h = cluster.host('h1')
-    lun = cluster.lun()
-    h.ok('volume', 'format', 'v1', lun)
-    h.ok('volume', 'mount', lun)
-    h.ok('disk', 'create', 'v1:/a.disk', '--size', '64M')
-    return h
 
 
 def memory(host, name='g'):

@@ -7,8 +7,8 @@ import pytest
 
 from hostlib import BIN, until
 from netlib import Net
-from stublib import StubCluster, alive, counts, create, goes_on, keys, lock_range, show
-from test_migrate import begin, cluster, lun, pair, stop_at  # noqa: F401 (fixtures)
+from stublib import StubCluster, alive, cluster, counts, create, goes_on, keys, lock_range, show  # noqa: F401 (cluster is a fixture)
+from test_migrate import begin, pair, stop_at  # noqa: F401 (pair is a fixture)
 from test_migrate_kills import ACTORS, World, cases, one_case
 
 pytestmark = pytest.mark.slow

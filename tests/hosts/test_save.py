@@ -5,30 +5,19 @@ import os, re, signal
 
 import pytest
 from hostlib import perilune, until
-from stublib import StubCluster, alive, counts, create, goes_on, keys, lock_range, show
+from stublib import Book, alive, cluster, counts, create, goes_on, keys, lock_range, show  # noqa: F401 (cluster is a fixture)
 
 STATE = '/vms/g/state'
 
 
 @pytest.fixture
-def cluster():
-    with StubCluster() as c:
-        yield c
-
-
-@pytest.fixture
-def hosts(cluster):
-    a = cluster.host('h1')
-    lun = cluster.lun()
-    a.ok('volume', 'format', 'v1', lun)
-    a.ok('volume', 'mount', lun)
+def hosts(cluster, host, lun):
     b = cluster.host('h2')
     b.ok('volume', 'mount', lun)
-    a.ok('disk', 'create', 'v1:/a.disk', '--size', '64M')
-    create(a)
-    a.ok('vm', 'start', 'g')
-    goes_on(a)
-    return a, b
+    create(host)
+    host.ok('vm', 'start', 'g')
+    goes_on(host)
+    return host, b
 
 
 def files(host):
@@ -201,13 +190,14 @@ def test_damage_is_refused(cluster, hosts):
 
 
 @pytest.mark.slow
-def test_no_space(hosts):
+def test_no_space(cluster, hosts):
     """The volume is full: the guest goes on, nothing is left behind."""
     a, b = hosts
     a.ok('vm', 'kill', 'g')
     a.ok('disk', 'create', 'v1:/thick', '--size', '64M', '--thick')
     a.ok('vm', 'detach', 'g', 'v1:/a.disk')
     a.ok('vm', 'attach', 'g', '--disk', 'v1:/thick')
+    Book(cluster).forget()
     a.ok('vm', 'start', 'g')
     keys(a, '5')
     until(lambda: goes_on(a)[1] > 15000, 60)    # its pages are no zeroes now

@@ -5,33 +5,18 @@ import subprocess
 
 import pytest
 from hostlib import BIN, until
-from stublib import StubCluster, create, goes_on, lock_range, show
+from stublib import cluster, create, goes_on, lock_range, show  # noqa: F401 (cluster is a fixture)
 
 STATE = 'v1:/vms/g/state'
 
 
 @pytest.fixture
-def cluster():
-    with StubCluster() as c:
-        yield c
-
-
-@pytest.fixture
-def lun(cluster):
-    return cluster.lun()
-
-
-@pytest.fixture
-def host(cluster, lun):
-    h = cluster.host('h1')
-    (h.dir / 'steps').mkdir()
-    h.ok('volume', 'format', 'v1', lun)
-    h.ok('volume', 'mount', lun)
-    h.ok('disk', 'create', 'v1:/a.disk', '--size', '64M')
-    create(h)
-    h.ok('vm', 'start', 'g')
-    goes_on(h)
-    return h
+def host(host):
+    (host.dir / 'steps').mkdir()
+    create(host)
+    host.ok('vm', 'start', 'g')
+    goes_on(host)
+    return host
 
 
 class Step:

@@ -4,24 +4,13 @@ import os, signal
 import pytest
 
 from hostlib import until
-from stublib import Book, StubCluster, alive, counts, create, goes_on, keys, lock_range, show
+from stublib import Book, alive, cluster, counts, create, goes_on, keys, lock_range, show  # noqa: F401 (cluster is a fixture)
 
 
 @pytest.fixture
-def cluster():
-    with StubCluster() as c:
-        yield c
-
-
-@pytest.fixture
-def host(cluster):
-    h = cluster.host('h1')
-    lun = cluster.lun()
-    h.ok('volume', 'format', 'v1', lun)
-    h.ok('volume', 'mount', lun)
-    h.ok('disk', 'create', 'v1:/a.disk', '--size', '64M')
-    create(h)
-    return h
+def host(host):
+    create(host)
+    return host
 
 
 def test_start_stop_kill(host):

@@ -4,8 +4,8 @@ somebody wants paused. Monitors are programs (stublib.py) that hang up in the mi
 import subprocess
 
 from hostlib import BIN, until
-from stublib import HangsUp, counts, goes_on, show
-from test_stub_vm import cluster, host  # noqa: F401 (fixtures)
+from stublib import HangsUp, cluster, counts, goes_on, show  # noqa: F401 (cluster is a fixture)
+from test_stub_vm import host  # noqa: F401 (a fixture)
 
 
 def runs(host):

@@ -7,7 +7,7 @@ import pytest
 from hostlib import BIN, until
 from stublib import alive, create, goes_on, lock_range, show
 from targets import Tgt
-from test_migrate import BEATS, begin, cluster, lun, migrate, pair, stop_at  # noqa: F401 (fixtures)
+from test_migrate import BEATS, begin, cluster, migrate, pair, stands_still, stop_at  # noqa: F401 (fixtures)
 from test_postcopy import FAST, busy, moved, whole
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,8 @@ def test_disks_that_open_late_before_all_memory_has_come(pair, lun):
     h1.ok('disk', 'create', 'v1:/b.disk', '--size', '64M')      # the root is its own again
     h2.ok('fault', 'add', lun, '--kind', 'fail', '--range', f'{BEATS}-{1 << 30}')       # the lease goes on
     go_accepted()
-    until(lambda: 'waits for its disks' in h2.log.read_text(), what='disks that do not open')
+    stands_still(h2, 'its storage is waited for: vm g: disk v1:/a.disk: ', 'perilune vm kill')
+    assert any('waits for its disks: vm g: disk v1:/a.disk: ' in e['text'] for e in h2.json('event', 'list'))
     h2.ok('fault', 'clear')
     rest()
     goes_on(h2)

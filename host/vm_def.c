@@ -181,8 +181,9 @@ int vm_def_parse(json_t *doc, const char *name, struct vm_def *d)
 
 	memset(d, 0, sizeof(*d));
 	if (json_integer_value(json_object_get(doc, "version")) != DEF_VERSION)
-		return fail(-EUCLEAN, "vm %s: definition of version %lld; this release reads %d",
-			    name, (long long)json_integer_value(json_object_get(doc, "version")),
+		return fail(-EPROTONOSUPPORT,
+			    "vm %s: definition of version %lld; this release reads %d", name,
+			    (long long)json_integer_value(json_object_get(doc, "version")),
 			    DEF_VERSION);
 	take_text(doc, "id", d->id, sizeof(d->id));
 	take_text(doc, "append", d->append, sizeof(d->append));

@@ -294,7 +294,8 @@ static int check_free(struct host_vms *all, struct host_volume *volume, const ch
 			   vm->arriving	  ? "vm %s: is on its way to this host, %s; if that came to"
 					    " nothing, try again in a few seconds"
 			   : vm->departed ? "vm %s: has left this host, %s, for another one, where"
-					    " not all of it is yet; try again when it is"
+					    " not all of it is yet; if that came to nothing, try"
+					    " again in a few seconds"
 					  : "vm %s: runs on this host, %s, already",
 			   name, all->host->name);
 		err_object("%s:%s", host_volume_name(volume), name);

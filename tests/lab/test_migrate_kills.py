@@ -90,7 +90,7 @@ class World:
 
         def once():
             r = host.perilune.cli('vm start g', check=False, timeout=90)
-            assert r.code == 0 or 'on its way to this host' in r.err, f'{host.name}: vm start: {r.code} {r.err}'
+            assert r.code == 0 or 'if that came to nothing, try again' in r.err, f'{host.name}: vm start: {r.code} {r.err}'
             return r.code == 0
         until('the start', once, self.seconds(30))
         told = self.told

@@ -9,7 +9,7 @@ the stubs write down; `cluster` looks at it when the test is over.
 import os, re, signal, struct, subprocess, sys
 
 import pytest
-from hostlib import BIN, Cluster, Host, until
+from hostlib import BIN, NO_GROUPS, Cluster, Host, until
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'lib'))
 from vmm import setup_sectors
@@ -67,8 +67,7 @@ class NoGroups(StubHost):
     """A host that sees no control groups."""
 
     def __init__(self, cluster, name):
-        super().__init__(cluster, name, prefix=['unshare', '-m', 'sh', '-c', 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"', 'sh',
-                                                'env', f'PERILUNE_STUB={cluster.stub}'])
+        super().__init__(cluster, name, prefix=[*NO_GROUPS, 'env', f'PERILUNE_STUB={cluster.stub}'])
 
 
 def create(host, name='g', memory='32M', disks=('v1:/a.disk',), *words, volume='v1'):

@@ -20,7 +20,7 @@ def said(host, *words):
 
 
 def test_disks_that_open_late_before_all_memory_has_come(pair, lun):
-    """What is made anew for the next try knows as well which pages are there."""
+    """Until they do it says what it waits for; what knows which pages are there stays (under ASan: or was freed in use)."""
     h1, h2 = pair
     busy(h1)
     accepted, go_accepted = stop_at(h2, 'target.accepted')

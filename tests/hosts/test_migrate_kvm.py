@@ -4,7 +4,7 @@ its disk at full depth and compares every answer. Kills and errors: test_migrate
 import os, pathlib, subprocess, time
 
 import pytest
-from hostlib import BIN, Host, until
+from hostlib import BIN, NO_GROUPS, Host, until
 from payloads import c_kernel
 from vmlib import Shell, answers, create, show, state
 
@@ -75,8 +75,7 @@ def test_memory_registers_and_clocks_move_along(pair):
 
 def test_clocks_of_a_guest_that_is_slowed_down(cluster, lun):
     """Where there are no control groups it stands still and runs in turns: its clocks go on as they should (mover.c looks)."""
-    hide = ['unshare', '-m', 'sh', '-c', 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"', 'sh']
-    h1 = Host(cluster, 'h1', prefix=hide)
+    h1 = Host(cluster, 'h1', prefix=NO_GROUPS)
     cluster.hosts['h1'] = h1.start('--listen', '127.0.0.1:0')
     h2 = cluster.host('h2', '--listen', '127.0.0.1:0')
     h1.ok('volume', 'format', 'v1', lun)

@@ -7,7 +7,7 @@ import pytest
 from hostlib import BIN, until
 from stublib import alive, create, goes_on, lock_range, show
 from targets import Tgt
-from test_migrate import BEATS, begin, cluster, migrate, pair, stands_still, stop_at  # noqa: F401 (fixtures)
+from test_migrate import GROUPS, begin, cluster, migrate, pair, stands_still, stop_at  # noqa: F401 (fixtures)
 from test_postcopy import FAST, busy, moved, whole
 
 pytestmark = pytest.mark.slow
@@ -27,8 +27,15 @@ def test_disks_that_open_late_before_all_memory_has_come(pair, lun):
     rest, go_rest = stop_at(h1, 'source.rest')
     p = begin(h1, h2, *FAST)
     accepted()
-    h1.ok('disk', 'create', 'v1:/b.disk', '--size', '64M')      # the root is its own again
-    h2.ok('fault', 'add', lun, '--kind', 'fail', '--range', f'{BEATS}-{1 << 30}')       # the lease goes on
+    n = 0
+
+    def cannot_open():
+        nonlocal n
+        n += 1
+        h1.ok('disk', 'create', f'v1:/b{n}.disk', '--size', '64M')      # the root is its own again
+        h2.ok('fault', 'add', lun, '--kind', 'fail', '--range', f'{GROUPS}-{1 << 30}')      # the lease goes on
+        return h2.run('disk', 'list', 'v1').code or h2.ok('fault', 'clear').code            # it may have read the root anew
+    until(cannot_open)
     go_accepted()
     stands_still(h2, 'its storage is waited for: vm g: disk v1:/a.disk: ', 'perilune vm kill')
     assert any('waits for its disks: vm g: disk v1:/a.disk: ' in e['text'] for e in h2.json('event', 'list'))

@@ -26,7 +26,7 @@ def pair(cluster, lun):
     return h1, h2
 
 
-BEATS = 16 << 20            # of the volume: what lies before keeps the lease
+GROUPS = 1024 * 4096        # of an extent, from there on: what lies before keeps the lease (docs/format.md)
 
 
 def migrate(source, target, *words, name='g'):
@@ -537,7 +537,7 @@ def test_a_new_daemon_whose_storage_fails(pair, lun):
     reached, go = stop_at(h1, 'adopt.begun')
     h1.start()
     reached()
-    h1.ok('fault', 'add', lun, '--kind', 'fail', '--op', 'read', '--range', f'{BEATS}-{1 << 30}')   # the lease goes on
+    h1.ok('fault', 'add', lun, '--kind', 'fail', '--op', 'read', '--range', f'{GROUPS}-{1 << 30}')   # the lease goes on
     go()
     time.sleep(2)
     assert alive(pid)

@@ -84,7 +84,7 @@ static void note_end(struct host_vm *vm, int rc, bool came_up)
 	came_up &= !vm->moved || vm->orphan;
 	pthread_mutex_lock(&all->lock);
 	if (rc < 0 && came_up)
-		json_object_set_new(all->crashes, vm->key, json_string(why));
+		json_object_set_new(all->crashes, vm->def.id, json_string(why));
 	list_del(&vm->link);
 	pthread_mutex_unlock(&all->lock);
 }
@@ -331,7 +331,7 @@ static int launch_it(struct host_vms *all, struct host_volume *volume, const cha
 	if (rc == 0) {
 		list_add_tail(&all->list, &vm->link);
 		all->count++;
-		json_object_del(all->crashes, vm->key);
+		json_object_del(all->crashes, def->id);
 		host_volume_count_vm(volume, 1);
 	}
 	pthread_mutex_unlock(&all->lock);

@@ -202,7 +202,7 @@ struct host_vms {
 	pthread_mutex_t lease_lock; /* guards the two below, lease mappings and links */
 	struct list leases;
 	bool leases_end;
-	json_t *crashes; /* key to words, until the next start */
+	json_t *crashes; /* a VM's id to words, until it is known to have run again, here or elsewhere */
 };
 
 /* --- vm_run.c --------------------------------------------------------------------------------- */

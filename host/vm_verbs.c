@@ -173,27 +173,27 @@ static void state_here(struct host_vm *vm, json_t *d)
 	pthread_mutex_unlock(&vm->lock);
 }
 
-static int state_elsewhere(struct host_call *call, struct host_volume *volume, const char *name,
-			   json_t *d)
+static int state_elsewhere(struct host_call *call, struct host_volume *volume,
+			   const struct vm_def *def, const char *name, json_t *d)
 {
 	cleanup_free char *path = vm_path(name, "vm");
-	char volume_name[64], id[40], key[160] = "";
+	struct host_vms *all = call->host->vms;
 	struct cfs_vm_where where;
 	const char *state = "stopped";
 	bool runs;
 	json_t *why;
 	int rc = cfs_vm_where(host_volume_fs(volume), path, &where);
 
-	cfs_names(host_volume_fs(volume), volume_name, id);
-	(void)str_format(key, sizeof(key), "%s/%s", id, name);
 	if (rc == -ENOENT) /* it is going */
 		err_clear();
 	else if (rc < 0)
 		return rc;
 	runs = where.state == CFS_VM_RUNS || where.state == CFS_VM_OFFERED;
-	pthread_mutex_lock(&call->host->vms->lock);
-	why = json_incref(json_object_get(call->host->vms->crashes, key));
-	pthread_mutex_unlock(&call->host->vms->lock);
+	pthread_mutex_lock(&all->lock);
+	if (where.state != CFS_VM_STOPPED && !where.here) /* it has run again since */
+		json_object_del(all->crashes, def->id);
+	why = json_incref(json_object_get(all->crashes, def->id));
+	pthread_mutex_unlock(&all->lock);
 	if (runs)
 		state = "running";
 	else if (where.state == CFS_VM_SAVED)
@@ -236,7 +236,7 @@ static int describe(struct host_call *call, struct host_volume *volume, const ch
 	if (rc == 0 && vm)
 		state_here(vm, d);
 	else if (rc == 0)
-		rc = state_elsewhere(call, volume, name, d);
+		rc = state_elsewhere(call, volume, def, name, d);
 	if (more)
 		json_object_update_missing(d, more);
 	json_decref(more);

@@ -632,6 +632,9 @@ def test_a_monitor_that_dies_as_soon_as_it_has_the_vm(pair, cluster):
     assert not any('came from' in e['text'] for e in h2.json('event', 'list'))
     h1.ok('vm', 'start', 'g')
     goes_on(h1)
+    assert show(h2)['state'] == 'running'
+    h1.ok('vm', 'kill', 'g')
+    assert show(h2)['state'] == 'stopped' and 'error' not in show(h2)   # that crash was a life ago
 
 
 @pytest.mark.slow

@@ -59,6 +59,11 @@ def test_monitor_dies(host):
     until(lambda: show(host)['state'] == 'crashed')
     host.ok('vm', 'start', 'g')
     goes_on(host)
+    os.kill(show(host)['pid'], signal.SIGKILL)
+    until(lambda: show(host)['state'] == 'crashed')
+    host.ok('vm', 'delete', 'g', '--yes')
+    create(host)
+    assert show(host)['state'] == 'stopped'     # another one, which has never run
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ struct host {
 	struct host_state state;
 	_Atomic bool ending;	  /* host_stop was called: what waits for storage gives up */
 	_Atomic bool maintenance; /* no VM starts here or comes here (maintenance.c) */
+	_Atomic bool emptying;	  /* ... and those that are here are being moved */
 	struct host_db *db;
 	struct host_events *events;
 	struct host_tasks *tasks;

@@ -212,6 +212,15 @@ static void advance(struct emptying *e, struct guest *g)
 
 /* --- all ---------------------------------------------------------------------------------------------- */
 
+/* How far it is; < 0: it is to end. */
+static int progress(struct host_call *call, uint64_t done, uint64_t total, const char *what)
+{
+	if (!call->host->maintenance)
+		return fail(-ECANCELED, "host %s: somebody said host maintenance off",
+			    call->host->name);
+	return host_progress(call, done, total, what);
+}
+
 /*
  * One that comes is one of those that run here, or is not, before these are counted; one that has left may need what
  * is here of it still.
@@ -224,7 +233,7 @@ static int await_others(struct host_call *call)
 
 	while (rc == 0 && (n = host_vms_between(call->host->vms)) > 0) {
 		(void)str_format(what, sizeof(what), "%u VMs are on their way", n);
-		rc = host_progress(call, 0, n, what);
+		rc = progress(call, 0, n, what);
 		if (rc == 0)
 			sleep_ms(LOOK_MS);
 	}
@@ -233,6 +242,7 @@ static int await_others(struct host_call *call)
 
 static int empty(struct emptying *e)
 {
+	struct err_info why;
 	char what[64];
 	int rc = 0;
 
@@ -240,14 +250,17 @@ static int empty(struct emptying *e)
 		for (unsigned i = 0; i < e->n; i++)
 			advance(e, &e->guest[i]);
 		(void)str_format(what, sizeof(what), "%u VMs are leaving", e->n - e->done);
-		rc = host_progress(e->call, e->done, e->n, what);
+		rc = progress(e->call, e->done, e->n, what);
 		if (rc == 0 && e->done < e->n)
 			sleep_ms(LOOK_MS);
 	}
-	for (unsigned i = 0; i < e->n && rc < 0; i++)
+	if (rc == 0)
+		return 0;
+	err_save(&why, rc);
+	for (unsigned i = 0; i < e->n; i++)
 		if (e->guest[i].task)
 			(void)host_tasks_cancel(e->call->host->tasks, e->guest[i].task);
-	return rc;
+	return err_restore(&why);
 }
 
 static int report(struct emptying *e)
@@ -283,21 +296,26 @@ static int host_maintenance(struct host_call *call)
 		rc = host_arg_u64(call, "parallel", PARALLEL_DEFAULT, &e.parallel);
 	if (rc == 0 && (e.parallel < 1 || e.parallel > PARALLEL_MAX))
 		rc = fail(-EINVAL, "--parallel: 1 to %d", PARALLEL_MAX);
+	if (rc == 0 && on && atomic_exchange(&call->host->emptying, true))
+		return fail(-EBUSY,
+			    "host %s: is being emptied already; perilune task list tells how far",
+			    call->host->name);
 	if (rc == 0)
 		rc = store(call->host, on);
-	if (rc < 0 || !on) {
-		if (rc == 0)
-			call->result = json_pack("{s:s, s:[]}", "maintenance", "off", "moved");
+	if (rc == 0 && !on)
+		call->result = json_pack("{s:s, s:[]}", "maintenance", "off", "moved");
+	if (!on)
 		return rc;
+	if (rc == 0)
+		rc = await_others(call);
+	if (rc == 0) {
+		find_guests(&e);
+		rc = empty(&e);
 	}
-	rc = await_others(call);
-	if (rc < 0)
-		return rc;
-	find_guests(&e);
-	rc = empty(&e);
 	if (rc == 0)
 		rc = report(&e);
 	free(e.guest);
+	atomic_store(&call->host->emptying, false);
 	return rc;
 }
 

@@ -189,13 +189,12 @@ static void run(struct pool_job *job)
 	rc = cancelled ? -ECANCELED : call->verb->run(call);
 	pthread_mutex_lock(&all->lock);
 	if (rc < 0)
-		t->error = rc == -ECANCELED && !t->cancel ? host_error_json(-EIO)
-							  : host_error_json(rc);
+		t->error = host_error_json(rc);
 	if (call->result) /* also of one that failed: what it did all the same */
 		t->result = json_incref(call->result);
 	else if (rc >= 0)
 		t->result = json_object();
-	t->state = rc >= 0 ? DONE : rc == -ECANCELED ? CANCELLED : FAILED;
+	t->state = rc >= 0 ? DONE : rc == -ECANCELED && t->cancel ? CANCELLED : FAILED;
 	t->ended_ns = clock_wall_ns();
 	t->call = NULL;
 	all->open--;

@@ -70,6 +70,24 @@ def test_maintenance_of_a_host_that_a_vm_is_on_its_way_to(pair, step):
     goes_on(h1)
 
 
+def test_maintenance_said_twice_and_off_again(pair):
+    """One task empties a host; when that is not wanted any more it stops, and what was on its way stays."""
+    h1, h2 = pair
+    wait, go_on = stop_at(h1, 'source.round')
+    on = said(h1, 'host', 'maintenance', 'on')
+    wait()
+    assert 'is being emptied already' in h1.fails('busy', 'host', 'maintenance', 'on')['message']
+    h1.ok('host', 'maintenance', 'off')
+    heard = on.communicate(timeout=60)[0]
+    assert on.returncode and 'host maintenance off' in heard, heard
+    go_on()
+    until(lambda: 'moves_to' not in show(h1))
+    assert show(h1)['state'] == 'running' and show(h1)['host'] == 'h1'
+    goes_on(h1)
+    assert h1.json('host', 'maintenance', 'on')['moved'] == ['v1:g']
+    goes_on(h2)
+
+
 @pytest.mark.parametrize('verb', [('pause',), ('resume',), ('reboot', '--force')], ids=lambda v: v[0])
 def test_said_too_late(pair, verb):
     """The VM is the other host's before it can be obeyed: it is not said that it was."""

@@ -167,6 +167,8 @@ static void state_here(struct host_vm *vm, json_t *d)
 	if (why)
 		json_object_set_new(d, "why", json_string(why));
 	vm_usage_json(vm, d);
+	if (atomic_load(&vm->incomplete))
+		json_object_set_new(d, "memory_coming", json_true());
 	pthread_mutex_lock(&vm->lock);
 	if (vm->move)
 		json_object_set_new(d, "moves_to", json_string(vm->move_to));

@@ -50,10 +50,11 @@ def test_runs_before_all_has_come(pair):
     e = h2.fails('busy', 'vm', 'migrate', 'g', '--to', 'h1')
     assert 'memory is coming still' in e['message']
     until(lambda: counts(h2)[1] > before[1] + 200)
-    assert not times_whole(h2)
+    assert not times_whole(h2) and show(h2)['memory_coming']
     go_on()
     moved(p)
     whole(h2)
+    assert 'memory_coming' not in show(h2)
     goes_on(h2)
     assert show(h1)['pid'] is None and show(h1)['host'] == 'h2'
     moved(begin(h2, h1, *FAST))                 # and back, without a stop

@@ -49,7 +49,7 @@ class World:
             said = [show(h) for h in hosts]
             here = [h for h, s in zip(hosts, said) if s['pid'] is not None]
             states = {s['state'] for s in said}
-            if any('memory_coming' in s for s in said):     # it may end yet, when its host sees that no more will come
+            if any('memory_coming' in s or 'moves_to' in s for s in said):  # it may end here yet: no more of it will come, or it is gone
                 return None
             if len(here) == 1 and states == {'running'} and {s['host'] for s in said} == {here[0].name}:
                 return here[0]

@@ -231,6 +231,16 @@ def test_stopped_and_taken_over(site):
     assert b(f'peek {SPARE}') == before
 
 
+def await_beat(site, host):
+    """It has just beaten."""
+    def read():
+        with open(site.lun, 'rb') as f:
+            f.seek((BEATS + host.slot) * 4096)
+            return f.read(512)
+    was = read()
+    until(lambda: read() != was, 5, 'a beat')
+
+
 def test_vm_runs_once(site):
     """One lock decides for a VM: refused while its host lives, taken over when that host's lease is over."""
     a, b = site.mount('alpha'), site.mount('beta')
@@ -243,8 +253,9 @@ def test_vm_runs_once(site):
     a = site.mount('alpha')
     a('vmadopt /vm')
     time.sleep(2 * BEAT / 1000)
-    a.kill()
+    await_beat(site, a)
     start = time.monotonic()
+    a.kill()
     b('vmlock /vm 20000')
     took = time.monotonic() - start
     assert (LEASE - BEAT) / 1000 <= took <= (SILENCE * BEAT + LEASE) / 1000 + 2, took
